@@ -1,0 +1,90 @@
+"""Alpha dropout: dropout that keeps the mean and the variance of a self-normalizing network.
+
+G. Klambauer, T. Unterthiner, A. Mayr, S. Hochreiter, "Self-Normalizing Neural Networks", NeurIPS 2017,
+section 3, https://arxiv.org/abs/1706.02515.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.modules.dropout import _DropoutNd
+
+#: SELU's λ and α (Klambauer et al. 2017, equation 14).
+SELU_LAMBDA = 1.0507009873554804934193349852946
+SELU_ALPHA = 1.6732632423543772848170429916717
+
+#: α' = -λα, where SELU saturates: the value that a dropped unit takes.
+ALPHA_PRIME = -SELU_LAMBDA * SELU_ALPHA
+
+
+def check_probability(p: float) -> float:
+    """Return `p` if it is a dropout probability, 0 <= p < 1.
+
+    Raises:
+        ValueError: If it is not. NaN and 1 are not: nothing would be left to rescale.
+    """
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout probability out of range: expected 0 <= p < 1, received p={p}")
+    return p
+
+
+def affine_correction(p: float) -> tuple[float, float]:
+    """The a and b for which a(xd + α'(1-d)) + b keeps mean 0 and variance 1, with d ~ Bernoulli(1-p).
+
+    With q = 1-p:  a = (q + α'² q(1-q))^(-1/2),  b = -a (1-q) α'  (Klambauer et al. 2017, section 3).
+    """
+    q = 1 - p
+    a = (q + ALPHA_PRIME**2 * q * (1 - q)) ** -0.5
+    b = -a * (1 - q) * ALPHA_PRIME
+    return a, b
+
+
+def alpha_dropout(x: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
+    """Set elements of `x` to α' with probability `p`, then rescale: y = a(xd + α'(1-d)) + b.
+
+    Keeps mean 0 and variance 1 of inputs that have them. The arguments are those of
+    `torch.nn.functional.alpha_dropout`. One byte an element, the mask, is kept for the backward pass.
+
+    Args:
+        x: Any shape, any real floating dtype, any device.
+        p: Probability that an element is dropped, 0 <= p < 1.
+        training: Whether to drop at all; without it `x` itself is returned.
+        inplace: Whether to overwrite `x`, which must then not be a leaf that requires a gradient.
+
+    Returns:
+        A tensor of the shape and dtype of `x`.
+
+    Raises:
+        ValueError: If `p` is out of range or `x` is not real and floating.
+    """
+    check_probability(p)
+    if not x.is_floating_point():
+        raise ValueError(f"alpha_dropout: wrong dtype: expected a real floating dtype, received {x.dtype}")
+    if not training or p == 0:
+        return x
+    a, b = affine_correction(p)
+    # float32 noise for every dtype: bfloat16 has 8 bits, too few for the rate to be p.
+    dropped = torch.rand_like(x, dtype=torch.float32) < p
+    if inplace:
+        return x.mul_(a).add_(b).masked_fill_(dropped, a * ALPHA_PRIME + b)
+    return torch.where(dropped, a * ALPHA_PRIME + b, a * x + b)
+
+
+class AlphaDropout(_DropoutNd):
+    """`alpha_dropout` as a module, active in training mode only.
+
+    A subclass of torch's `_DropoutNd`, by which uncertainty libraries recognize a dropout layer.
+
+    Args:
+        p: Probability that an element is dropped, 0 <= p < 1; 0.5 by default.
+        inplace: Whether to overwrite the input.
+
+    Raises:
+        ValueError: If `p` is out of range.
+    """
+
+    def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
+        super().__init__(check_probability(p), inplace)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (*) to (*)."""
+        return alpha_dropout(x, self.p, self.training, self.inplace)

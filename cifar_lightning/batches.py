@@ -1,0 +1,164 @@
+"""Splits, the order of batches, and a loader that takes a whole batch by one indexing operation."""
+
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from cifar_lightning.errors import unknown_name
+
+#: Which images are held out for validation; stratified is random with each class in its share.
+ValSplit = Literal["first", "last", "random", "stratified"]
+
+
+def split_indices(labels: Tensor, val_split: ValSplit, val_size: int | float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split the indices of `labels`, (N,), into those for training and those for validation, both ascending.
+
+    Args:
+        labels: A label for each image; only their number matters unless the split is stratified.
+        val_split: How the validation images are chosen.
+        val_size: Their number, or their fraction of N as a float below 1.
+        seed: Seed of the random splits.
+
+    Raises:
+        ValueError: If either part would be empty, or for an unknown split.
+    """
+    n = len(labels)
+    count = round(val_size * n) if isinstance(val_size, float) and val_size < 1 else int(val_size)
+    if not 0 < count < n or (count != val_size and isinstance(val_size, float) and val_size >= 1):
+        raise ValueError(
+            f"val_size out of range: expected 1 to {n - 1} images or a fraction of {n}, received {val_size}"
+        )
+    generator = Generator().manual_seed(seed)
+    match val_split:
+        case "first":
+            val = torch.arange(count)
+        case "last":
+            val = torch.arange(n - count, n)
+        case "random":
+            val = torch.randperm(n, generator=generator)[:count]
+        case "stratified":
+            val = _stratified(labels, count, generator)
+        case _:
+            raise unknown_name("val_split", val_split, get_args(ValSplit))
+    held_out = torch.zeros(n, dtype=torch.bool)
+    held_out[val] = True
+    return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
+
+
+def _stratified(labels: Tensor, count: int, generator: Generator) -> Tensor:
+    """`count` indices in which each class has its share, to within one image."""
+    shuffled = torch.randperm(len(labels), generator=generator)
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    # Every (N/count)-th image of a list sorted by class takes each class in proportion.
+    picks = torch.arange(count, dtype=torch.float64).add_(0.5).mul_(len(labels) / count).long()
+    return by_class[picks]
+
+
+class InMemoryImages(Dataset[tuple[Tensor, Tensor]]):
+    """Images and labels as two tensors, indexed by a whole batch at once.
+
+    Args:
+        images: (N, 3, 32, 32), uint8.
+        labels: (N,), int64.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, 32, 32) and labels (B,) of `index`, (B,)."""
+        return self.images[index], self.labels[index]
+
+
+class BatchOrder(DistributedSampler[Tensor]):
+    """The batches of an epoch, each a tensor of indices: a function of seed and epoch alone.
+
+    It can start in the middle of an epoch, and gives each rank its own part. When shuffling, ranks get equally many
+    images, some of them twice if need be, as DDP's gradient steps demand; otherwise each image comes exactly once.
+    (A `DistributedSampler`, so that Lightning puts no other in its place.)
+
+    Args:
+        indices: (N,), the images of this split.
+        batch_size: Number of images a batch and rank; the last batch may be smaller.
+        shuffle: Whether each epoch has an order of its own.
+        seed: Seed of the orders.
+        num_replicas: Number of ranks.
+        rank: This rank.
+    """
+
+    def __init__(
+        self, indices: Tensor, batch_size: int, shuffle: bool, seed: int, num_replicas: int = 1, rank: int = 0
+    ) -> None:
+        super().__init__(range(len(indices)), num_replicas, rank, shuffle, seed)  # type: ignore[arg-type]
+        self.indices, self.batch_size = indices, batch_size
+        self.position = 0  # batches of this epoch that were handed out
+        self._start = 0
+
+    def __len__(self) -> int:
+        share = self.num_samples if self.shuffle else len(range(self.rank, len(self.indices), self.num_replicas))
+        return -(-share // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        start, self._start = self._start, 0
+        batches = self._order()[self.rank :: self.num_replicas].split(self.batch_size)
+        for self.position in range(start + 1, len(batches) + 1):
+            yield batches[self.position - 1]
+
+    def _order(self) -> Tensor:
+        if not self.shuffle:
+            return self.indices
+        # A CPU generator takes 32 bits; an odd factor keeps (seed, epoch) apart from (seed + 1, epoch - 1).
+        generator = Generator().manual_seed((self.seed * 0x9E3779B1 + self.epoch) % 2**32)
+        order = self.indices[torch.randperm(len(self.indices), generator=generator)]
+        return order[torch.arange(self.total_size) % len(order)]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Turn to the start of `epoch`, or stay in the middle of it if it is the present one."""
+        if epoch != self.epoch:
+            self.position = self._start = 0
+        super().set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the order stands."""
+        return {"seed": self.seed, "epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from where `state` stood."""
+        self.seed, self.epoch = state["seed"], state["epoch"]
+        self.position = self._start = state["position"]
+
+
+class BatchLoader(DataLoader[tuple[Tensor, Tensor]]):
+    """A `DataLoader` whose sampler names whole batches.
+
+    Args:
+        dataset: What is indexed by a batch.
+        sampler: The order of the batches.
+    """
+
+    sampler: BatchOrder
+
+    def __init__(self, dataset: Dataset[tuple[Tensor, Tensor]], sampler: BatchOrder, **kwargs: Any) -> None:
+        # A generator of its own: DataLoader draws a number from it at each start, which would else move the
+        # global one, and with it the dropout masks of a resumed run. (kwargs: Lightning makes the loader anew
+        # for prediction.)
+        kwargs |= {"batch_size": None, "generator": Generator()}
+        super().__init__(dataset, sampler=sampler, **kwargs)
+
+
+class ResumableLoader(BatchLoader):
+    """A loader that a checkpoint can stop and start in the middle of an epoch."""
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the order stands, for Lightning's checkpoint."""
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from where `state` stood."""
+        self.sampler.load_state_dict(state)

@@ -1,0 +1,217 @@
+"""The deep MLP as a LightningModule: standardization, network, loss, metrics, optimizer and schedule."""
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterable
+from math import ceil
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.fabric.utilities.data import sized_len
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.data import DistributedSampler
+from torchmetrics import MetricCollection
+
+from cifar_lightning.components import build_optimizer, optimizer_component
+from cifar_lightning.metrics import classification_metrics
+from cifar_lightning.mlp import DeepMLP
+from cifar_lightning.schedules import Constant, Schedule, build_schedule, schedule_component
+from cifar_lightning.standardize import Standardize, Statistics
+
+Batch = tuple[Tensor, Tensor]
+
+#: The parameters and the learning rate are given by the classifier, so no option can give a second rate.
+OptimizerFactory = Callable[[Iterable[Tensor], float], Optimizer]
+
+NETWORK_DEFAULTS = {name: p.default for name, p in inspect.signature(DeepMLP).parameters.items()}
+
+#: Training metrics are updated this many batches at a time: at batch 32 an update costs as much as the network.
+METRICS_EVERY = 64
+
+
+class MLPClassifier(LightningModule):
+    """A `DeepMLP` that takes uint8 images, standardizes them, and learns by cross-entropy.
+
+    Its hyperparameters are primitives, so a checkpoint loads with `weights_only=True`; the statistics of the
+    standardization are buffers, so a checkpoint alone classifies an image.
+
+    Args:
+        lr: Learning rate; the peak of a schedule that has one.
+        optimizer: An optimizer of `torch.optim`, by name, or of an imported module, by path.
+        schedule: How the learning rate moves, by name or as an instance.
+        network: What `DeepMLP` takes.
+
+    Raises:
+        ValueError: For a value that is out of range or a name that is unknown.
+    """
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        optimizer: OptimizerFactory | str = "NAdam",
+        schedule: Schedule | str = "Constant",
+        **network: Any,
+    ) -> None:
+        super().__init__()
+        if not 0 < lr < float("inf"):
+            raise ValueError(f"lr out of range: expected a positive number, received {lr}")
+        self.network = DeepMLP(**network)
+        # All of the network's choices are stored, so that a checkpoint outlives a change of defaults.
+        hparams = NETWORK_DEFAULTS | network | {"hidden_sizes": self.network.hidden_sizes, "lr": lr}
+        hparams |= {"optimizer": optimizer_component(optimizer), "schedule": schedule_component(schedule)}
+        self.save_hyperparameters(hparams)
+        self.standardize = Standardize()
+        num_classes = self.network.output.out_features
+        self.train_metrics = classification_metrics(num_classes, "train_")
+        self.val_metrics = self.train_metrics.clone(prefix="val_")
+        self.test_metrics = self.train_metrics.clone(prefix="test_")
+        self._pending: list[Batch] = []  # logits and labels that train_metrics has not seen yet
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, 32, 32), uint8 or floating from 0 to 255, to logits (B, num_classes)."""
+        logits: Tensor = self.network(self.standardize(images))
+        return logits
+
+    @torch.no_grad()
+    def predict_proba(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, 32, 32), 0 to 255, to probabilities (B, num_classes), with dropout off."""
+        was_training = self.training
+        self.eval()
+        try:
+            logits: Tensor = self(images.to(self.device))
+            return logits.softmax(-1)
+        finally:
+            self.train(was_training)
+
+    def setup(self, stage: str) -> None:
+        """Take over the data module's statistics, unless the network was trained with its own already.
+
+        Raises:
+            ValueError: If the data module's scaling contradicts them.
+        """
+        statistics: Statistics | None = getattr(self.trainer.datamodule, "statistics", None)  # type: ignore[attr-defined]
+        if statistics is None:
+            return
+        self.standardize.set_statistics(statistics)
+        if self.network.activation == "selu" and statistics.scaling in ("raw", "unit"):
+            gap = self.network.self_normalization_gaps(standardized_input=False)[-1]
+            warnings.warn(f"this SELU network does not normalize itself: {gap}", stacklevel=1)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimizer and the schedule."""
+        optimizer = build_optimizer(self.hparams["optimizer"], self.network.parameters(), self.hparams["lr"])
+        schedule = build_schedule(self.hparams["schedule"])
+        if schedule == Constant():
+            return optimizer
+        scheduler = schedule.build(optimizer, count_optimizer_steps(self.trainer))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": schedule.interval},
+        }
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then impose the network's constraint."""
+        super().optimizer_step(*args, **kwargs)
+        self.network.constrain_()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch."""
+        images, labels = batch
+        if batch_idx == 0:
+            self._check_labels(labels)
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels)
+        self._pending.append((logits.detach(), labels))
+        if len(self._pending) == METRICS_EVERY:
+            self._update_train_metrics()
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+            self.log_dict({"train_step_loss": loss, "lr": rate}, prog_bar=True, batch_size=len(labels))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's training metrics, taken while the weights were changing."""
+        self._update_train_metrics()
+        self._log_and_reset(self.train_metrics)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure a batch."""
+        self._measure(self.val_metrics, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        self._log_and_reset(self.val_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure a batch."""
+        self._measure(self.test_metrics, batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics."""
+        self._log_and_reset(self.test_metrics)
+
+    def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
+        """Map images (B, 3, 32, 32), with or without labels, to probabilities (B, num_classes)."""
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        return self.predict_proba(images)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save what was measured of the present epoch, so that a resumed one reports all of it."""
+        self._update_train_metrics()
+        checkpoint["train_metrics"] = {
+            name: metric.metric_state for name, metric in self.train_metrics.items(keep_base=True)
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore what `on_save_checkpoint` saved."""
+        for name, state in checkpoint.get("train_metrics", {}).items():
+            metric = self.train_metrics[name]
+            for key, value in state.items():
+                setattr(metric, key, value.to(self.device))
+
+    def _measure(self, metrics: MetricCollection, batch: Batch) -> None:
+        images, labels = batch
+        self._check_labels(labels)
+        metrics.update(self(images).float(), labels)
+
+    def _update_train_metrics(self) -> None:
+        if self._pending:
+            logits, labels = map(torch.cat, zip(*self._pending, strict=True))
+            self.train_metrics.update(logits.float(), labels)
+            self._pending.clear()
+
+    def _log_and_reset(self, metrics: MetricCollection) -> None:
+        self.log_dict(metrics.compute(), prog_bar=metrics is self.val_metrics)
+        metrics.reset()
+
+    def _check_labels(self, labels: Tensor) -> None:
+        num_classes = self.network.output.out_features
+        low, high = int(labels.min()), int(labels.max())
+        if not 0 <= low <= high < num_classes:
+            raise ValueError(f"wrong labels: expected 0 to {num_classes - 1}, received {low} to {high}")
+
+
+def count_optimizer_steps(trainer: Trainer) -> int | None:
+    """Number of optimizer steps of a whole training, or None if it can't be known.
+
+    `trainer.estimated_stepping_batches` would set up the data loader before a resume restores it, which then goes on
+    with wrong batches in silence.
+    """
+    limits = [trainer.max_steps] if trainer.max_steps != -1 else []
+    loader: Any = trainer.fit_loop._data_source.dataloader()
+    batches = sized_len(loader)
+    if batches is not None and trainer.max_epochs not in (None, -1):
+        connector = trainer._accelerator_connector
+        sharded = not connector.use_distributed_sampler or isinstance(
+            getattr(loader, "sampler", None), DistributedSampler
+        )
+        if connector.is_distributed and not sharded:
+            batches = ceil(batches / trainer.world_size)
+        limit = trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        limits.append(trainer.max_epochs * ceil(batches / trainer.accumulate_grad_batches))
+    return min(limits, default=None)

@@ -1,0 +1,279 @@
+"""The command line: `lightning fit --config configs/one_cycle.yaml`."""
+
+import contextlib
+import json
+import logging
+import os
+import pickle
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint  # noqa: F401 (short names)
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from cifar_lightning.classifier import MLPClassifier
+from cifar_lightning.datamodule import CIFAR10DataModule
+from cifar_lightning.predictions import PredictionTable
+from cifar_lightning.report import RunProgressBar, RunReport
+from cifar_lightning.resume import ExactResume
+
+RUNS = "runs"
+#: Set to see the traceback of an error that is reported in one message.
+DEBUG_VARIABLE = "CIFAR_LIGHTNING_DEBUG"
+
+#: Data options that say where the data is found, and not what a network was trained on.
+PLACE_OPTIONS = {"data_dir", "download"}
+#: Data options that a checkpoint's network depends on even when it is only evaluated.
+NETWORK_OPTIONS = {"scaling"}
+
+
+class Parser(LightningArgumentParser):
+    """The parser, with errors in the words of this package's options."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print a clean message and exit with status 2."""
+        if "model.optimizer" in message and "Option 'lr' is not accepted" in message:
+            message = (
+                "a second learning rate inside the optimizer's arguments: expected the one rate as --model.lr, "
+                "received --model.optimizer.lr (or init_args.lr)"
+            )
+        super().error(message, ex)
+
+
+class CLI(LightningCLI):
+    """`LightningCLI` with a folder of its own for each run, and checkpoints that can't be contradicted in silence."""
+
+    def __init__(self, args: ArgsType = None) -> None:
+        self.checkpoint: dict[str, Any] = {}
+        self.folder: Path | None = None
+        try:
+            super().__init__(
+                MLPClassifier,
+                CIFAR10DataModule,
+                args=args,
+                parser_class=Parser,
+                seed_everything_default=42,
+                auto_configure_optimizers=False,
+                trainer_defaults={"max_epochs": 100},
+            )
+        except BaseException:
+            if self.folder is not None:
+                with contextlib.suppress(OSError):  # whatever was written stays
+                    self.folder.rmdir()
+                    self.folder.parent.rmdir()
+            raise
+
+    # ------------------------------------------------------------------------------------------------- parsing
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse; a resume without a config takes the one of the run that it resumes."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        self.config = parser.parse_args(arguments)
+        self._subconfig.ckpt_path = checkpoint = self._find_checkpoint()
+        if checkpoint and self.config.subcommand == "fit" and not self._subconfig.config:
+            config = Path(checkpoint).parent.parent / "config.yaml"
+            if not config.is_file():
+                raise ValueError(
+                    f"a resume without a config: expected --config, or {config} as the run has left it; "
+                    "received neither"
+                )
+            arguments[1:1] = ["--config", str(config)]
+            self.config = parser.parse_args(arguments)
+            self._subconfig.ckpt_path = checkpoint
+        self._explicit = parser.parse_args(arguments, defaults=False)[self.config.subcommand]
+
+    @property
+    def _subconfig(self) -> Namespace:
+        config: Namespace = self.config[self.config.subcommand]
+        return config
+
+    def _find_checkpoint(self) -> str | None:
+        """The file that --ckpt_path means, where "best" and "last" are those of the newest run of the config.
+
+        Raises:
+            ValueError: If it does not exist, or if an evaluation names none.
+        """
+        named, subcommand = self._subconfig.ckpt_path, self.config.subcommand
+        if named is None:
+            if subcommand == "fit":
+                return None
+            raise ValueError(
+                f"nothing to {subcommand}: expected a trained network, --ckpt_path FILE (or best or last, with the "
+                f"--config it was trained with); received no --ckpt_path"
+            )
+        if named in ("best", "last"):
+            runs = self._root / self._config_name
+            found = sorted(runs.glob(f"*/checkpoints/{named}.ckpt"), key=lambda path: path.stat().st_mtime)
+            if not found:
+                raise ValueError(f"no checkpoint: expected {runs}/*/checkpoints/{named}.ckpt, received none")
+            return str(found[-1])
+        if not Path(named).is_file():
+            raise ValueError(f"no checkpoint: expected a file, best or last; received {named!r}")
+        return str(named)
+
+    def _parse_ckpt_path(self) -> None:
+        """Take what is not given from the checkpoint's hyperparameters; what is given must not contradict them."""
+        path = self._subconfig.ckpt_path
+        if not path:
+            return
+        self.checkpoint = read_checkpoint(Path(path))
+        stored = {
+            "model": self.checkpoint["hyper_parameters"],
+            "data": {
+                name: value
+                for name, value in self.checkpoint.get("datamodule_hyper_parameters", {}).items()
+                if name not in PLACE_OPTIONS
+            },
+        }
+        taken = {
+            group: {name: value for name, value in values.items() if name not in self._explicit.get(group, {})}
+            for group, values in stored.items()
+        }
+        self.config = self.parser.parse_object({self.config.subcommand: taken}, self.config)
+
+    def _refuse_contradictions(self) -> None:
+        """Refuse given options that differ from what the checkpoint's network was trained with.
+
+        Raises:
+            ValueError: If there are any.
+        """
+        data = set(self.datamodule.hparams) - PLACE_OPTIONS if self.subcommand == "fit" else NETWORK_OPTIONS
+        groups = (
+            ("model", self.model.hparams, self.checkpoint["hyper_parameters"], set(self.model.hparams)),
+            ("data", self.datamodule.hparams, self.checkpoint.get("datamodule_hyper_parameters", {}), data),
+        )
+        for group, given, stored, names in groups:
+            for name in sorted(names & set(stored)):
+                if _plain(given[name]) != _plain(stored[name]):
+                    raise ValueError(
+                        f"--{group}.{name} contradicts the checkpoint: expected {stored[name]!r}, with which it was "
+                        f"trained, or no such option; received {given[name]!r}"
+                    )
+
+    # ------------------------------------------------------------------------------------------- instantiation
+
+    def _add_instantiators(self) -> None:
+        """Build the classifier from the primitives that its checkpoints store, not from objects made of them."""
+
+        def build(cls: type[MLPClassifier], *args: Any, **kwargs: Any) -> MLPClassifier:
+            self._dump_config()
+            return cls(**self.config_dump["model"])
+
+        self.parser.add_instantiator(build, MLPClassifier, subclasses=False)
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer."""
+        super().instantiate_classes()
+        if self.checkpoint:
+            self._refuse_contradictions()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer, with the callbacks and loggers that every run has, in a folder of its own."""
+        config = self._get(self.config_init, "trainer")
+        callbacks: list[Callback] = [RunReport(), ExactResume(), PredictionTable()]
+        if config.enable_checkpointing is not False:
+            callbacks.append(
+                ModelCheckpoint(filename="best", monitor="val_loss", save_last=True, enable_version_counter=False)
+            )
+        if config.enable_progress_bar is not False:
+            callbacks.append(RunProgressBar())
+        self.trainer_defaults["callbacks"] = callbacks
+        self.folder = self._make_run_folder(keep=not config.fast_dev_run)
+        if config.logger in (None, True):
+            kwargs["logger"] = _loggers(self.folder)
+        return super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
+
+    @property
+    def _root(self) -> Path:
+        return Path(self._subconfig.trainer.default_root_dir or RUNS)
+
+    @property
+    def _config_name(self) -> str:
+        """The names of the configs, or of the run that a checkpoint is from."""
+        configs = [Path(str(path)) for path in self._subconfig.config or []]
+        if self._subconfig.ckpt_path not in (None, "best", "last"):
+            run = Path(self._subconfig.ckpt_path).absolute().parent.parent
+            if not configs or run / "config.yaml" in [path.absolute() for path in configs]:
+                return run.parent.name
+        return "+".join(path.stem for path in configs) or "default"
+
+    def _make_run_folder(self, keep: bool) -> Path:
+        """A folder that no run has had before, made on the first rank only."""
+        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+        if self.subcommand != "fit":
+            stamp = f"{self.subcommand}_{stamp}"
+        parent, tries = self._root / self._config_name, 1
+        folder = parent / stamp
+        while keep and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            try:
+                folder.mkdir(parents=True)
+                break
+            except FileExistsError:
+                if not parent.is_dir():
+                    raise
+                tries += 1
+                folder = parent / f"{stamp}_{tries}"
+        return folder
+
+
+def _loggers(folder: Path) -> list[Logger]:
+    root, name, version = folder.parent.parent, folder.parent.name, folder.name
+    return [CSVLogger(root, name, version), TensorBoardLogger(root, name, version, default_hp_metric=False)]
+
+
+def _plain(value: Any) -> Any:
+    """The value with its tuples as lists, as YAML and JSON know them."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of an `MLPClassifier`, without running code from it.
+
+    Raises:
+        ValueError: If the file is none.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        received = f"one with {', '.join(map(repr, checkpoint))}"
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, TypeError) as error:
+        checkpoint, received = {}, str(error).splitlines()[0]
+    if not {"state_dict", "hyper_parameters"} <= set(checkpoint):
+        raise ValueError(f"wrong checkpoint {path}: expected one of MLPClassifier, received {received}")
+    return dict(checkpoint)
+
+
+def _silence_what_does_not_concern_the_user() -> None:
+    for message in (
+        ".*does not have many workers.*",  # the whole data set is in memory: workers would only add their cost
+        "Experiment logs directory .* exists and is not empty.*",  # it holds the run's config already
+        ".*LeafSpec.* is deprecated.*",  # inside of Lightning
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in record.getMessage()  # an advertisement
+    )
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line on `args`, by default those of the process.
+
+    Raises:
+        SystemExit: With status 2 for a user's mistake, after one message that says what is wrong.
+    """
+    _silence_what_does_not_concern_the_user()
+    try:
+        CLI(args)
+    except (ValueError, OSError, MisconfigurationException) as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        print(f"error: {error}\n({DEBUG_VARIABLE}=1 shows the traceback)", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,12 @@
+"""What a wrong name is answered with."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def unknown_name(kind: str, received: object, known: Iterable[str]) -> ValueError:
+    """The error for a name that is not among the `known` ones, with the nearest of them."""
+    names = list(known)
+    near = get_close_matches(str(received), names, n=3, cutoff=0.5)
+    hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+    return ValueError(f"unknown {kind}: expected one of {', '.join(names)}; received {received!r}{hint}")

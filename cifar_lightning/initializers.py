@@ -1,0 +1,99 @@
+"""Weight initialization: He, Glorot and LeCun as one variance scaling, and orthogonal."""
+
+from math import sqrt
+from typing import Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from cifar_lightning.errors import unknown_name
+
+Mode = Literal["fan_in", "fan_out", "fan_avg"]
+Distribution = Literal["truncated_normal", "untruncated_normal", "uniform"]
+#: As in Keras, `normal` means truncated at two standard deviations; `untruncated_normal` is torch's.
+InitName = Literal[
+    "he_normal",
+    "he_untruncated_normal",
+    "he_uniform",
+    "glorot_normal",
+    "glorot_untruncated_normal",
+    "glorot_uniform",
+    "lecun_normal",
+    "lecun_untruncated_normal",
+    "lecun_uniform",
+    "orthogonal",
+]
+
+#: Variance times fan, and which fan, of each family.
+FAMILIES: dict[str, tuple[float, Mode]] = {
+    "he": (2.0, "fan_in"),  # He et al. 2015, equation 10
+    "glorot": (1.0, "fan_avg"),  # Glorot and Bengio 2010, equation 12
+    "lecun": (1.0, "fan_in"),  # LeCun et al. 1998, equation 16
+}
+
+#: Standard deviation of a standard normal truncated to [-2, 2].
+TRUNCATED_STD = 0.8796256610342398
+
+
+@torch.no_grad()
+def variance_scaling_(
+    weight: Tensor,
+    scale: float = 1.0,
+    mode: Mode = "fan_in",
+    distribution: Distribution = "truncated_normal",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Fill `weight` with mean 0 and variance scale / fan.
+
+    Args:
+        weight: (fan_out, fan_in), as `torch.nn.Linear` holds it.
+        scale: Variance times fan; positive.
+        mode: The fan that divides: inputs, outputs, or their mean.
+        distribution: A normal truncated at two standard deviations, a plain one, or a uniform one. All three
+            have the stated variance.
+        generator: Source of randomness; torch's global one by default.
+
+    Returns:
+        `weight`.
+
+    Raises:
+        ValueError: If `weight` is not a matrix or `scale` is not positive, or for an unknown mode or distribution.
+    """
+    if weight.ndim != 2:
+        raise ValueError(
+            f"wrong weight shape: expected (fan_out, fan_in), received {tuple(weight.shape)}",
+        )
+    if not scale > 0:
+        raise ValueError(f"scale out of range: expected scale > 0, received {scale}")
+    fan_out, fan_in = weight.shape
+    fans = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
+    if mode not in fans:
+        raise unknown_name("mode", mode, fans)
+    std = sqrt(scale / fans[mode])
+    match distribution:
+        case "truncated_normal":
+            std /= TRUNCATED_STD
+            return nn.init.trunc_normal_(weight, 0.0, std, -2 * std, 2 * std, generator)
+        case "untruncated_normal":
+            return weight.normal_(0.0, std, generator=generator)
+        case "uniform":
+            limit = sqrt(3.0) * std
+            return weight.uniform_(-limit, limit, generator=generator)
+    raise unknown_name("distribution", distribution, get_args(Distribution))
+
+
+def initialize_(weight: Tensor, init: InitName, generator: torch.Generator | None = None) -> Tensor:
+    """Fill `weight`, (fan_out, fan_in), by the initializer called `init`, and return it.
+
+    Raises:
+        ValueError: For an unknown name.
+    """
+    if init not in get_args(InitName):
+        raise unknown_name("initializer", init, get_args(InitName))
+    if init == "orthogonal":  # Saxe et al. 2014
+        return nn.init.orthogonal_(weight, generator=generator)
+    family, _, distribution = init.partition("_")
+    if distribution == "normal":
+        distribution = "truncated_normal"
+    scale, mode = FAMILIES[family]
+    return variance_scaling_(weight, scale, mode, cast(Distribution, distribution), generator)

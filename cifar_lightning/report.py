@@ -1,0 +1,142 @@
+"""What a training run leaves behind: one line an epoch, learning curves, and a table."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.table import Table
+
+Row = dict[str, float]
+
+
+class RunProgressBar(RichProgressBar):
+    """Lightning's rich progress bar with figures that can be read: no version, small rates in full."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """The metrics as text."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return {
+            name: f"{value:.2e}" if name == "lr" else f"{value:.3f}" if isinstance(value, float) else value
+            for name, value in metrics.items()
+        }
+
+
+class RunReport(Callback):
+    """Collect each epoch's metrics; at the end draw `learning_curves.png` and print a table.
+
+    Both go by the metrics that the module logs: train_loss, train_accuracy, val_loss, val_accuracy. The rows are
+    kept in checkpoints, so a resumed run reports the whole training.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self._epoch_start = 0.0
+        self._open = False  # whether an epoch has begun that has no row yet
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the data set's name into every log."""
+        for logger in trainer.loggers:
+            logger.log_hyperparams({"data_set": _data_set(trainer)})
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the time."""
+        self._close_epoch(trainer)
+        self._epoch_start, self._open = time.perf_counter(), True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw and print the report."""
+        self._close_epoch(trainer)
+        if trainer.is_global_zero and self.rows and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._write(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Report what an interrupted training came to."""
+        if isinstance(exception, KeyboardInterrupt):
+            self.on_train_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after the rows so far."""
+        self.rows = state_dict["rows"]
+
+    def _close_epoch(self, trainer: Trainer) -> None:
+        # Here and not in on_train_epoch_end, which comes before the module has logged the epoch's metrics.
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if not self._open or "train_loss" not in metrics:
+            return
+        self._open = False
+        row = {
+            "epoch": len(self.rows) + 1.0,
+            "seconds": time.perf_counter() - self._epoch_start,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+        }
+        self.rows.append(row | metrics)
+        console = Console()
+        if trainer.is_global_zero and not console.is_terminal:  # where the progress bar is not to be seen
+            console.print(_epoch_line(self.rows[-1]), highlight=False, soft_wrap=True)
+
+    @rank_zero_only
+    def _write(self, trainer: Trainer) -> None:
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        data_set = _data_set(trainer)
+        draw_learning_curves(self.rows, folder / "learning_curves.png", f"{folder.parent.name} on {data_set}")
+        Console(soft_wrap=True).print(_table(self.rows, data_set, folder))
+
+
+def _data_set(trainer: Trainer) -> str:
+    return getattr(trainer.datamodule, "data_set", "unnamed data")  # type: ignore[attr-defined]
+
+
+def _epoch_line(row: Row) -> str:
+    shown = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+    figures = "  ".join(f"{name} {row[name]:.4f}" for name in shown if name in row)
+    return f"epoch {row['epoch']:3.0f}  {figures}  lr {row['lr']:.2e}  {row['seconds']:.1f} s"
+
+
+def _table(rows: list[Row], data_set: str, folder: Path) -> Table:
+    table = Table(show_header=False, title="Training finished")
+    validated = [row for row in rows if "val_loss" in row]
+    if validated:
+        best = min(validated, key=lambda row: row["val_loss"])
+        for title, row in (("best epoch (lowest validation loss)", best), ("last epoch", validated[-1])):
+            table.add_row(
+                title,
+                f"{row['epoch']:.0f}: validation loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.2%}",
+            )
+    seconds = sum(row["seconds"] for row in rows)
+    table.add_row("time", f"{seconds:.1f} s, {seconds / len(rows):.2f} s an epoch")
+    table.add_row("data set", data_set)
+    table.add_row("everything is in", str(folder))
+    return table
+
+
+def draw_learning_curves(rows: list[Row], path: Path, title: str) -> None:
+    """Draw loss, accuracy and learning rate against the epoch."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    figure.suptitle(title)
+    for axes, quantity in zip(figure.subplots(1, 3), ("loss", "accuracy", "lr"), strict=True):
+        names = ["lr"] if quantity == "lr" else [f"train_{quantity}", f"val_{quantity}"]
+        for name in names:
+            points = [(row["epoch"], row[name]) for row in rows if name in row]
+            if points:
+                label = {"train": "training", "val": "validation"}.get(name.partition("_")[0])
+                axes.plot(*zip(*points, strict=True), marker=".", label=label)
+        axes.set(title={"lr": "learning rate"}.get(quantity, quantity), xlabel="epoch")
+        axes.grid(alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if quantity == "accuracy":
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        if quantity != "lr":
+            axes.legend()
+    figure.savefig(path, dpi=120)

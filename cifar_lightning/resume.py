@@ -1,0 +1,68 @@
+"""Bit-exact resuming: the state of every random generator, kept in the checkpoint."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class ExactResume(Callback):
+    """Save the random generators of Python, NumPy, torch and CUDA, and restore them before the first batch.
+
+    Not earlier: making the loader's iterator and the sanity check draw random numbers. Each rank keeps its own.
+    """
+
+    def __init__(self) -> None:
+        self._state: dict[str, Any] | None = None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Collect the states of all ranks."""
+        states = [_collect()]
+        if trainer.world_size > 1:
+            states *= trainer.world_size
+            torch.distributed.all_gather_object(states, states[0])
+        checkpoint["random_generators"] = states
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep this rank's state until the first batch.
+
+        Raises:
+            ValueError: If the number of devices has changed, with which the batches change too.
+        """
+        states = checkpoint.get("random_generators")
+        if states is None:
+            return
+        if len(states) != trainer.world_size:
+            raise ValueError(
+                f"another number of devices: expected {len(states)}, as when the checkpoint was written; received "
+                f"{trainer.world_size}. A resume could not go on with the same batches"
+            )
+        self._state = states[trainer.global_rank]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Restore the state, once."""
+        if self._state is not None:
+            _restore(self._state)
+            self._state = None
+
+
+def _collect() -> dict[str, Any]:
+    """The states as primitives and tensors, which load with `weights_only=True`."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _restore(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])

@@ -1,0 +1,158 @@
+"""Where the images come from: CIFAR-10's official files, or a synthetic set in their format."""
+
+import hashlib
+import io
+import os
+import pickle
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cifar_lightning.synthetic import synthetic_images
+
+#: cifar10_or_synthetic takes the synthetic set, with a banner, when CIFAR-10 is neither on the disk nor in reach.
+Source = Literal["cifar10", "synthetic", "cifar10_or_synthetic"]
+
+ENVIRONMENT_VARIABLE = "CIFAR10_DIR"
+DEFAULT_DIR = "data"
+ALTERNATIVES = f"""\
+To provide CIFAR-10, put one of these into a directory and name it by --data.data_dir or {ENVIRONMENT_VARIABLE}:
+  cifar-10-python.tar.gz   the official archive, https://www.cs.toronto.edu/~kriz/cifar.html
+  cifar-10-batches-py/     the same, unpacked (torchvision and Keras keep it in this form)
+Or train on made-up images: --data.source synthetic"""
+
+
+class DataUnavailableError(ValueError):
+    """CIFAR-10 is neither on the disk nor in reach."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A data set in CIFAR-10's format, in memory.
+
+    Args:
+        name: Name that logs, plots and tables show.
+        classes: Name of each class.
+        train_images: (N, 3, 32, 32), uint8.
+        train_labels: (N,), int64, an index into `classes`.
+        test_images: (M, 3, 32, 32), uint8.
+        test_labels: (M,), int64.
+
+    Raises:
+        ValueError: If a shape, a dtype or a label is not so.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+    def __post_init__(self) -> None:
+        for images, labels in (
+            (self.train_images, self.train_labels),
+            (self.test_images, self.test_labels),
+        ):
+            if images.dtype != torch.uint8 or images.shape != (len(labels), 3, 32, 32):
+                raise ValueError(
+                    f"wrong images in {self.name}: expected uint8 of shape ({len(labels)}, 3, 32, 32), "
+                    f"received {images.dtype} of shape {tuple(images.shape)}"
+                )
+            if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
+                raise ValueError(
+                    f"wrong labels in {self.name}: expected 0 to {len(self.classes) - 1}, "
+                    f"received {int(labels.min())} to {int(labels.max())}"
+                )
+
+
+def find_data_dir(data_dir: str | None) -> Path:
+    """The directory of the official files: `data_dir`, else CIFAR10_DIR, else "data".
+
+    Raises:
+        DataUnavailableError: If a directory was named, by argument or variable, that does not exist.
+    """
+    named = data_dir or os.environ.get(ENVIRONMENT_VARIABLE)
+    if named and not Path(named).is_dir():
+        said = "data_dir" if data_dir else ENVIRONMENT_VARIABLE
+        received = "a file" if Path(named).is_file() else "no such directory"
+        raise DataUnavailableError(
+            f"wrong {said}: expected a directory with CIFAR-10's files, received {named!r} ({received})\n{ALTERNATIVES}"
+        )
+    return Path(named or DEFAULT_DIR)
+
+
+def find_official(directory: Path) -> Path | None:
+    """The unpacked folder or the archive in `directory` (or `directory` itself), or None if neither is there."""
+    from torchvision.datasets import CIFAR10
+
+    folder, archive = directory / CIFAR10.base_folder, directory / CIFAR10.filename
+    for place in (folder, directory):
+        if any((place / name).exists() for name, _ in CIFAR10.train_list + CIFAR10.test_list):
+            return place
+    return archive if archive.exists() else None
+
+
+def load_official(place: Path) -> ImageSet:
+    """Read CIFAR-10 from the official folder or archive; nothing is unpickled whose MD5 is not the official one.
+
+    Raises:
+        ValueError: If a file is missing, truncated or altered.
+    """
+    from torchvision.datasets import CIFAR10
+
+    files = _read_folder(place) if place.is_dir() else _read_archive(place)
+    train = _join_batches([files[name] for name, _ in CIFAR10.train_list])
+    test = _join_batches([files[name] for name, _ in CIFAR10.test_list])
+    classes = pickle.loads(files[CIFAR10.meta["filename"]], encoding="latin1")[CIFAR10.meta["key"]]
+    return ImageSet("CIFAR-10", tuple(classes), *train, *test)
+
+
+def _read_folder(folder: Path) -> dict[str, bytes]:
+    from torchvision.datasets import CIFAR10
+
+    checksums = [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]
+    return {name: _read_checked(folder / name, md5) for name, md5 in checksums}
+
+
+def _read_archive(path: Path) -> dict[str, bytes]:
+    from torchvision.datasets import CIFAR10
+
+    content = io.BytesIO(_read_checked(path, CIFAR10.tgz_md5))
+    with tarfile.open(fileobj=content) as archive:
+        opened = [(Path(member.name).name, archive.extractfile(member)) for member in archive]
+        return {name: file.read() for name, file in opened if file is not None}
+
+
+def _read_checked(path: Path, md5: str) -> bytes:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DataUnavailableError(
+            f"incomplete CIFAR-10: expected the file {path.name} in {path.parent}, received none\n{ALTERNATIVES}"
+        ) from None
+    received = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if received != md5:
+        raise ValueError(
+            f"altered or truncated file {path}: expected the official MD5 {md5}, "
+            f"received {received} ({len(content):,} bytes). Delete it and fetch it again"
+        )
+    return content
+
+
+def _join_batches(files: list[bytes]) -> tuple[Tensor, Tensor]:
+    """Images (N, 3, 32, 32), uint8, and labels (N,) of pickled batches."""
+    batches = [pickle.loads(file, encoding="latin1") for file in files]
+    images = torch.cat([torch.from_numpy(batch["data"]) for batch in batches])  # (N, 3072), channels first
+    labels = torch.tensor([label for batch in batches for label in batch["labels"]])
+    return images.view(-1, 3, 32, 32), labels
+
+
+def make_synthetic(train_size: int) -> ImageSet:
+    """The synthetic set, with a fifth as many test images as training images."""
+    classes, train, test = synthetic_images(train_size, max(1, train_size // 5))
+    return ImageSet("synthetic", classes, *train, *test)

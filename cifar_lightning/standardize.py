@@ -1,0 +1,121 @@
+"""Standardization of images: y = (x - mean) / std, with the statistics as persistent buffers."""
+
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from cifar_lightning.errors import unknown_name
+
+#: raw: 0 to 255 as they are; unit: divided by 255; channel: 3 means and deviations; feature: 3,072 of each.
+Scaling = Literal["raw", "unit", "channel", "feature"]
+
+
+class Statistics(NamedTuple):
+    """What an image is standardized with, in units of a pixel, 0 to 255."""
+
+    scaling: Scaling
+    mean: Tensor  # (3, 32, 32), float32
+    std: Tensor  # (3, 32, 32), float32, positive
+
+
+def compute_statistics(images: Tensor, scaling: Scaling, chunk: int = 5000) -> Statistics:
+    """Compute the statistics of `images`, to be called on the training split only.
+
+    A feature that never changes gets standard deviation 1, so that it becomes 0 and not NaN.
+
+    Args:
+        images: (N, C, H, W), uint8.
+        scaling: What to compute.
+        chunk: Number of images that are converted at a time, to bound memory.
+
+    Raises:
+        ValueError: For an unknown scaling, or if there are no images.
+    """
+    if scaling not in get_args(Scaling):
+        raise unknown_name("scaling", scaling, get_args(Scaling))
+    if len(images) == 0:
+        raise ValueError("no training images: expected at least one to compute statistics, received none")
+    shape = images.shape[1:]
+    mean, std = torch.zeros(shape), torch.ones(shape)
+    if scaling == "unit":
+        std = std * 255
+    elif scaling in ("channel", "feature"):
+        # uint8 sums of x and x² are exact in float64.
+        x_sum = torch.zeros(shape, dtype=torch.float64)
+        x2_sum = torch.zeros(shape, dtype=torch.float64)
+        for part in images.split(chunk):
+            x = part.double()
+            x_sum += x.sum(0)
+            x2_sum += x.square_().sum(0)
+        m, m2 = x_sum / len(images), x2_sum / len(images)
+        if scaling == "channel":
+            m, m2 = m.mean((1, 2), keepdim=True).expand(shape), m2.mean((1, 2), keepdim=True).expand(shape)
+        variance = m2 - m.square()
+        deviation = variance.clamp(min=0).sqrt()
+        mean, std = m.float(), torch.where(variance > 1e-6, deviation, 1.0).float()
+    return Statistics(scaling, mean.contiguous(), std.contiguous())
+
+
+class Standardize(nn.Module):
+    """Cast images to float32 and standardize them by statistics that are saved with the module.
+
+    The identity, apart from the cast, until `set_statistics` is called or a state is loaded.
+
+    Args:
+        shape: Shape of an image, (C, H, W).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, shape: tuple[int, ...] = (3, 32, 32)) -> None:
+        super().__init__()
+        self.scaling: str | None = None
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("std", torch.ones(shape))
+
+    def set_statistics(self, statistics: Statistics) -> None:
+        """Take over `statistics`, unless there are some already: a trained network keeps its own.
+
+        Raises:
+            ValueError: If there are statistics of another scaling already.
+        """
+        self._check_scaling(statistics.scaling)
+        if self.scaling is None:
+            self.mean.copy_(statistics.mean)
+            self.std.copy_(statistics.std)
+            self.scaling = statistics.scaling
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W), uint8 or floating, in units of a pixel, to (B, C, H, W), standardized.
+
+        Raises:
+            ValueError: If an image has another shape.
+        """
+        if images.shape[1:] != self.mean.shape:
+            raise ValueError(
+                f"wrong image shape: expected (B, {', '.join(map(str, self.mean.shape))}), "
+                f"received {tuple(images.shape)}"
+            )
+        return (images.to(self.mean.dtype) - self.mean) / self.std
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The scaling's name, saved beside its statistics."""
+        return {"scaling": self.scaling}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore the scaling's name.
+
+        Raises:
+            ValueError: If it contradicts the statistics that are here.
+        """
+        self._check_scaling(state["scaling"])
+        self.scaling = state["scaling"]
+
+    def _check_scaling(self, scaling: str) -> None:
+        if None not in (self.scaling, scaling) and scaling != self.scaling:
+            raise ValueError(
+                f"contradicting scalings: expected {self.scaling!r}, with which the statistics were computed; "
+                f"received {scaling!r}"
+            )
