@@ -1,7 +1,7 @@
 """Splits, the order of batches, and a loader that takes a whole batch by one indexing operation."""
 
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Generator, Tensor
@@ -134,26 +134,10 @@ class BatchOrder(DistributedSampler[Tensor]):
         self.position = self._start = state["position"]
 
 
-class BatchLoader(DataLoader[tuple[Tensor, Tensor]]):
-    """A `DataLoader` whose sampler names whole batches.
-
-    Args:
-        dataset: What is indexed by a batch.
-        sampler: The order of the batches.
-    """
+class ResumableLoader(DataLoader[tuple[Tensor, Tensor]]):
+    """A loader that a checkpoint can stop and start in the middle of an epoch."""
 
     sampler: BatchOrder
-
-    def __init__(self, dataset: Dataset[tuple[Tensor, Tensor]], sampler: BatchOrder, **kwargs: Any) -> None:
-        # A generator of its own: DataLoader draws a number from it at each start, which would else move the
-        # global one, and with it the dropout masks of a resumed run. (kwargs: Lightning makes the loader anew
-        # for prediction.)
-        kwargs |= {"batch_size": None, "generator": Generator()}
-        super().__init__(dataset, sampler=sampler, **kwargs)
-
-
-class ResumableLoader(BatchLoader):
-    """A loader that a checkpoint can stop and start in the middle of an epoch."""
 
     def state_dict(self) -> dict[str, int]:
         """Where the order stands, for Lightning's checkpoint."""
@@ -162,3 +146,12 @@ class ResumableLoader(BatchLoader):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from where `state` stood."""
         self.sampler.load_state_dict(state)
+
+
+def make_loader(
+    images: Tensor, labels: Tensor, order: BatchOrder, cls: type[DataLoader[tuple[Tensor, Tensor]]] = DataLoader
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """A loader, of class `cls`, of the batches that `order` names."""
+    # A generator of its own: DataLoader draws a number from it at each start, which would else move the global one,
+    # and with it the dropout masks of a resumed run.
+    return cls(InMemoryImages(images, labels), batch_size=None, sampler=order, generator=Generator())

@@ -172,6 +172,7 @@ class MLPClassifier(LightningModule):
             metric = self.train_metrics[name]
             for key, value in state.items():
                 setattr(metric, key, value.to(self.device))
+            metric._update_count = 1  # or torchmetrics warns that nothing was measured
 
     def _measure(self, metrics: MetricCollection, batch: Batch) -> None:
         images, labels = batch

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pickle
+import shutil
 import sys
 import time
 import warnings
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from jsonargparse import Namespace
+from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint  # noqa: F401 (short names)
@@ -34,6 +35,9 @@ DEBUG_VARIABLE = "CIFAR_LIGHTNING_DEBUG"
 PLACE_OPTIONS = {"data_dir", "download"}
 #: Data options that a checkpoint's network depends on even when it is only evaluated.
 NETWORK_OPTIONS = {"scaling"}
+
+
+set_parsing_settings(add_print_completion_argument=True)  # --print_completion shtab-bash
 
 
 class Parser(LightningArgumentParser):
@@ -66,11 +70,15 @@ class CLI(LightningCLI):
                 trainer_defaults={"max_epochs": 100},
             )
         except BaseException:
-            if self.folder is not None:
-                with contextlib.suppress(OSError):  # whatever was written stays
-                    self.folder.rmdir()
-                    self.folder.parent.rmdir()
+            self._discard_folder_of_a_run_that_never_began()
             raise
+
+    def _discard_folder_of_a_run_that_never_began(self) -> None:
+        if self.folder is not None and self.folder.is_dir() and not (self.folder / "config.yaml").exists():
+            shutil.rmtree(self.folder)
+            for parent in (self.folder.parent, self.folder.parent.parent):
+                with contextlib.suppress(OSError):  # it holds other runs
+                    parent.rmdir()
 
     # ------------------------------------------------------------------------------------------------- parsing
 
@@ -165,8 +173,7 @@ class CLI(LightningCLI):
         """Build the classifier from the primitives that its checkpoints store, not from objects made of them."""
 
         def build(cls: type[MLPClassifier], *args: Any, **kwargs: Any) -> MLPClassifier:
-            self._dump_config()
-            return cls(**self.config_dump["model"])
+            return cls(**self._subconfig.model.as_dict())
 
         self.parser.add_instantiator(build, MLPClassifier, subclasses=False)
 
@@ -180,7 +187,7 @@ class CLI(LightningCLI):
         """Build the trainer, with the callbacks and loggers that every run has, in a folder of its own."""
         config = self._get(self.config_init, "trainer")
         callbacks: list[Callback] = [RunReport(), ExactResume(), PredictionTable()]
-        if config.enable_checkpointing is not False:
+        if self.subcommand == "fit" and config.enable_checkpointing is not False:
             callbacks.append(
                 ModelCheckpoint(filename="best", monitor="val_loss", save_last=True, enable_version_counter=False)
             )
@@ -245,7 +252,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         received = f"one with {', '.join(map(repr, checkpoint))}"
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, TypeError) as error:
-        checkpoint, received = {}, str(error).splitlines()[0]
+        checkpoint, received = {}, (str(error) or type(error).__name__).splitlines()[0]
     if not {"state_dict", "hyper_parameters"} <= set(checkpoint):
         raise ValueError(f"wrong checkpoint {path}: expected one of MLPClassifier, received {received}")
     return dict(checkpoint)

@@ -50,6 +50,8 @@ def as_component(value: Any, base: type, namespace: str, set_elsewhere: Mapping[
     for name in init_args:
         if name not in known:
             raise unknown_name(f"argument of {cls.__name__}", name, sorted(known))
+    # YAML knows no tuples.
+    init_args = {name: list(arg) if isinstance(arg, tuple) else arg for name, arg in init_args.items()}
     return {"class_path": f"{_public_module(cls)}.{cls.__name__}", "init_args": init_args}
 
 

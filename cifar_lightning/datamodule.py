@@ -9,15 +9,9 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from cifar_lightning.batches import (
-    BatchLoader,
-    BatchOrder,
-    InMemoryImages,
-    ResumableLoader,
-    ValSplit,
-    split_indices,
-)
+from cifar_lightning.batches import BatchOrder, ResumableLoader, ValSplit, make_loader, split_indices
 from cifar_lightning.download import download_official
 from cifar_lightning.sources import (
     ALTERNATIVES,
@@ -30,6 +24,8 @@ from cifar_lightning.sources import (
     make_synthetic,
 )
 from cifar_lightning.standardize import Scaling, Statistics, compute_statistics
+
+Loader = DataLoader[tuple[Tensor, Tensor]]
 
 
 class CIFAR10DataModule(LightningDataModule):
@@ -109,6 +105,11 @@ class CIFAR10DataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Load the images, split them, and compute the statistics of the training split."""
+        if getattr(self.trainer, "overfit_batches", 0):
+            raise ValueError(
+                "overfit_batches would put Lightning's sampler in the place of ours: expected "
+                "--trainer.limit_train_batches, received --trainer.overfit_batches"
+            )
         if self.images is not None:
             return
         images = self._load()
@@ -139,30 +140,25 @@ class CIFAR10DataModule(LightningDataModule):
             raise ValueError("no images yet: expected prepare_data() and setup() first, received neither")
         return self.images
 
-    def train_dataloader(self) -> ResumableLoader:
+    def train_dataloader(self) -> Loader:
         """Shuffled batches of the training split, an order for each epoch."""
         images = self._loaded
-        if getattr(self.trainer, "overfit_batches", 0):
-            raise ValueError(
-                "overfit_batches would put Lightning's sampler in the place of ours: expected "
-                "--trainer.limit_train_batches, received --trainer.overfit_batches"
-            )
         order = self._order(self._train, self.hparams["batch_size"], shuffle=True)
-        return ResumableLoader(InMemoryImages(images.train_images, images.train_labels), order)
+        return make_loader(images.train_images, images.train_labels, order, ResumableLoader)
 
-    def val_dataloader(self) -> BatchLoader:
+    def val_dataloader(self) -> Loader:
         """The validation split, in order."""
         images = self._loaded
         order = self._order(self._val, self.hparams["eval_batch_size"])
-        return BatchLoader(InMemoryImages(images.train_images, images.train_labels), order)
+        return make_loader(images.train_images, images.train_labels, order)
 
-    def test_dataloader(self) -> BatchLoader:
+    def test_dataloader(self) -> Loader:
         """The test images, in order."""
         images = self._loaded
         order = self._order(torch.arange(len(images.test_labels)), self.hparams["eval_batch_size"])
-        return BatchLoader(InMemoryImages(images.test_images, images.test_labels), order)
+        return make_loader(images.test_images, images.test_labels, order)
 
-    def predict_dataloader(self) -> BatchLoader:
+    def predict_dataloader(self) -> Loader:
         """The test images, in order."""
         return self.test_dataloader()
 

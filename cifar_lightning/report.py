@@ -6,8 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
+from rich import get_console
 from rich.table import Table
 
 Row = dict[str, float]
@@ -49,15 +48,21 @@ class RunReport(Callback):
         self._epoch_start, self._open = time.perf_counter(), True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw and print the report."""
+        """Close the last epoch."""
         self._close_epoch(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw and print the report."""
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks
         if trainer.is_global_zero and self.rows and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._write(trainer)
+            data_set = _data_set(trainer)
+            draw_learning_curves(self.rows, folder / "learning_curves.png", f"{folder.parent.name} on {data_set}")
+            get_console().print(_table(self.rows, data_set, folder))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Report what an interrupted training came to."""
         if isinstance(exception, KeyboardInterrupt):
-            self.on_train_end(trainer, pl_module)
+            self.on_fit_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""
@@ -79,16 +84,9 @@ class RunReport(Callback):
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
         }
         self.rows.append(row | metrics)
-        console = Console()
+        console = get_console()
         if trainer.is_global_zero and not console.is_terminal:  # where the progress bar is not to be seen
             console.print(_epoch_line(self.rows[-1]), highlight=False, soft_wrap=True)
-
-    @rank_zero_only
-    def _write(self, trainer: Trainer) -> None:
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
-        data_set = _data_set(trainer)
-        draw_learning_curves(self.rows, folder / "learning_curves.png", f"{folder.parent.name} on {data_set}")
-        Console(soft_wrap=True).print(_table(self.rows, data_set, folder))
 
 
 def _data_set(trainer: Trainer) -> str:
@@ -102,18 +100,18 @@ def _epoch_line(row: Row) -> str:
 
 
 def _table(rows: list[Row], data_set: str, folder: Path) -> Table:
-    table = Table(show_header=False, title="Training finished")
+    table = Table(show_header=False, title=f"Training on {data_set}")
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
     validated = [row for row in rows if "val_loss" in row]
     if validated:
         best = min(validated, key=lambda row: row["val_loss"])
-        for title, row in (("best epoch (lowest validation loss)", best), ("last epoch", validated[-1])):
-            table.add_row(
-                title,
-                f"{row['epoch']:.0f}: validation loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.2%}",
-            )
+        for which, row in (("best epoch, by validation loss", best), ("last epoch", validated[-1])):
+            table.add_row(which, f"{row['epoch']:.0f}")
+            table.add_row("  validation loss", f"{row['val_loss']:.4f}")
+            table.add_row("  validation accuracy", f"{row['val_accuracy']:.2%}")
     seconds = sum(row["seconds"] for row in rows)
     table.add_row("time", f"{seconds:.1f} s, {seconds / len(rows):.2f} s an epoch")
-    table.add_row("data set", data_set)
     table.add_row("everything is in", str(folder))
     return table
 

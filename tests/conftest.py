@@ -1,0 +1,71 @@
+"""What the tests share: one thread, a scratch directory, small data, and the real files where they are."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar_lightning.sources import ENVIRONMENT_VARIABLE
+
+ROOT = Path(__file__).parent.parent
+#: Flags that make any config train on a few synthetic images.
+SMALL = [
+    "--data.source=synthetic",
+    "--data.synthetic_size=300",
+    "--data.val_size=60",
+    "--trainer.enable_model_summary=false",
+    "--trainer.enable_progress_bar=false",
+]
+CIFAR10_DIR = os.environ.get(ENVIRONMENT_VARIABLE)
+
+
+@pytest.fixture(autouse=True)
+def _scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run in an empty directory, with no CIFAR-10 but the one that a test asks for, on one thread."""
+    monkeypatch.chdir(tmp_path)
+    for variable in (ENVIRONMENT_VARIABLE, "PL_GLOBAL_SEED"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def cifar10_dir() -> str:
+    """The directory of the real files."""
+    if not CIFAR10_DIR:
+        pytest.skip("CIFAR10_DIR is not set: no real CIFAR-10")
+    return str((ROOT / CIFAR10_DIR).resolve())
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run the command line in this process, and return what it printed."""
+    from cifar_lightning.cli import main
+
+    def run(*args: str) -> str:
+        capfd.readouterr()
+        main(list(args))
+        printed = capfd.readouterr()
+        return printed.out + printed.err
+
+    return run
+
+
+@pytest.fixture
+def fail(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run the command line on a user's mistake, and return the one message that it must end with."""
+    from cifar_lightning.cli import main
+
+    def fail(*args: str) -> str:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(list(args))
+        assert stop.value.code not in (0, None)
+        printed = capfd.readouterr().err
+        assert "Traceback" not in printed
+        assert printed.count("error:") == 1
+        return printed[printed.index("error:") :]
+
+    return fail

@@ -1,0 +1,105 @@
+import csv
+import random
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, SMALL
+
+from cifar_lightning.resume import _collect, _restore
+
+ONE_CYCLE = [
+    f"--config={ROOT}/configs/one_cycle.yaml",
+    *SMALL,
+    "--data.batch_size=16",
+    "--model.hidden_sizes=3x20",
+    "--model.dropout_position=all",
+    "--trainer.max_epochs=3",
+    "--trainer.log_every_n_steps=1",
+]
+EVERY_4_STEPS = [
+    "--trainer.callbacks+=ModelCheckpoint",
+    "--trainer.callbacks.every_n_train_steps=4",
+    "--trainer.callbacks.save_top_k=-1",
+    "--trainer.callbacks.filename=step{step}",
+]
+
+
+def final(folder):
+    return torch.load(next(folder.rglob("last.ckpt")), weights_only=True)
+
+
+def rows(folder):
+    with next(folder.rglob("metrics.csv")).open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_random_generators_come_back():
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    state = _collect()
+    drawn = draw()
+    assert draw() != drawn
+    _restore(state)
+    assert draw() == drawn
+
+
+@pytest.mark.parametrize("model", [[], ["--model.normalization=batch", "--model.optimizer=NAdam"]])
+@pytest.mark.filterwarnings("ignore:this SELU network")
+def test_a_mid_epoch_resume_is_bitwise_equal_to_the_uninterrupted_run(run, tmp_path, model):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    run("fit", *ONE_CYCLE, *EVERY_4_STEPS, *model, f"--trainer.default_root_dir={whole}")
+    middle = next(whole.rglob("stepstep=20*.ckpt"))  # epoch 1, after 5 of 15 batches
+    assert torch.load(middle, weights_only=True)["epoch"] == 1
+    torch.rand(1000)
+    run("fit", *ONE_CYCLE, *model, f"--trainer.default_root_dir={resumed}", f"--ckpt_path={middle}")
+    expected, received = final(whole), final(resumed)
+    assert received["global_step"] == expected["global_step"] == 45
+    for name, value in expected["state_dict"].items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(received["state_dict"][name], value), name
+    assert torch.equal(received["random_generators"][0]["torch"], expected["random_generators"][0]["torch"])
+    assert received["lr_schedulers"] == expected["lr_schedulers"]
+    after = [row for row in rows(whole) if int(row["step"]) >= 20]
+    for ours, theirs in zip(rows(resumed), after, strict=True):  # the interrupted epoch's metrics too
+        mean = "train_loss"  # whose terms may be added in another order
+        assert float(ours.pop(mean) or 0) == pytest.approx(float(theirs.pop(mean) or 0), rel=1e-5)
+        assert ours == theirs
+
+
+def test_a_resume_takes_the_config_of_its_run(run, tmp_path):
+    root = f"--trainer.default_root_dir={tmp_path}"
+    run("fit", *ONE_CYCLE, "--model.schedule=Constant", "--trainer.max_steps=20", root)
+    last = next(tmp_path.rglob("last.ckpt"))
+    run("fit", "--ckpt_path", str(last), "--trainer.max_steps=30")
+    resumed = max(tmp_path.rglob("last.ckpt"), key=lambda path: path.stat().st_mtime)
+    assert resumed != last
+    assert resumed.parents[2].name == "one_cycle"
+    assert torch.load(resumed, weights_only=True)["global_step"] == 30
+
+
+@pytest.mark.parametrize(
+    ("flag", "name"),
+    [
+        ("--model.lr=0.1", "model.lr"),
+        ("--model.optimizer=Adam", "model.optimizer"),
+        ("--data.batch_size=8", "data.batch_size"),
+        ("--data.val_split=last", "data.val_split"),
+        ("--model.hidden_sizes=4x20", "model.hidden_sizes"),
+    ],
+)
+def test_a_resume_refuses_what_contradicts_its_checkpoint(run, fail, tmp_path, flag, name):
+    run("fit", *ONE_CYCLE, "--trainer.max_steps=2")
+    message = fail("fit", *ONE_CYCLE, "--ckpt_path=last", flag)
+    assert f"--{name} contradicts the checkpoint: expected" in message
+    assert "received" in message
+
+
+def test_a_resume_that_finds_nothing_fails(fail):
+    assert "no checkpoint: expected runs/one_cycle/*/checkpoints/last.ckpt" in fail(
+        "fit", *ONE_CYCLE, "--ckpt_path=last"
+    )
+    assert "no checkpoint: expected a file, best or last; received 'x.ckpt'" in fail(
+        "fit", *ONE_CYCLE, "--ckpt_path=x.ckpt"
+    )

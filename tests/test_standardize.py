@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+from cifar_lightning import Standardize, compute_statistics
+
+IMAGES = torch.randint(0, 256, (300, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def standardized(images, scaling):
+    module = Standardize()
+    module.set_statistics(compute_statistics(IMAGES, scaling, chunk=70))
+    return module(images)
+
+
+def test_feature_scaling_is_that_of_a_standard_scaler():
+    x = IMAGES.double()
+    expected = (x - x.mean(0)) / x.std(0, correction=0)
+    torch.testing.assert_close(standardized(IMAGES, "feature"), expected.float())
+
+
+def test_channel_scaling():
+    x = IMAGES.double()
+    mean, std = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True, correction=0)
+    torch.testing.assert_close(standardized(IMAGES, "channel"), ((x - mean) / std).float())
+
+
+def test_raw_and_unit():
+    assert torch.equal(standardized(IMAGES, "raw"), IMAGES.float())
+    torch.testing.assert_close(standardized(IMAGES, "unit"), IMAGES.float() / 255)
+
+
+def test_constant_features_become_zero():
+    images = IMAGES.clone()
+    images[:, 1, 5, 5] = 77
+    module = Standardize()
+    module.set_statistics(compute_statistics(images, "feature"))
+    y = module(images)
+    assert y.isfinite().all()
+    assert (y[:, 1, 5, 5] == 0).all()
+
+
+def test_statistics_are_part_of_the_state():
+    module = Standardize()
+    module.set_statistics(compute_statistics(IMAGES, "feature"))
+    loaded = Standardize()
+    loaded.load_state_dict(module.state_dict())
+    assert loaded.scaling == "feature"
+    assert torch.equal(loaded(IMAGES), module(IMAGES))
+
+
+def test_statistics_are_kept_and_never_contradicted():
+    module = Standardize()
+    module.set_statistics(compute_statistics(IMAGES, "feature"))
+    mean = module.mean.clone()
+    module.set_statistics(compute_statistics(IMAGES[:10], "feature"))
+    assert torch.equal(module.mean, mean)
+    with pytest.raises(ValueError, match="contradicting scalings: expected 'feature', .* received 'unit'"):
+        module.set_statistics(compute_statistics(IMAGES, "unit"))
+    other = Standardize()
+    other.set_statistics(compute_statistics(IMAGES, "unit"))
+    with pytest.raises(ValueError, match="contradicting scalings: expected 'unit', .* received 'feature'"):
+        other.load_state_dict(module.state_dict())
+
+
+def test_errors():
+    with pytest.raises(ValueError, match=r"expected \(B, 3, 32, 32\), received \(2, 3, 28, 28\)"):
+        Standardize()(torch.zeros(2, 3, 28, 28))
+    with pytest.raises(ValueError, match="unknown scaling: expected one of raw, unit, channel, feature"):
+        compute_statistics(IMAGES, "minmax")
+    with pytest.raises(ValueError, match="no training images"):
+        compute_statistics(IMAGES[:0], "feature")
