@@ -25,7 +25,7 @@ from cifar_lightning.classifier import MLPClassifier
 from cifar_lightning.datamodule import CIFAR10DataModule
 from cifar_lightning.predictions import PredictionTable
 from cifar_lightning.report import RunProgressBar, RunReport
-from cifar_lightning.resume import ExactResume
+from cifar_lightning.resume import BestAndLast, ExactResume
 
 RUNS = "runs"
 #: Set to see the traceback of an error that is reported in one message.
@@ -189,7 +189,7 @@ class CLI(LightningCLI):
         callbacks: list[Callback] = [RunReport(), ExactResume(), PredictionTable()]
         if self.subcommand == "fit" and config.enable_checkpointing is not False:
             callbacks.append(
-                ModelCheckpoint(filename="best", monitor="val_loss", save_last=True, enable_version_counter=False)
+                BestAndLast(filename="best", monitor="val_loss", save_last=True, enable_version_counter=False)
             )
         if config.enable_progress_bar is not False:
             callbacks.append(RunProgressBar())

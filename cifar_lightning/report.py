@@ -135,6 +135,8 @@ def draw_learning_curves(rows: list[Row], path: Path, title: str) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if quantity == "accuracy":
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        if quantity != "lr":
+        if quantity == "lr":
+            axes.set_ylim(bottom=0)
+        else:
             axes.legend()
     figure.savefig(path, dpi=120)

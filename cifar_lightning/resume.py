@@ -1,11 +1,15 @@
-"""Bit-exact resuming: the state of every random generator, kept in the checkpoint."""
+"""Bit-exact resuming: the random generators' states and the best weights so far go with the run."""
 
 import random
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 
 
 class ExactResume(Callback):
@@ -46,6 +50,30 @@ class ExactResume(Callback):
         if self._state is not None:
             _restore(self._state)
             self._state = None
+
+
+class BestAndLast(ModelCheckpoint):
+    """A `ModelCheckpoint` that takes the best weights so far along into the folder of the resumed run.
+
+    Lightning's own forgets the best score when the folder changes, and calls the first epoch after it the best.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Copy the best checkpoint, if it is still there, and go on from its score."""
+        best = Path(state_dict["best_model_path"])
+        if self.dirpath is not None and best.is_file():
+            here = Path(self.dirpath) / best.name
+            if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                here.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(best, here)
+            state_dict = state_dict | {
+                "dirpath": self.dirpath,
+                "best_model_path": str(here),
+                "kth_best_model_path": str(here),
+                "best_k_models": {str(here): state_dict["best_model_score"]},
+                "last_model_path": "",
+            }
+        super().load_state_dict(state_dict)
 
 
 def _collect() -> dict[str, Any]:

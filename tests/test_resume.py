@@ -79,6 +79,20 @@ def test_a_resume_takes_the_config_of_its_run(run, tmp_path):
     assert torch.load(resumed, weights_only=True)["global_step"] == 30
 
 
+def test_a_resume_takes_the_best_weights_along(run, tmp_path):
+    # At this rate each epoch is worse than the one before.
+    flags = [*ONE_CYCLE, "--model.schedule=Constant", "--model.lr=0.9", f"--trainer.default_root_dir={tmp_path}"]
+    run("fit", *flags, "--trainer.max_epochs=1")
+    first = next(tmp_path.rglob("best.ckpt"))
+    run("fit", *flags, "--trainer.max_epochs=3", f"--ckpt_path={first.with_name('last.ckpt')}")
+    second = max(tmp_path.rglob("best.ckpt"), key=lambda path: path.stat().st_mtime)
+    assert second != first
+    assert second.read_bytes() == first.read_bytes()
+    state = torch.load(second.with_name("last.ckpt"), weights_only=True)["callbacks"]
+    best = next(value for key, value in state.items() if key.startswith("BestAndLast"))
+    assert best["best_model_path"] == str(second)
+
+
 @pytest.mark.parametrize(
     ("flag", "name"),
     [

@@ -1,0 +1,65 @@
+"""Everything that the README shows is run: its shell commands in one directory, in order, and its Python."""
+
+import re
+import shlex
+
+import pytest
+from conftest import ROOT, SMALL
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.strip() and not line.startswith("#")
+]
+QUICK = ["--trainer.max_epochs=2", "--trainer.limit_train_batches=4"]
+
+
+def test_commands(run, tmp_path, monkeypatch):
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    ran = 0
+    for command in COMMANDS:
+        words = [word for word in shlex.split(command) if not word.startswith("CIFAR10_DIR=")]
+        match words[0]:
+            case "scripts/fit":
+                args = ["fit", *words[1:]]
+                if not any(word.startswith(("--config", "--ckpt_path")) for word in words):
+                    args[1:1] = ["--config", "configs/one_cycle.yaml"]
+            case "lightning" | "cifar-lightning":
+                args = words[1:]
+            case "python" if words[1:3] == ["-m", "cifar_lightning"]:
+                args = words[3:]
+            case "git" | "cd" | "pip" | "scripts/test" | "tensorboard" | "scripts/benchmark_alpha_dropout":
+                continue  # what the others need, or what runs this test
+            case _:
+                pytest.fail(f"the README shows a command that no test knows: {command}")
+        ran += 1
+        if "gpu" in args or any(arg.startswith(("--print", "--help")) for arg in args):
+            with pytest.raises(SystemExit) as stop:
+                run(*args, *([] if "gpu" not in args else ["--print_config"]))
+            assert stop.value.code in (0, None), command
+        elif args[0] == "fit":
+            run(*args, *SMALL, *QUICK)
+        else:
+            run(*args, "--trainer.enable_progress_bar=false")
+    assert ran >= 5
+
+
+def test_python(tmp_path, monkeypatch):
+    monkeypatch.setenv("CI", "1")
+    namespace = {}
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), namespace)
+
+
+def test_every_config_is_listed():
+    for config in (ROOT / "configs").glob("*.yaml"):
+        assert f"configs/{config.name}" in README, config.name
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\((?!http)([^)#]+)", README):
+        assert (ROOT / target).exists(), target

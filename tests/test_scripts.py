@@ -1,0 +1,76 @@
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of the scripts beside an installed environment whose programs print what they are called with."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    bin_dir = tmp_path / ".venv" / "bin"
+    bin_dir.mkdir(parents=True)
+    for program in ("cifar-lightning", "python"):
+        (bin_dir / program).write_text(f'#!/bin/sh\necho {program} "$@"\n')
+        (bin_dir / program).chmod(0o755)
+    for stamp in (".installed", ".installed-test"):
+        (tmp_path / ".venv" / stamp).touch()
+    return tmp_path
+
+
+def call(checkout, script, *args, **environment):
+    done = subprocess.run(
+        [checkout / "scripts" / script, *args],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": os.environ["PATH"], **environment},
+    )
+    return done.stdout.strip().replace(str(checkout), "."), done.stderr
+
+
+DEFAULT = "cifar-lightning fit --config ./configs/one_cycle.yaml"
+
+
+@pytest.mark.parametrize(
+    ("args", "environment", "expected"),
+    [
+        ([], {}, f"{DEFAULT} --data.source cifar10_or_synthetic"),
+        (["--trainer.max_epochs", "3"], {}, f"{DEFAULT} --data.source cifar10_or_synthetic --trainer.max_epochs 3"),
+        # Whoever names the data is never given other data.
+        (["--data.data_dir", "x"], {}, f"{DEFAULT} --data.data_dir x"),
+        (["--data.source=synthetic"], {}, f"{DEFAULT} --data.source=synthetic"),
+        ([], {"CIFAR10_DIR": "x"}, DEFAULT),
+        # Configs merge, so the default does not lie under another one.
+        (["--config", "a.yaml"], {}, "cifar-lightning fit --config a.yaml"),
+        (["--config=a.yaml"], {}, "cifar-lightning fit --config=a.yaml"),
+        (["-c", "a.yaml"], {}, "cifar-lightning fit -c a.yaml"),
+        (["--ckpt_path", "a.ckpt"], {}, "cifar-lightning fit --ckpt_path a.ckpt"),
+        (["--help"], {}, "cifar-lightning fit --help"),
+    ],
+)
+def test_fit(checkout, args, environment, expected):
+    printed, said = call(checkout, "fit", *args, **environment)
+    assert printed == expected
+    assert said == ""  # installed nothing
+
+
+def test_test_passes_its_arguments_on(checkout):
+    assert call(checkout, "test", "-n", "2")[0] == "python -m pytest -n 2"
+
+
+@pytest.mark.parametrize(("script", "wanted"), [("fit", "."), ("test", ".[test]")])
+def test_installs_when_pyproject_is_newer(checkout, script, wanted):
+    later = time.time() + 10
+    os.utime(checkout / "pyproject.toml", (later, later))
+    printed, said = call(checkout, script)
+    assert "setting up .venv" in said
+    assert f"pip install --quiet --disable-pip-version-check --editable {wanted}" in said
+    os.utime(checkout / "pyproject.toml", (0, 0))
+    assert call(checkout, script)[1] == ""
+    assert printed
