@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cifar_lightning.alpha_dropout import AlphaDropout, alpha_dropout
 from cifar_lightning.initializers import initialize_, variance_scaling_
+from cifar_lightning.mc_dropout import MCPrediction, mc_dropout, mc_predict
 from cifar_lightning.mlp import DeepMLP
 from cifar_lightning.schedules import Constant, OneCycle
 from cifar_lightning.standardize import Standardize, compute_statistics
@@ -21,12 +22,15 @@ __all__ = [
     "CIFAR10DataModule",
     "Constant",
     "DeepMLP",
+    "MCPrediction",
     "MLPClassifier",
     "OneCycle",
     "Standardize",
     "alpha_dropout",
     "compute_statistics",
     "initialize_",
+    "mc_dropout",
+    "mc_predict",
     "variance_scaling_",
 ]
 

@@ -10,17 +10,21 @@ import torch
 import torch.nn.functional as F
 from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DistributedSampler
 from torchmetrics import MetricCollection
 
 from cifar_lightning.components import build_optimizer, optimizer_component
+from cifar_lightning.evaluation import Predictions, gather
+from cifar_lightning.mc_dropout import MCPrediction, dropout_modules, mc_predict
 from cifar_lightning.metrics import classification_metrics
 from cifar_lightning.mlp import DeepMLP
 from cifar_lightning.schedules import Constant, Schedule, build_schedule, schedule_component
 from cifar_lightning.standardize import Standardize, Statistics
+from cifar_lightning.temperature import Temperature
 
 Batch = tuple[Tensor, Tensor]
 
@@ -43,6 +47,9 @@ class MLPClassifier(LightningModule):
         lr: Learning rate; the peak of a schedule that has one.
         optimizer: An optimizer of `torch.optim`, by name, or of an imported module, by path.
         schedule: How the learning rate moves, by name or as an instance.
+        mc_samples: In an evaluation or a prediction, number of Monte-Carlo dropout passes; 0 for none.
+        ensemble: In an evaluation, checkpoints whose probabilities are averaged with this network's.
+        calibrate: In `validate`, whether to fit a temperature and write it into a new checkpoint.
         network: What `DeepMLP` takes.
 
     Raises:
@@ -54,6 +61,9 @@ class MLPClassifier(LightningModule):
         lr: float = 1e-3,
         optimizer: OptimizerFactory | str = "NAdam",
         schedule: Schedule | str = "Constant",
+        mc_samples: int = 0,
+        ensemble: list[str] | None = None,
+        calibrate: bool = False,
         **network: Any,
     ) -> None:
         super().__init__()
@@ -64,7 +74,14 @@ class MLPClassifier(LightningModule):
         hparams = NETWORK_DEFAULTS | network | {"hidden_sizes": self.network.hidden_sizes, "lr": lr}
         hparams |= {"optimizer": optimizer_component(optimizer), "schedule": schedule_component(schedule)}
         self.save_hyperparameters(hparams)
+        # What is asked of an evaluation is no hyperparameter of the network.
+        if mc_samples < 0:
+            raise ValueError(f"mc_samples out of range: expected 0 or more, received {mc_samples}")
+        self.mc_samples, self.ensemble, self.calibrate = mc_samples, ensemble or [], calibrate
+        self.members: list[MLPClassifier] = []
+        self.classes: list[str] = []
         self.standardize = Standardize()
+        self.temperature = Temperature()
         num_classes = self.network.output.out_features
         self.train_metrics = classification_metrics(num_classes, "train_")
         self.val_metrics = self.train_metrics.clone(prefix="val_")
@@ -73,8 +90,12 @@ class MLPClassifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, 3, 32, 32), uint8 or floating from 0 to 255, to logits (B, num_classes)."""
-        logits: Tensor = self.network(self.standardize(images))
+        logits: Tensor = self.temperature(self.network(self.standardize(images)))
         return logits
+
+    def as_sequential(self) -> nn.Sequential:
+        """The same as layers in a row, so that `mc_predict` computes what dropout does not change only once."""
+        return nn.Sequential(self.standardize, self.network, self.temperature)
 
     @torch.no_grad()
     def predict_proba(self, images: Tensor) -> Tensor:
@@ -93,6 +114,11 @@ class MLPClassifier(LightningModule):
         Raises:
             ValueError: If the data module's scaling contradicts them.
         """
+        if stage != "fit":
+            self._prepare_evaluation()
+        images = getattr(self.trainer.datamodule, "images", None)  # type: ignore[attr-defined]
+        if images is not None:
+            self.classes = list(images.classes)
         statistics: Statistics | None = getattr(self.trainer.datamodule, "statistics", None)  # type: ignore[attr-defined]
         if statistics is None:
             return
@@ -100,6 +126,16 @@ class MLPClassifier(LightningModule):
         if self.network.activation == "selu" and statistics.scaling in ("raw", "unit"):
             gap = self.network.self_normalization_gaps(standardized_input=False)[-1]
             warnings.warn(f"this SELU network does not normalize itself: {gap}", stacklevel=1)
+
+    def _prepare_evaluation(self) -> None:
+        if self.mc_samples and not dropout_modules(self.network):
+            raise ValueError(
+                "Monte-Carlo dropout has nothing to sample: expected a network with a dropout of p > 0 for "
+                f"--model.mc_samples {self.mc_samples}, received dropout {self.hparams['dropout']!r}"
+            )
+        self.members = [MLPClassifier.load_from_checkpoint(path, map_location="cpu") for path in self.ensemble]
+        for member in self.members:
+            member.eval()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and the schedule."""
@@ -138,46 +174,70 @@ class MLPClassifier(LightningModule):
         self._update_train_metrics()
         self._log_and_reset(self.train_metrics)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure a batch."""
-        self._measure(self.val_metrics, batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> Predictions | None:
+        """Measure a batch; outside of a training, return every way's predictions."""
+        logits = self._measure(self.val_metrics, batch)
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            return None
+        if self.calibrate:
+            self._pending.append((logits, batch[1]))
+        return self._predict_every_way(batch[0], logits)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the validation metrics."""
+        """Log the validation metrics, and calibrate if that was asked for."""
         self._log_and_reset(self.val_metrics)
+        if self._pending and self.trainer.state.fn == TrainerFn.VALIDATING:
+            logits, labels = map(torch.cat, zip(*self._pending, strict=True))
+            self._pending.clear()
+            raw = gather(self, logits * self.temperature.value)
+            self.log("temperature", self.temperature.fit(raw, gather(self, labels)))
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure a batch."""
-        self._measure(self.test_metrics, batch)
+    def test_step(self, batch: Batch, batch_idx: int) -> Predictions:
+        """Measure a batch, and return every way's predictions."""
+        return self._predict_every_way(batch[0], self._measure(self.test_metrics, batch))
 
     def on_test_epoch_end(self) -> None:
         """Log the test metrics."""
         self._log_and_reset(self.test_metrics)
 
-    def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
-        """Map images (B, 3, 32, 32), with or without labels, to probabilities (B, num_classes)."""
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor | MCPrediction:
+        """Predict images (B, 3, 32, 32), the batch or its first part, by Monte-Carlo dropout if there are samples."""
         images = batch if isinstance(batch, Tensor) else batch[0]
-        return self.predict_proba(images)
+        return mc_predict(self, images, self.mc_samples) if self.mc_samples else self.predict_proba(images)
+
+    def _predict_every_way(self, images: Tensor, logits: Tensor) -> Predictions:
+        probabilities = logits.softmax(-1)
+        ways: Predictions = {"deterministic": probabilities}
+        if self.mc_samples:
+            ways[f"MC dropout, {self.mc_samples} samples"] = mc_predict(self, images, self.mc_samples)
+        if self.members:
+            members = [member.to(self.device).predict_proba(images) for member in self.members]
+            ways[f"ensemble of {1 + len(members)}"] = torch.stack([probabilities, *members]).mean(0)
+        return ways
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what was measured of the present epoch, so that a resumed one reports all of it."""
+        """Save the classes' names, and what was measured of the present epoch, for a resumed one to report it all."""
         self._update_train_metrics()
+        checkpoint["classes"] = self.classes
         checkpoint["train_metrics"] = {
             name: metric.metric_state for name, metric in self.train_metrics.items(keep_base=True)
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what `on_save_checkpoint` saved."""
+        self.classes = checkpoint.get("classes", [])
         for name, state in checkpoint.get("train_metrics", {}).items():
             metric = self.train_metrics[name]
             for key, value in state.items():
                 setattr(metric, key, value.to(self.device))
             metric._update_count = 1  # or torchmetrics warns that nothing was measured
 
-    def _measure(self, metrics: MetricCollection, batch: Batch) -> None:
+    def _measure(self, metrics: MetricCollection, batch: Batch) -> Tensor:
         images, labels = batch
         self._check_labels(labels)
-        metrics.update(self(images).float(), labels)
+        logits: Tensor = self(images).float()
+        metrics.update(logits, labels)
+        return logits
 
     def _update_train_metrics(self) -> None:
         if self._pending:

@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 import warnings
+from glob import glob
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +24,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from cifar_lightning.classifier import MLPClassifier
 from cifar_lightning.datamodule import CIFAR10DataModule
+from cifar_lightning.evaluation import EvaluationReport
 from cifar_lightning.predictions import PredictionTable
 from cifar_lightning.report import RunProgressBar, RunReport
 from cifar_lightning.resume import BestAndLast, ExactResume
@@ -38,6 +40,10 @@ NETWORK_OPTIONS = {"scaling"}
 
 
 set_parsing_settings(add_print_completion_argument=True)  # --print_completion shtab-bash
+
+
+#: Options that take several values, one after another.
+LIST_OPTIONS = {"--model.ensemble", "--data.images"}
 
 
 class Parser(LightningArgumentParser):
@@ -84,7 +90,7 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; a resume without a config takes the one of the run that it resumes."""
-        arguments = list(sys.argv[1:] if args is None else args)
+        arguments = gather_lists(list(sys.argv[1:] if args is None else args))
         self.config = parser.parse_args(arguments)
         self._subconfig.ckpt_path = checkpoint = self._find_checkpoint()
         if checkpoint and self.config.subcommand == "fit" and not self._subconfig.config:
@@ -98,6 +104,7 @@ class CLI(LightningCLI):
             self.config = parser.parse_args(arguments)
             self._subconfig.ckpt_path = checkpoint
         self._explicit = parser.parse_args(arguments, defaults=False)[self.config.subcommand]
+        self._resolve_ensemble()
 
     @property
     def _subconfig(self) -> Namespace:
@@ -111,6 +118,9 @@ class CLI(LightningCLI):
             ValueError: If it does not exist, or if an evaluation names none.
         """
         named, subcommand = self._subconfig.ckpt_path, self.config.subcommand
+        ensemble = self._subconfig.model.ensemble
+        if named is None and ensemble:
+            named = ensemble[0]
         if named is None:
             if subcommand == "fit":
                 return None
@@ -127,6 +137,15 @@ class CLI(LightningCLI):
         if not Path(named).is_file():
             raise ValueError(f"no checkpoint: expected a file, best or last; received {named!r}")
         return str(named)
+
+    def _resolve_ensemble(self) -> None:
+        """The other members of the ensemble, as files; the checkpoint itself is one of it anyway."""
+        members = [path for name in self._subconfig.model.ensemble or [] for path in sorted(glob(name)) or [name]]
+        for path in members:
+            if not Path(path).is_file():
+                raise ValueError(f"no checkpoint: expected the file of a member of the ensemble, received {path!r}")
+        itself = Path(self._subconfig.ckpt_path or "").absolute()
+        self._subconfig.model.ensemble = [path for path in members if Path(path).absolute() != itself] or None
 
     def _parse_ckpt_path(self) -> None:
         """Take what is not given from the checkpoint's hyperparameters; what is given must not contradict them."""
@@ -186,11 +205,14 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with the callbacks and loggers that every run has, in a folder of its own."""
         config = self._get(self.config_init, "trainer")
-        callbacks: list[Callback] = [RunReport(), ExactResume(), PredictionTable()]
+        self.predictions = PredictionTable()
+        callbacks: list[Callback] = [RunReport(), ExactResume(), EvaluationReport(), self.predictions]
         if self.subcommand == "fit" and config.enable_checkpointing is not False:
             callbacks.append(
                 BestAndLast(filename="best", monitor="val_loss", save_last=True, enable_version_counter=False)
             )
+        if self.subcommand != "fit":  # evaluations need none of the training's callbacks
+            warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks.*")
         if config.enable_progress_bar is not False:
             callbacks.append(RunProgressBar())
         self.trainer_defaults["callbacks"] = callbacks
@@ -198,6 +220,39 @@ class CLI(LightningCLI):
         if config.logger in (None, True):
             kwargs["logger"] = _loggers(self.folder)
         return super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
+
+    # -------------------------------------------------------------------------------------------------- running
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """What the trainer's method is called with."""
+        arguments = super()._prepare_subcommand_kwargs(subcommand)
+        match subcommand:
+            case "predict":
+                arguments["return_predictions"] = False  # they are streamed into a table
+            case "validate" | "test":
+                arguments["verbose"] = False  # our table says it
+        return arguments
+
+    def after_validate(self) -> None:
+        """Write the calibrated network beside the other results."""
+        if self.model.calibrate and self.trainer.is_global_zero:
+            assert self.folder is not None, "the run has a folder"
+            path = self.folder / "checkpoints" / "calibrated.ckpt"
+            path.parent.mkdir(exist_ok=True)
+            temperature = self.model.temperature.value.cpu()
+            checkpoint = torch.load(self._subconfig.ckpt_path, map_location="cpu", weights_only=True)
+            checkpoint["state_dict"]["temperature.value"] = temperature
+            torch.save(checkpoint, path)
+            print(f"temperature {temperature.item():.4f}; the calibrated network is in {path}")
+
+    def after_predict(self) -> None:
+        """Exit with status 1 if an image was skipped.
+
+        Raises:
+            SystemExit: If so.
+        """
+        if self.predictions.broken:
+            raise SystemExit(1)
 
     @property
     def _root(self) -> Path:
@@ -208,7 +263,10 @@ class CLI(LightningCLI):
         """The names of the configs, or of the run that a checkpoint is from."""
         configs = [Path(str(path)) for path in self._subconfig.config or []]
         if self._subconfig.ckpt_path not in (None, "best", "last"):
-            run = Path(self._subconfig.ckpt_path).absolute().parent.parent
+            checkpoint = Path(self._subconfig.ckpt_path).absolute()
+            if checkpoint.parent.name != "checkpoints" and not configs:
+                return checkpoint.stem
+            run = checkpoint.parent.parent
             if not configs or run / "config.yaml" in [path.absolute() for path in configs]:
                 return run.parent.name
         return "+".join(path.stem for path in configs) or "default"
@@ -235,6 +293,27 @@ class CLI(LightningCLI):
 def _loggers(folder: Path) -> list[Logger]:
     root, name, version = folder.parent.parent, folder.parent.name, folder.name
     return [CSVLogger(root, name, version), TensorBoardLogger(root, name, version, default_hp_metric=False)]
+
+
+def gather_lists(arguments: list[str]) -> list[str]:
+    """Spell `--model.ensemble A B` as jsonargparse takes it, `--model.ensemble=["A", "B"]`, and `--data.images` too."""
+    gathered: list[str] = []
+    i = 0
+    while i < len(arguments):
+        option, _, value = arguments[i].partition("=")
+        i += 1
+        if option not in LIST_OPTIONS or value.startswith("["):
+            gathered.append(arguments[i - 1])
+            continue
+        values = [value] if value else []
+        while i < len(arguments) and not arguments[i].startswith("--"):
+            values.append(arguments[i])
+            i += 1
+        if len(values) == 1 and values[0].startswith("["):
+            gathered.append(f"{option}={values[0]}")
+        else:
+            gathered.append(f"{option}={json.dumps(values)}")
+    return gathered
 
 
 def _plain(value: Any) -> Any:
@@ -266,7 +345,7 @@ def _silence_what_does_not_concern_the_user() -> None:
     ):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "litlogger" not in record.getMessage()  # an advertisement
+        lambda record: "Tip: " not in record.getMessage()  # advertisements
     )
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from cifar_lightning.batches import BatchOrder, ResumableLoader, ValSplit, make_loader, split_indices
 from cifar_lightning.download import download_official
+from cifar_lightning.image_files import FileBatch, ImageFiles, find_images
 from cifar_lightning.sources import (
     ALTERNATIVES,
     DataUnavailableError,
@@ -48,6 +49,7 @@ class CIFAR10DataModule(LightningDataModule):
             deviations of the training split.
         batch_size: Number of training images a step and device.
         eval_batch_size: Number of images a batch in validation, testing and prediction.
+        images: For `predict`, image files, folders or globs in the place of the test images.
         order_seed: Seed of the order of the training images; by default the one of `seed_everything`, else 0.
 
     Raises:
@@ -66,13 +68,15 @@ class CIFAR10DataModule(LightningDataModule):
         scaling: Scaling = "feature",
         batch_size: int = 32,
         eval_batch_size: int = 1000,
+        images: list[str] | str | None = None,
         order_seed: int | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["images"])  # what is predicted is no property of the training
         for name in ("batch_size", "eval_batch_size", "synthetic_size"):
             if self.hparams[name] < 1:
                 raise ValueError(f"{name} out of range: expected at least 1, received {self.hparams[name]}")
+        self.files = find_images(images) if images else []
         self.images: ImageSet | None = None
         self.statistics: Statistics | None = None
         self._train: Tensor = torch.empty(0, dtype=torch.long)
@@ -81,7 +85,7 @@ class CIFAR10DataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Make the files available, once a machine: download them if they are missing and allowed to be."""
         source, download = self.hparams["source"], self.hparams["download"]
-        if source == "synthetic":
+        if source == "synthetic" or self.files:
             return
         directory = find_data_dir(self.hparams["data_dir"])
         if find_official(directory) is not None:
@@ -110,7 +114,7 @@ class CIFAR10DataModule(LightningDataModule):
                 "overfit_batches would put Lightning's sampler in the place of ours: expected "
                 "--trainer.limit_train_batches, received --trainer.overfit_batches"
             )
-        if self.images is not None:
+        if self.images is not None or self.files:
             return
         images = self._load()
         self._train, self._val = split_indices(
@@ -158,9 +162,12 @@ class CIFAR10DataModule(LightningDataModule):
         order = self._order(torch.arange(len(images.test_labels)), self.hparams["eval_batch_size"])
         return make_loader(images.test_images, images.test_labels, order)
 
-    def predict_dataloader(self) -> Loader:
-        """The test images, in order."""
-        return self.test_dataloader()
+    def predict_dataloader(self) -> Loader | DataLoader[FileBatch]:
+        """The image files that were named, or else the test images, in order."""
+        if not self.files:
+            return self.test_dataloader()
+        order = self._order(torch.arange(len(self.files)), self.hparams["eval_batch_size"])
+        return DataLoader(ImageFiles(self.files), batch_size=None, sampler=order, generator=torch.Generator())
 
     def _order(self, indices: Tensor, batch_size: int, shuffle: bool = False) -> BatchOrder:
         seed = self.hparams["order_seed"]

@@ -153,6 +153,10 @@ class DeepMLP(nn.Module):
         logits: Tensor = self.output(self.hidden(self.input(x)))
         return logits
 
+    def as_sequential(self) -> nn.Sequential:
+        """The same layers in a row, for whoever wants to run only some of them."""
+        return nn.Sequential(nn.Flatten(), self.input, self.hidden, self.output)
+
     @torch.no_grad()
     def constrain_(self) -> None:
         """Scale down the weights into each hidden unit to the norm `max_norm`; to be called after each step."""

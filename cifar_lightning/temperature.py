@@ -1,0 +1,54 @@
+"""Temperature scaling: one number that makes a trained network's probabilities mean what they say.
+
+C. Guo, G. Pleiss, Y. Sun, K. Weinberger, "On Calibration of Modern Neural Networks", ICML 2017,
+https://arxiv.org/abs/1706.04599.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class Temperature(nn.Module):
+    """Divide logits by a temperature that is saved with the module: 1 until `fit` is called."""
+
+    value: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.ones(()))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Map (B, K) to (B, K)."""
+        return logits / self.value
+
+    @torch.no_grad()
+    def fit(self, logits: Tensor, labels: Tensor) -> float:
+        """Set the temperature to the one with the lowest cross-entropy, and return it.
+
+        Args:
+            logits: (N, K), of images that were not trained on, before any temperature.
+            labels: (N,).
+        """
+        self.value.fill_(fit_temperature(logits, labels))
+        return self.value.item()
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The T that minimizes the cross-entropy of logits / T, (N, K), against labels, (N,).
+
+    Newton's method on β = 1/T, in which L(β) = mean(log Σ exp(βz) - βz_y) is convex:
+    L' = mean(E_p z - z_y) and L'' = mean(Var_p z), with p = softmax(βz).
+    """
+    z = logits.detach().double()
+    z_label = z.gather(1, labels[:, None]).squeeze(1)
+    beta = 1.0
+    for _ in range(100):
+        p = (beta * z).softmax(1)
+        mean = (p * z).sum(1)
+        slope = (mean - z_label).mean().item()
+        curvature = ((p * z.square()).sum(1) - mean.square()).mean().item()
+        if curvature <= 0 or abs(slope) < 1e-10:
+            break
+        # At most halved or doubled: far from the minimum a Newton step can leave β > 0.
+        beta = min(max(beta - slope / curvature, beta / 2), 2 * beta)
+    return 1 / beta
