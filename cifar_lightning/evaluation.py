@@ -156,11 +156,12 @@ def gather(pl_module: LightningModule, values: Tensor) -> Tensor:
 
 
 def _table(rows: dict[str, dict[str, float]], title: str) -> Table:
-    table = Table(title=title, box=SIMPLE)
+    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("prediction", no_wrap=True)
-    columns = {name: column for name, column in COLUMNS.items() if name != "entropy"}  # what 80 columns can hold
+    left_to_the_file = ("top3_accuracy", "entropy")  # the screen may have no more than 80 columns
+    columns = {name: column for name, column in COLUMNS.items() if name not in left_to_the_file}
     for name in columns.values():
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True, min_width=6)
     for way, row in rows.items():
         cells = [f"{row[name]:.2%}" if "accuracy" in name else f"{row[name]:.4f}" for name in columns if name in row]
         table.add_row(way, *cells)

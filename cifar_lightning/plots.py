@@ -24,10 +24,10 @@ def draw_reliability(curves: Mapping[str, Mapping[str, Tensor]], path: Path, tit
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfectly calibrated")
     for name, curve in curves.items():
-        there = (curve["counts"] > 0).cpu()
-        confidence, accuracy = curve["confidence"].cpu()[there], curve["accuracy"].cpu()[there]
-        axes.plot(confidence, accuracy, marker="o", markersize=4, label=name)
-        below.plot(confidence, curve["counts"].cpu()[there] / curve["counts"].sum().cpu(), marker=".", label=name)
+        counts, confidence, accuracy = (curve[part].cpu().numpy() for part in ("counts", "confidence", "accuracy"))
+        there = counts > 0
+        axes.plot(confidence[there], accuracy[there], marker="o", markersize=4, label=name)
+        below.plot(confidence[there], counts[there] / counts.sum(), marker=".", label=name)
     axes.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     below.set(xlabel="confidence", ylabel="share", ylim=(0, None))
     axes.legend()
@@ -47,7 +47,7 @@ def draw_confusion_matrix(counts: Tensor, classes: Sequence[str], path: Path, ti
         path: The file to write.
         title: The figure's title.
     """
-    shares = (counts / counts.sum(1, keepdim=True).clamp(min=1)).cpu()
+    shares = (counts / counts.sum(1, keepdim=True).clamp(min=1)).cpu().numpy()
     figure = Figure(figsize=(7.5, 7), layout="constrained")
     figure.suptitle(title)
     axes = figure.subplots()
@@ -91,15 +91,15 @@ def draw_images(
         axes.axis("off")
     for index, (image, row) in enumerate(zip(images, probabilities, strict=True)):
         picture, bars = grid.flat[2 * index], grid.flat[2 * index + 1]
-        picture.imshow(image.permute(1, 2, 0).cpu())
+        picture.imshow(image.permute(1, 2, 0).cpu().numpy())
         picture.axis("off")
         picture.set_title(captions[index], fontsize=8)
-        _draw_bars(bars, row.cpu(), classes, None if std is None else std[index].cpu())
+        _draw_bars(bars, row.tolist(), classes, None if std is None else std[index].tolist())
     figure.savefig(path, dpi=DPI)
 
 
-def _draw_bars(axes: Axes, probabilities: Tensor, classes: Sequence[str], std: Tensor | None) -> None:
-    best = int(probabilities.argmax())
+def _draw_bars(axes: Axes, probabilities: list[float], classes: Sequence[str], std: list[float] | None) -> None:
+    best = probabilities.index(max(probabilities))
     colours = ["tab:orange" if k == best else "tab:blue" for k in range(len(classes))]
     axes.barh(range(len(classes)), probabilities, color=colours, xerr=std, error_kw={"linewidth": 0.8})
     axes.set_yticks(range(len(classes)), classes, fontsize=5.5)

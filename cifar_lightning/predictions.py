@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich import get_console
+from rich.box import SIMPLE
 from rich.table import Table
 from torch import Tensor
 
@@ -82,10 +83,7 @@ class PredictionTable(Callback):
             return
         seconds = time.perf_counter() - self._start
         console = get_console()
-        table = Table(*COLUMNS)
-        for row in self._rows:
-            table.add_row(*row)
-        console.print(table)
+        console.print(_table(self._rows))
         if self._count > len(self._rows):
             console.print(f"... and {self._count - len(self._rows):,} more in the file")
         if self._drawn:
@@ -109,3 +107,17 @@ class PredictionTable(Callback):
             f"the first {len(images)} of {self._count:,} images",
             None if std.isnan().any() else std,
         )
+
+
+def _table(rows: list[list[str]]) -> Table:
+    """The rows, shortened to what 80 columns can hold."""
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    widths = {"image": None, "class": 10, "p": 6, "next": None, "spread": 6, "entropy": 7}
+    for name, width in widths.items():
+        table.add_column(name, no_wrap=True, min_width=width)
+    for path, label, best, probability, top, spread, uncertainty in rows:
+        following = (part.split(":") for part in top.split()[1:])
+        name = Path(path).name + (f" ({label})" if label else "")
+        next_best = ", ".join(f"{which} {float(p):.2f}" for which, p in following)
+        table.add_row(name, best, probability, next_best, spread, uncertainty)
+    return table

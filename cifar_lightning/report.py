@@ -24,6 +24,21 @@ class RunProgressBar(RichProgressBar):
             for name, value in metrics.items()
         }
 
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start to count images."""
+        super().on_predict_start(trainer, pl_module)
+        self._predicted, self._start = 0, time.perf_counter()
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Show the rate in images per second."""
+        super().on_predict_batch_end(trainer, pl_module, outputs, batch, *args, **kwargs)
+        self._predicted += len(batch[0])
+        if self.progress is not None and self.predict_progress_bar_id is not None:
+            rate = self._predicted / (time.perf_counter() - self._start)
+            self.progress.update(self.predict_progress_bar_id, description=f"Predicting, {rate:,.0f} images/s")
+
 
 class RunReport(Callback):
     """Collect each epoch's metrics; at the end draw `learning_curves.png` and print a table.
