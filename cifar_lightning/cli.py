@@ -25,6 +25,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from cifar_lightning.classifier import MLPClassifier
 from cifar_lightning.datamodule import CIFAR10DataModule
 from cifar_lightning.evaluation import EvaluationReport
+from cifar_lightning.lr_finder import LRFinder  # noqa: F401 (short name)
 from cifar_lightning.predictions import PredictionTable
 from cifar_lightning.report import RunProgressBar, RunReport
 from cifar_lightning.resume import BestAndLast, ExactResume
@@ -158,14 +159,23 @@ class CLI(LightningCLI):
             "data": {
                 name: value
                 for name, value in self.checkpoint.get("datamodule_hyper_parameters", {}).items()
-                if name not in PLACE_OPTIONS
+                if name in self._subconfig.data and name not in PLACE_OPTIONS
             },
         }
+        self._forget_what_a_finder_replaced()
         taken = {
             group: {name: value for name, value in values.items() if name not in self._explicit.get(group, {})}
             for group, values in stored.items()
         }
         self.config = self.parser.parse_object({self.config.subcommand: taken}, self.config)
+
+    def _forget_what_a_finder_replaced(self) -> None:
+        """A rate that is given as it was when the finder replaced it does not contradict the one that was found."""
+        for state in self.checkpoint.get("callbacks", {}).values():
+            if isinstance(state, dict) and set(state) == {"attribute", "given", "found"}:
+                name = state["attribute"].partition(".")[0]
+                if self._explicit.get(f"model.{state['attribute']}") == state["given"]:
+                    self._explicit.model.pop(name)
 
     def _refuse_contradictions(self) -> None:
         """Refuse given options that differ from what the checkpoint's network was trained with.
@@ -292,7 +302,7 @@ class CLI(LightningCLI):
 
 def _loggers(folder: Path) -> list[Logger]:
     root, name, version = folder.parent.parent, folder.parent.name, folder.name
-    return [CSVLogger(root, name, version), TensorBoardLogger(root, name, version, default_hp_metric=False)]
+    return [CSVLogger(root, name, version), TensorBoardLogger(root, name, version)]
 
 
 def gather_lists(arguments: list[str]) -> list[str]:

@@ -122,6 +122,7 @@ class CIFAR10DataModule(LightningDataModule):
         )
         self.statistics = compute_statistics(images.train_images[self._train], self.hparams["scaling"])
         self.images = images
+        self.save_hyperparameters({"data_set": images.name})  # for every log of the run
 
     def _load(self) -> ImageSet:
         source, size = self.hparams["source"], self.hparams["synthetic_size"]

@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
 from rich import get_console
 from rich.table import Table
 
@@ -52,19 +53,18 @@ class RunReport(Callback):
         self._epoch_start = 0.0
         self._open = False  # whether an epoch has begun that has no row yet
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the data set's name into every log."""
-        for logger in trainer.loggers:
-            logger.log_hyperparams({"data_set": _data_set(trainer)})
-
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the time."""
         self._close_epoch(trainer)
         self._epoch_start, self._open = time.perf_counter(), True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the last epoch."""
+        """Close the last epoch, and give TensorBoard's table of hyperparameters the best accuracy."""
         self._close_epoch(trainer)
+        validated = [row for row in self.rows if "val_loss" in row]
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and validated:
+                logger.log_metrics({"hp_metric": min(validated, key=lambda row: row["val_loss"])["val_accuracy"]})
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw and print the report."""

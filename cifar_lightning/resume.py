@@ -23,7 +23,7 @@ class ExactResume(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Collect the states of all ranks."""
-        states = [_collect()]
+        states = [collect_generators()]
         if trainer.world_size > 1:
             states *= trainer.world_size
             torch.distributed.all_gather_object(states, states[0])
@@ -48,7 +48,7 @@ class ExactResume(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Restore the state, once."""
         if self._state is not None:
-            _restore(self._state)
+            restore_generators(self._state)
             self._state = None
 
 
@@ -76,7 +76,7 @@ class BestAndLast(ModelCheckpoint):
         super().load_state_dict(state_dict)
 
 
-def _collect() -> dict[str, Any]:
+def collect_generators() -> dict[str, Any]:
     """The states as primitives and tensors, which load with `weights_only=True`."""
     name, keys, *rest = np.random.get_state(legacy=True)
     return {
@@ -87,7 +87,8 @@ def _collect() -> dict[str, Any]:
     }
 
 
-def _restore(state: dict[str, Any]) -> None:
+def restore_generators(state: dict[str, Any]) -> None:
+    """Set the generators to what `collect_generators` returned."""
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))

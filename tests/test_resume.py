@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import ROOT, SMALL
 
-from cifar_lightning.resume import _collect, _restore
+from cifar_lightning.resume import collect_generators, restore_generators
 
 ONE_CYCLE = [
     f"--config={ROOT}/configs/one_cycle.yaml",
@@ -38,10 +38,10 @@ def test_random_generators_come_back():
     def draw():
         return random.random(), np.random.rand(), torch.rand(1).item()
 
-    state = _collect()
+    state = collect_generators()
     drawn = draw()
     assert draw() != drawn
-    _restore(state)
+    restore_generators(state)
     assert draw() == drawn
 
 
