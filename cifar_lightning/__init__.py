@@ -1,33 +1,58 @@
 """The deep multilayer perceptron of the CIFAR-10 exercise, piece by piece.
 
-The names below need torch only. `MLPClassifier` and `CIFAR10DataModule` need Lightning, which is imported when they
-are first asked for.
+The names below need torch only. `MLPClassifier`, `CIFAR10DataModule` and `LRFinder` need Lightning, which is imported
+when they are first asked for.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cifar_lightning.alpha_dropout import AlphaDropout, alpha_dropout
 from cifar_lightning.initializers import initialize_, variance_scaling_
+from cifar_lightning.lr_sweep import LRSweep, find_lr
 from cifar_lightning.mc_dropout import MCPrediction, mc_dropout, mc_predict
 from cifar_lightning.mlp import DeepMLP
-from cifar_lightning.schedules import Constant, OneCycle
+from cifar_lightning.schedules import (
+    Constant,
+    Cosine,
+    Exponential,
+    OneCycle,
+    Performance,
+    PiecewiseConstant,
+    Power,
+)
 from cifar_lightning.standardize import Standardize, compute_statistics
 
 if TYPE_CHECKING:
     from cifar_lightning.classifier import MLPClassifier
     from cifar_lightning.datamodule import CIFAR10DataModule
+    from cifar_lightning.lr_finder import LRFinder
+
+_LIGHTNING = {
+    "CIFAR10DataModule": "cifar_lightning.datamodule",
+    "LRFinder": "cifar_lightning.lr_finder",
+    "MLPClassifier": "cifar_lightning.classifier",
+}
 
 __all__ = [
     "AlphaDropout",
     "CIFAR10DataModule",
     "Constant",
+    "Cosine",
     "DeepMLP",
+    "Exponential",
+    "LRFinder",
+    "LRSweep",
     "MCPrediction",
     "MLPClassifier",
     "OneCycle",
+    "Performance",
+    "PiecewiseConstant",
+    "Power",
     "Standardize",
     "alpha_dropout",
     "compute_statistics",
+    "find_lr",
     "initialize_",
     "mc_dropout",
     "mc_predict",
@@ -36,12 +61,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "MLPClassifier":
-        from cifar_lightning.classifier import MLPClassifier
-
-        return MLPClassifier
-    if name == "CIFAR10DataModule":
-        from cifar_lightning.datamodule import CIFAR10DataModule
-
-        return CIFAR10DataModule
+    if name in _LIGHTNING:
+        return getattr(import_module(_LIGHTNING[name]), name)
     raise AttributeError(f"module 'cifar_lightning' has no attribute {name!r}")

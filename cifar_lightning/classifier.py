@@ -3,18 +3,16 @@
 import inspect
 import warnings
 from collections.abc import Callable, Iterable
-from math import ceil
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.fabric.utilities.data import sized_len
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DistributedSampler
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
 from cifar_lightning.components import build_optimizer, optimizer_component
@@ -22,9 +20,10 @@ from cifar_lightning.evaluation import Predictions, gather
 from cifar_lightning.mc_dropout import MCPrediction, dropout_modules, mc_predict
 from cifar_lightning.metrics import classification_metrics
 from cifar_lightning.mlp import DeepMLP
-from cifar_lightning.schedules import Constant, Schedule, build_schedule, schedule_component
+from cifar_lightning.schedules import Constant, Cosine, OneCycle, Schedule, build_schedule, schedule_component
 from cifar_lightning.standardize import Standardize, Statistics
 from cifar_lightning.temperature import Temperature
+from cifar_lightning.training_length import count_optimizer_steps
 
 Batch = tuple[Tensor, Tensor]
 
@@ -50,6 +49,8 @@ class MLPClassifier(LightningModule):
         mc_samples: In an evaluation or a prediction, number of Monte-Carlo dropout passes; 0 for none.
         ensemble: In an evaluation, checkpoints whose probabilities are averaged with this network's.
         calibrate: In `validate`, whether to fit a temperature and write it into a new checkpoint.
+        resume_cycle: What to do when a training is resumed with another length than its schedule was made for: refuse,
+            finish the old cycle and stop, or begin a new one from the weights so far for the steps that are left.
         network: What `DeepMLP` takes.
 
     Raises:
@@ -64,6 +65,7 @@ class MLPClassifier(LightningModule):
         mc_samples: int = 0,
         ensemble: list[str] | None = None,
         calibrate: bool = False,
+        resume_cycle: Literal["refuse", "finish", "new"] = "refuse",
         **network: Any,
     ) -> None:
         super().__init__()
@@ -78,6 +80,9 @@ class MLPClassifier(LightningModule):
         if mc_samples < 0:
             raise ValueError(f"mc_samples out of range: expected 0 or more, received {mc_samples}")
         self.mc_samples, self.ensemble, self.calibrate = mc_samples, ensemble or [], calibrate
+        self.resume_cycle = resume_cycle
+        self._total_steps: int | None = None
+        self._first_step = 0  # of the cycle: not 0 only if a resumed training begins a new one
         self.members: list[MLPClassifier] = []
         self.classes: list[str] = []
         self.standardize = Standardize()
@@ -143,11 +148,54 @@ class MLPClassifier(LightningModule):
         schedule = build_schedule(self.hparams["schedule"])
         if schedule == Constant():
             return optimizer
-        scheduler = schedule.build(optimizer, count_optimizer_steps(self.trainer))
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": schedule.interval},
+        self._total_steps = count_optimizer_steps(self.trainer)
+        steps = None if self._total_steps is None else self._total_steps - self._first_step
+        config: Any = {
+            "scheduler": schedule.build(optimizer, steps),
+            "interval": schedule.interval,
+            "monitor": schedule.monitor,
         }
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def on_train_start(self) -> None:
+        """Begin a new cycle at its own first rate: the restored optimizer still has the last of the old one."""
+        if self._first_step:
+            scheduler = self.trainer.lr_scheduler_configs[0].scheduler
+            for group, lr in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+                group["lr"] = lr
+
+    def _resume_cycle(self, checkpoint: dict[str, Any]) -> None:
+        """See to it that a resumed training has the length that its schedule was made for, or refuse.
+
+        Raises:
+            ValueError: If it has another, and `resume_cycle` does not say what to do.
+        """
+        old, new = checkpoint.get("total_steps"), count_optimizer_steps(self.trainer)
+        schedule = build_schedule(self.hparams["schedule"])
+        if not isinstance(schedule, OneCycle | Cosine) or old is None or old == new:
+            return
+        name = type(schedule).__name__
+        match self.resume_cycle:
+            case "finish":
+                self.trainer.fit_loop.epoch_loop.max_steps = old
+            case "new" if new is None or new > checkpoint["global_step"]:
+                self._first_step = checkpoint["global_step"]
+                checkpoint["lr_schedulers"] = []
+            case _:
+                raise ValueError(
+                    f"the training has another length than its {name} schedule: expected {old} optimizer steps, as "
+                    f"when the checkpoint was written; received {new}. Either finish the old cycle, "
+                    "--model.resume_cycle finish, or begin a new one from these weights, --model.resume_cycle new"
+                )
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step a scheduler, unless it goes by a metric.
+
+        That one is stepped by `on_validation_epoch_end`, before the checkpoint is written: Lightning would step it
+        after that, and not at all in an epoch that is resumed.
+        """
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            super().lr_scheduler_step(scheduler, metric)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then impose the network's constraint."""
@@ -184,8 +232,12 @@ class MLPClassifier(LightningModule):
         return self._predict_every_way(batch[0], logits)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the validation metrics, and calibrate if that was asked for."""
-        self._log_and_reset(self.val_metrics)
+        """Log the validation metrics, step a schedule that goes by one, and calibrate if that was asked for."""
+        values = self._log_and_reset(self.val_metrics)
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            for config in self.trainer.lr_scheduler_configs:
+                if isinstance(config.scheduler, ReduceLROnPlateau) and config.monitor is not None:
+                    config.scheduler.step(values[config.monitor].item())
         if self._pending and self.trainer.state.fn == TrainerFn.VALIDATING:
             logits, labels = map(torch.cat, zip(*self._pending, strict=True))
             self._pending.clear()
@@ -218,7 +270,7 @@ class MLPClassifier(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the classes' names, and what was measured of the present epoch, for a resumed one to report it all."""
         self._update_train_metrics()
-        checkpoint["classes"] = self.classes
+        checkpoint["classes"], checkpoint["total_steps"] = self.classes, self._total_steps
         checkpoint["train_metrics"] = {
             name: metric.metric_state for name, metric in self.train_metrics.items(keep_base=True)
         }
@@ -226,6 +278,8 @@ class MLPClassifier(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what `on_save_checkpoint` saved."""
         self.classes = checkpoint.get("classes", [])
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self._resume_cycle(checkpoint)
         for name, state in checkpoint.get("train_metrics", {}).items():
             metric = self.train_metrics[name]
             for key, value in state.items():
@@ -245,34 +299,14 @@ class MLPClassifier(LightningModule):
             self.train_metrics.update(logits.float(), labels)
             self._pending.clear()
 
-    def _log_and_reset(self, metrics: MetricCollection) -> None:
-        self.log_dict(metrics.compute(), prog_bar=metrics is self.val_metrics)
+    def _log_and_reset(self, metrics: MetricCollection) -> dict[str, Tensor]:
+        values: dict[str, Tensor] = metrics.compute()
+        self.log_dict(values, prog_bar=metrics is self.val_metrics)
         metrics.reset()
+        return values
 
     def _check_labels(self, labels: Tensor) -> None:
         num_classes = self.network.output.out_features
         low, high = int(labels.min()), int(labels.max())
         if not 0 <= low <= high < num_classes:
             raise ValueError(f"wrong labels: expected 0 to {num_classes - 1}, received {low} to {high}")
-
-
-def count_optimizer_steps(trainer: Trainer) -> int | None:
-    """Number of optimizer steps of a whole training, or None if it can't be known.
-
-    `trainer.estimated_stepping_batches` would set up the data loader before a resume restores it, which then goes on
-    with wrong batches in silence.
-    """
-    limits = [trainer.max_steps] if trainer.max_steps != -1 else []
-    loader: Any = trainer.fit_loop._data_source.dataloader()
-    batches = sized_len(loader)
-    if batches is not None and trainer.max_epochs not in (None, -1):
-        connector = trainer._accelerator_connector
-        sharded = not connector.use_distributed_sampler or isinstance(
-            getattr(loader, "sampler", None), DistributedSampler
-        )
-        if connector.is_distributed and not sharded:
-            batches = ceil(batches / trainer.world_size)
-        limit = trainer.limit_train_batches
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        limits.append(trainer.max_epochs * ceil(batches / trainer.accumulate_grad_batches))
-    return min(limits, default=None)

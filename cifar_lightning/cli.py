@@ -29,6 +29,7 @@ from cifar_lightning.lr_finder import LRFinder  # noqa: F401 (short name)
 from cifar_lightning.predictions import PredictionTable
 from cifar_lightning.report import RunProgressBar, RunReport
 from cifar_lightning.resume import BestAndLast, ExactResume
+from cifar_lightning.schedule_plot import SchedulePlot  # noqa: F401 (short name)
 
 RUNS = "runs"
 #: Set to see the traceback of an error that is reported in one message.

@@ -1,11 +1,20 @@
 """Learning-rate schedules, each a few options that build one of `torch.optim.lr_scheduler`'s."""
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from bisect import bisect_right
+from dataclasses import asdict, dataclass, field
+from math import cos, pi
+from typing import Any, Literal
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    ExponentialLR,
+    LambdaLR,
+    LRScheduler,
+    OneCycleLR,
+    ReduceLROnPlateau,
+)
 
 from cifar_lightning.components import Component, as_component, find_class
 
@@ -13,8 +22,15 @@ from cifar_lightning.components import Component, as_component, find_class
 class Schedule(ABC):
     """How the learning rate moves during training, relative to the optimizer's own."""
 
-    #: Whether the scheduler is stepped after each optimizer step or after each epoch.
-    interval: ClassVar[Literal["step", "epoch"]] = "step"
+    @property
+    def interval(self) -> Literal["step", "epoch"]:
+        """Whether the scheduler is stepped after each optimizer step or after each epoch."""
+        return "step"
+
+    @property
+    def monitor(self) -> str | None:
+        """The metric that the scheduler is stepped with, if any."""
+        return None
 
     @abstractmethod
     def build(self, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
@@ -32,22 +48,37 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """The 1cycle policy (Smith 2018, https://arxiv.org/abs/1803.09820), as in Géron's `OneCycleScheduler`.
+    """The 1cycle policy (Smith 2018, https://arxiv.org/abs/1803.09820), by default as in Géron's `OneCycleScheduler`.
 
-    With N steps and h = (N - (N // 10 + 1)) // 2, the rate climbs from lr / div_factor to lr in h steps, comes back
-    in h more, and falls to lr / div_factor / final_div_factor in the rest. The peak is the optimizer's own rate.
+    With N steps and h = (N - (N // 10 + 1)) // 2, the rate climbs from max_lr / div_factor to max_lr in h steps,
+    comes back in h more, and falls to max_lr / div_factor / final_div_factor in the rest.
 
     Args:
+        max_lr: The peak; by default the optimizer's own rate.
         anneal: Shape of each phase.
+        pct_start: Share of the steps in which the rate climbs, and again in which it comes back; by default h / N.
         div_factor: Peak rate over first rate.
         final_div_factor: First rate over last rate.
-        cycle_momentum: Whether to move momentum (SGD) or beta1 (Adam and its kin) from 0.95 to 0.85 and back.
+        cycle_momentum: Whether to move momentum (SGD) or beta1 (Adam and its kin) from `max_momentum` to
+            `base_momentum` and back.
+        base_momentum: Momentum at the peak rate.
+        max_momentum: Momentum at the first and last rate.
     """
 
+    max_lr: float | None = None
     anneal: Literal["linear", "cos"] = "linear"
+    pct_start: float | None = None
     div_factor: float = 10.0
     final_div_factor: float = 1000.0
     cycle_momentum: bool = False
+    base_momentum: float = 0.85
+    max_momentum: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.pct_start is not None and not 0 < self.pct_start <= 0.5:
+            raise ValueError(f"pct_start out of range: expected 0 < pct_start <= 0.5, received {self.pct_start}")
+        if self.max_lr is not None and not self.max_lr > 0:
+            raise ValueError(f"max_lr out of range: expected a positive number or null, received {self.max_lr}")
 
     def build(self, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
         """See `Schedule.build`.
@@ -55,14 +86,12 @@ class OneCycle(Schedule):
         Raises:
             ValueError: If the number of steps is not known.
         """
-        if total_steps is None:
-            raise ValueError(
-                "OneCycle needs to know how long the training is: expected --trainer.max_epochs or "
-                "--trainer.max_steps and a data loader with a length, received neither"
-            )
-        n = total_steps
-        h = (n - (n // 10 + 1)) // 2
+        n = _known(total_steps, "OneCycle")
+        h = (n - (n // 10 + 1)) // 2 if self.pct_start is None else round(self.pct_start * n)
+        peaks = [self.max_lr or group["lr"] for group in optimizer.param_groups]
         if h == 0:  # N < 3 has no room for a peak; as in Géron's formula, only the last phase is left
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak
             start = 1 / self.div_factor
             end = start / self.final_div_factor
             return LambdaLR(optimizer, lambda step: start + (end - start) * min(step / n, 1))
@@ -70,7 +99,7 @@ class OneCycle(Schedule):
         # negative rate (pytorch#91765).
         return OneCycleLR(
             optimizer,
-            max_lr=[group["lr"] for group in optimizer.param_groups],
+            max_lr=peaks,
             total_steps=n + 1,
             pct_start=(h + 1) / (n + 1),
             three_phase=True,
@@ -78,7 +107,164 @@ class OneCycle(Schedule):
             div_factor=self.div_factor,
             final_div_factor=self.final_div_factor,
             cycle_momentum=self.cycle_momentum,
+            base_momentum=self.base_momentum,
+            max_momentum=self.max_momentum,
         )
+
+
+@dataclass(frozen=True)
+class Power(Schedule):
+    """lr / (1 + t/s)^c after t steps.
+
+    Args:
+        s: Number of steps after which the rate is divided by 2^c.
+        c: The power.
+    """
+
+    s: int = 10_000
+    c: float = 1.0
+
+    def build(self, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
+        """See `Schedule.build`."""
+        return LambdaLR(optimizer, lambda t: (1 + t / self.s) ** -self.c)
+
+
+@dataclass(frozen=True)
+class Exponential(Schedule):
+    """lr * factor^(t/s) after t epochs or steps.
+
+    Args:
+        factor: What the rate is multiplied by in s epochs or steps.
+        s: Number of epochs or steps.
+        by: Whether t and s count epochs or steps.
+    """
+
+    factor: float = 0.1
+    s: float = 20.0
+    by: Literal["epoch", "step"] = "epoch"
+
+    @property
+    def interval(self) -> Literal["step", "epoch"]:
+        """See `Schedule.interval`."""
+        return self.by
+
+    def build(self, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
+        """See `Schedule.build`."""
+        return ExponentialLR(optimizer, gamma=self.factor ** (1 / self.s))
+
+
+@dataclass(frozen=True)
+class PiecewiseConstant(Schedule):
+    """lr times a factor that changes at some epochs.
+
+    Args:
+        epochs: The epochs at which it changes, ascending.
+        factors: The factor before the first of them and from each of them on: one more than epochs.
+
+    Raises:
+        ValueError: If the numbers do not fit.
+    """
+
+    epochs: list[int] = field(default_factory=lambda: [5, 15])
+    factors: list[float] = field(default_factory=lambda: [1.0, 0.5, 0.1])
+
+    def __post_init__(self) -> None:
+        if len(self.factors) != len(self.epochs) + 1 or self.epochs != sorted(set(self.epochs)):
+            raise ValueError(
+                "wrong pieces: expected ascending epochs and one factor more than epochs, received "
+                f"epochs={self.epochs}, factors={self.factors}"
+            )
+
+    @property
+    def interval(self) -> Literal["step", "epoch"]:
+        """See `Schedule.interval`."""
+        return "epoch"
+
+    def build(self, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
+        """See `Schedule.build`."""
+        return LambdaLR(optimizer, lambda epoch: self.factors[bisect_right(self.epochs, epoch)])
+
+
+@dataclass(frozen=True)
+class Performance(Schedule):
+    """Multiply the rate by a factor when a metric has not improved for some time (torch's `ReduceLROnPlateau`).
+
+    Args:
+        metric: The metric, as it is logged; a loss is to fall, an accuracy to rise.
+        factor: What the rate is multiplied by.
+        patience: Number of validations without improvement that are borne.
+        min_lr: The rate is never below this.
+    """
+
+    metric: Literal["val_loss", "val_accuracy", "val_top3_accuracy"] = "val_loss"
+    factor: float = 0.5
+    patience: int = 5
+    min_lr: float = 0.0
+
+    @property
+    def interval(self) -> Literal["step", "epoch"]:
+        """See `Schedule.interval`."""
+        return "epoch"
+
+    @property
+    def monitor(self) -> str | None:
+        """See `Schedule.monitor`."""
+        return self.metric
+
+    def build(self, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
+        """See `Schedule.build`."""
+        # Keras counts an epoch as improved if it is better at all; torch asks for a relative 1e-4 by default.
+        return ReduceLROnPlateau(
+            optimizer,
+            "min" if self.metric == "val_loss" else "max",
+            factor=self.factor,
+            patience=self.patience,
+            threshold=0.0,
+            min_lr=self.min_lr,
+        )
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """A linear warm-up to the optimizer's rate, then half a cosine down (Loshchilov and Hutter 2017, without restarts).
+
+    Args:
+        warmup: Share of the steps in which the rate climbs from near 0.
+        final: Last rate over the optimizer's rate.
+    """
+
+    warmup: float = 0.05
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup out of range: expected 0 <= warmup < 1, received {self.warmup}")
+
+    def build(self, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
+        """See `Schedule.build`.
+
+        Raises:
+            ValueError: If the number of steps is not known.
+        """
+        n = _known(total_steps, "Cosine")
+        rise = round(self.warmup * n)
+
+        def factor(step: int) -> float:
+            if step < rise:
+                return (step + 1) / (rise + 1)
+            share = min((step - rise) / max(n - rise, 1), 1)
+            return self.final + (1 - self.final) * (1 + cos(pi * share)) / 2
+
+        return LambdaLR(optimizer, factor)
+
+
+def _known(total_steps: int | None, schedule: str) -> int:
+    if total_steps is None:
+        raise ValueError(
+            f"{schedule} needs to know how long the training is: expected --trainer.max_epochs or "
+            "--trainer.max_steps and a data loader with a length, received neither"
+        )
+    return total_steps
 
 
 def schedule_component(value: Any) -> Component:

@@ -74,3 +74,11 @@ def test_installs_when_pyproject_is_newer(checkout, script, wanted):
     os.utime(checkout / "pyproject.toml", (0, 0))
     assert call(checkout, script)[1] == ""
     assert printed
+
+
+@pytest.mark.parametrize(
+    ("script", "callback"), [("find_lr", "LRFinder --trainer.callbacks.stop=true"), ("plot_schedule", "SchedulePlot")]
+)
+def test_short_scripts(checkout, script, callback):
+    printed, _ = call(checkout, script, "--config", "a.yaml")
+    assert printed == f"cifar-lightning fit --config a.yaml --trainer.callbacks+={callback}"
