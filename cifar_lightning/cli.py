@@ -1,13 +1,9 @@
 """The command line: `lightning fit --config configs/one_cycle.yaml`."""
 
-import contextlib
 import json
 import logging
 import os
-import pickle
-import shutil
 import sys
-import time
 import warnings
 from glob import glob
 from pathlib import Path
@@ -19,8 +15,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint  # noqa: F401 (short names)
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 from cifar_lightning.classifier import MLPClassifier
 from cifar_lightning.datamodule import CIFAR10DataModule
@@ -29,6 +23,7 @@ from cifar_lightning.lr_finder import LRFinder  # noqa: F401 (short name)
 from cifar_lightning.predictions import PredictionTable
 from cifar_lightning.report import RunProgressBar, RunReport
 from cifar_lightning.resume import BestAndLast, ExactResume
+from cifar_lightning.run_folder import discard_if_never_begun, make_loggers, make_run_folder, read_checkpoint
 from cifar_lightning.schedule_plot import SchedulePlot  # noqa: F401 (short name)
 
 RUNS = "runs"
@@ -78,15 +73,9 @@ class CLI(LightningCLI):
                 trainer_defaults={"max_epochs": 100},
             )
         except BaseException:
-            self._discard_folder_of_a_run_that_never_began()
+            if self.folder is not None:
+                discard_if_never_begun(self.folder)
             raise
-
-    def _discard_folder_of_a_run_that_never_began(self) -> None:
-        if self.folder is not None and self.folder.is_dir() and not (self.folder / "config.yaml").exists():
-            shutil.rmtree(self.folder)
-            for parent in (self.folder.parent, self.folder.parent.parent):
-                with contextlib.suppress(OSError):  # it holds other runs
-                    parent.rmdir()
 
     # ------------------------------------------------------------------------------------------------- parsing
 
@@ -225,11 +214,12 @@ class CLI(LightningCLI):
         if self.subcommand != "fit":  # evaluations need none of the training's callbacks
             warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks.*")
         if config.enable_progress_bar is not False:
-            callbacks.append(RunProgressBar())
+            callbacks.insert(0, RunProgressBar())  # first, so that it stops before the others print
         self.trainer_defaults["callbacks"] = callbacks
-        self.folder = self._make_run_folder(keep=not config.fast_dev_run)
+        kind = "" if self.subcommand == "fit" else f"{self.subcommand}_"
+        self.folder = make_run_folder(self._root / self._config_name, kind, keep=not config.fast_dev_run)
         if config.logger in (None, True):
-            kwargs["logger"] = _loggers(self.folder)
+            kwargs["logger"] = make_loggers(self.folder)
         return super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
 
     # -------------------------------------------------------------------------------------------------- running
@@ -282,29 +272,6 @@ class CLI(LightningCLI):
                 return run.parent.name
         return "+".join(path.stem for path in configs) or "default"
 
-    def _make_run_folder(self, keep: bool) -> Path:
-        """A folder that no run has had before, made on the first rank only."""
-        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-        if self.subcommand != "fit":
-            stamp = f"{self.subcommand}_{stamp}"
-        parent, tries = self._root / self._config_name, 1
-        folder = parent / stamp
-        while keep and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            try:
-                folder.mkdir(parents=True)
-                break
-            except FileExistsError:
-                if not parent.is_dir():
-                    raise
-                tries += 1
-                folder = parent / f"{stamp}_{tries}"
-        return folder
-
-
-def _loggers(folder: Path) -> list[Logger]:
-    root, name, version = folder.parent.parent, folder.parent.name, folder.name
-    return [CSVLogger(root, name, version), TensorBoardLogger(root, name, version)]
-
 
 def gather_lists(arguments: list[str]) -> list[str]:
     """Spell `--model.ensemble A B` as jsonargparse takes it, `--model.ensemble=["A", "B"]`, and `--data.images` too."""
@@ -330,22 +297,6 @@ def gather_lists(arguments: list[str]) -> list[str]:
 def _plain(value: Any) -> Any:
     """The value with its tuples as lists, as YAML and JSON know them."""
     return json.loads(json.dumps(value, default=str))
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of an `MLPClassifier`, without running code from it.
-
-    Raises:
-        ValueError: If the file is none.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        received = f"one with {', '.join(map(repr, checkpoint))}"
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, TypeError) as error:
-        checkpoint, received = {}, (str(error) or type(error).__name__).splitlines()[0]
-    if not {"state_dict", "hyper_parameters"} <= set(checkpoint):
-        raise ValueError(f"wrong checkpoint {path}: expected one of MLPClassifier, received {received}")
-    return dict(checkpoint)
 
 
 def _silence_what_does_not_concern_the_user() -> None:

@@ -25,6 +25,10 @@ class RunProgressBar(RichProgressBar):
             for name, value in metrics.items()
         }
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the bar, or it would be drawn again below what is printed next."""
+        self._stop_progress()
+
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start to count images."""
         super().on_predict_start(trainer, pl_module)

@@ -44,6 +44,7 @@ DEFAULT = "cifar-lightning fit --config ./configs/one_cycle.yaml"
         (["--trainer.max_epochs", "3"], {}, f"{DEFAULT} --data.source cifar10_or_synthetic --trainer.max_epochs 3"),
         # Whoever names the data is never given other data.
         (["--data.data_dir", "x"], {}, f"{DEFAULT} --data.data_dir x"),
+        (["--data.batch_size=64"], {}, f"{DEFAULT} --data.source cifar10_or_synthetic --data.batch_size=64"),
         (["--data.source=synthetic"], {}, f"{DEFAULT} --data.source=synthetic"),
         ([], {"CIFAR10_DIR": "x"}, DEFAULT),
         # Configs merge, so the default does not lie under another one.
