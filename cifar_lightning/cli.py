@@ -179,7 +179,8 @@ class CLI(LightningCLI):
             ("data", self.datamodule.hparams, self.checkpoint.get("datamodule_hyper_parameters", {}), data),
         )
         for group, given, stored, names in groups:
-            for name in sorted(names & set(stored)):
+            named = self._explicit.get(group, {})
+            for name in sorted(name for name in names & set(stored) if name in named):
                 if _plain(given[name]) != _plain(stored[name]):
                     raise ValueError(
                         f"--{group}.{name} contradicts the checkpoint: expected {stored[name]!r}, with which it was "

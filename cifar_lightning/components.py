@@ -14,6 +14,8 @@ from torch.optim import Optimizer
 
 from cifar_lightning.errors import unknown_name
 
+PRIMITIVES = (str, int, float, bool, list, tuple, type(None))
+
 
 class Component(TypedDict):
     """A class and its arguments, as primitives."""
@@ -46,10 +48,14 @@ def as_component(value: Any, base: type, namespace: str, set_elsewhere: Mapping[
     for name, place in set_elsewhere.items():
         if name in init_args:
             raise ValueError(f"{name} given twice: expected it as {place} only, received {cls.__name__}({name}=...)")
-    known = set(inspect.signature(cls).parameters) - {"params", *set_elsewhere}
+    parameters = inspect.signature(cls).parameters
+    known = set(parameters) - {"params", *set_elsewhere}
     for name in init_args:
         if name not in known:
             raise unknown_name(f"argument of {cls.__name__}", name, sorted(known))
+    # Defaults are stored too, so that a checkpoint outlives a change of them.
+    defaults = {name: parameters[name].default for name in parameters if name in known}
+    init_args = {name: value for name, value in defaults.items() if isinstance(value, PRIMITIVES)} | init_args
     # YAML knows no tuples.
     init_args = {name: list(arg) if isinstance(arg, tuple) else arg for name, arg in init_args.items()}
     return {"class_path": f"{_public_module(cls)}.{cls.__name__}", "init_args": init_args}

@@ -62,7 +62,8 @@ def test_a_checkpoint_alone_classifies(tmp_path, options):
 def test_hparams_hold_every_choice():
     hparams = small(lr=0.5).hparams
     assert hparams["lr"] == 0.5
-    assert hparams["optimizer"] == {"class_path": "torch.optim.NAdam", "init_args": {}}
+    assert hparams["optimizer"]["class_path"] == "torch.optim.NAdam"
+    assert hparams["optimizer"]["init_args"]["momentum_decay"] == 0.004
     assert hparams["activation"] == "selu"
     assert hparams["hidden_sizes"] == [8, 8]
 

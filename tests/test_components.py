@@ -8,6 +8,15 @@ from cifar_lightning.components import build_optimizer, optimizer_component
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"momentum": 0.9}}
 
 
+def test_defaults_are_stored_too():
+    init_args = optimizer_component(SGD)["init_args"]
+    assert init_args["momentum"] == 0.9
+    assert init_args["nesterov"] is False
+    assert init_args["weight_decay"] == 0
+    assert not {"lr", "params"} & set(init_args)
+    assert optimizer_component("NAdam")["init_args"]["betas"] == [0.9, 0.999]
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -17,12 +26,12 @@ SGD = {"class_path": "torch.optim.SGD", "init_args": {"momentum": 0.9}}
     ],
 )
 def test_one_form_for_all(value):
-    assert optimizer_component(value) == SGD
+    assert optimizer_component(value) == optimizer_component(SGD)
 
 
 @pytest.mark.parametrize("value", ["NAdam", "torch.optim.NAdam", "torch.optim.nadam.NAdam", torch.optim.NAdam])
 def test_names_paths_and_classes(value):
-    assert optimizer_component(value) == {"class_path": "torch.optim.NAdam", "init_args": {}}
+    assert optimizer_component(value)["class_path"] == "torch.optim.NAdam"
 
 
 def test_build():

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from conftest import SMALL
+from lightning.pytorch import Trainer
 from PIL import Image
 
 from cifar_lightning import CIFAR10DataModule, MLPClassifier, mc_predict
@@ -87,6 +88,15 @@ def test_validation_has_the_same_measures(run, trained):
     _, _, labels, probabilities = expected_probabilities(trained[0], "val")
     accuracy = (probabilities.argmax(1) == labels).float().mean().item()
     assert float(evaluation("validate")[0]["accuracy"]) == pytest.approx(accuracy)
+
+
+def test_a_checkpoint_made_in_python_is_evaluated_by_the_command_line(run):
+    model = MLPClassifier(hidden_sizes=[20], optimizer="SGD", schedule="OneCycle")
+    trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.fit(model, CIFAR10DataModule(source="synthetic", synthetic_size=300, val_size=60, scaling="unit"))
+    trainer.save_checkpoint("python.ckpt")
+    run("test", "--ckpt_path=python.ckpt", QUIET)
+    assert len(evaluation("test")) == 1
 
 
 def test_nothing_to_sample(run, fail):
