@@ -82,7 +82,8 @@ class MLPClassifier(LightningModule):
         self.mc_samples, self.ensemble, self.calibrate = mc_samples, ensemble or [], calibrate
         self.resume_cycle = resume_cycle
         self._total_steps: int | None = None
-        self._first_step = 0  # of the cycle: not 0 only if a resumed training begins a new one
+        self._first_step = 0  # of the cycle: not 0 only if a resumed training began a new one
+        self._new_cycle = False
         self.members: list[MLPClassifier] = []
         self.classes: list[str] = []
         self.standardize = Standardize()
@@ -138,9 +139,10 @@ class MLPClassifier(LightningModule):
                 "Monte-Carlo dropout has nothing to sample: expected a network with a dropout of p > 0 for "
                 f"--model.mc_samples {self.mc_samples}, received dropout {self.hparams['dropout']!r}"
             )
-        self.members = [MLPClassifier.load_from_checkpoint(path, map_location="cpu") for path in self.ensemble]
-        for member in self.members:
-            member.eval()
+        self.members = [
+            MLPClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+            for path in self.ensemble
+        ]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and the schedule."""
@@ -159,7 +161,7 @@ class MLPClassifier(LightningModule):
 
     def on_train_start(self) -> None:
         """Begin a new cycle at its own first rate: the restored optimizer still has the last of the old one."""
-        if self._first_step:
+        if self._new_cycle:
             scheduler = self.trainer.lr_scheduler_configs[0].scheduler
             for group, lr in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
                 group["lr"] = lr
@@ -171,6 +173,7 @@ class MLPClassifier(LightningModule):
             ValueError: If it has another, and `resume_cycle` does not say what to do.
         """
         old, new = checkpoint.get("total_steps"), count_optimizer_steps(self.trainer)
+        self._first_step = checkpoint.get("first_step", 0)
         schedule = build_schedule(self.hparams["schedule"])
         if not isinstance(schedule, OneCycle | Cosine) or old is None or old == new:
             return
@@ -179,7 +182,7 @@ class MLPClassifier(LightningModule):
             case "finish":
                 self.trainer.fit_loop.epoch_loop.max_steps = old
             case "new" if new is None or new > checkpoint["global_step"]:
-                self._first_step = checkpoint["global_step"]
+                self._first_step, self._new_cycle = checkpoint["global_step"], True
                 checkpoint["lr_schedulers"] = []
             case _:
                 raise ValueError(
@@ -255,7 +258,14 @@ class MLPClassifier(LightningModule):
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor | MCPrediction:
         """Predict images (B, 3, 32, 32), the batch or its first part, by Monte-Carlo dropout if there are samples."""
         images = batch if isinstance(batch, Tensor) else batch[0]
-        return mc_predict(self, images, self.mc_samples) if self.mc_samples else self.predict_proba(images)
+        if self.mc_samples:
+            return mc_predict(self, images, self.mc_samples)
+        return self._average_members(images, self.predict_proba(images))
+
+    def _average_members(self, images: Tensor, probabilities: Tensor) -> Tensor:
+        """The mean of this network's probabilities and those of the other members of the ensemble."""
+        members = [member.to(self.device).predict_proba(images) for member in self.members]
+        return torch.stack([probabilities, *members]).mean(0)
 
     def _predict_every_way(self, images: Tensor, logits: Tensor) -> Predictions:
         probabilities = logits.softmax(-1)
@@ -263,14 +273,14 @@ class MLPClassifier(LightningModule):
         if self.mc_samples:
             ways[f"MC dropout, {self.mc_samples} samples"] = mc_predict(self, images, self.mc_samples)
         if self.members:
-            members = [member.to(self.device).predict_proba(images) for member in self.members]
-            ways[f"ensemble of {1 + len(members)}"] = torch.stack([probabilities, *members]).mean(0)
+            ways[f"ensemble of {1 + len(self.members)}"] = self._average_members(images, probabilities)
         return ways
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the classes' names, and what was measured of the present epoch, for a resumed one to report it all."""
         self._update_train_metrics()
-        checkpoint["classes"], checkpoint["total_steps"] = self.classes, self._total_steps
+        checkpoint["classes"] = self.classes
+        checkpoint["total_steps"], checkpoint["first_step"] = self._total_steps, self._first_step
         checkpoint["train_metrics"] = {
             name: metric.metric_state for name, metric in self.train_metrics.items(keep_base=True)
         }

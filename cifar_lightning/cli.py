@@ -81,7 +81,7 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; a resume without a config takes the one of the run that it resumes."""
-        arguments = gather_lists(list(sys.argv[1:] if args is None else args))
+        arguments = configs_first(gather_lists(list(sys.argv[1:] if args is None else args)))
         self.config = parser.parse_args(arguments)
         self._subconfig.ckpt_path = checkpoint = self._find_checkpoint()
         if checkpoint and self.config.subcommand == "fit" and not self._subconfig.config:
@@ -94,8 +94,11 @@ class CLI(LightningCLI):
             arguments[1:1] = ["--config", str(config)]
             self.config = parser.parse_args(arguments)
             self._subconfig.ckpt_path = checkpoint
-        self._explicit = parser.parse_args(arguments, defaults=False)[self.config.subcommand]
+        # A training goes by its configs, but an evaluation may name one only to say which run is meant.
+        given = arguments if self.config.subcommand == "fit" else without_configs(arguments)
+        self._explicit = parser.parse_args(given, defaults=False)[self.config.subcommand]
         self._resolve_ensemble()
+        self._refuse_what_can_not_act()
 
     @property
     def _subconfig(self) -> Namespace:
@@ -137,6 +140,31 @@ class CLI(LightningCLI):
                 raise ValueError(f"no checkpoint: expected the file of a member of the ensemble, received {path!r}")
         itself = Path(self._subconfig.ckpt_path or "").absolute()
         self._subconfig.model.ensemble = [path for path in members if Path(path).absolute() != itself] or None
+
+    def _refuse_what_can_not_act(self) -> None:
+        model, subcommand = self._subconfig.model, self.config.subcommand
+        acts = {
+            "mc_samples": ("validate", "test", "predict"),
+            "ensemble": ("validate", "test", "predict"),
+            "calibrate": ("validate",),
+        }
+        for name, where in acts.items():
+            if model[name] and subcommand not in where:
+                raise ValueError(
+                    f"--model.{name} does nothing here: expected it with {' or '.join(where)}, received {subcommand}"
+                )
+        if subcommand == "predict" and model.mc_samples and model.ensemble:
+            raise ValueError("two ways to predict: expected --model.mc_samples or --model.ensemble, received both")
+        if self._subconfig.data.images is not None and subcommand != "predict":
+            raise ValueError(f"--data.images does nothing here: expected it with predict, received {subcommand}")
+
+    def _check_members(self) -> None:
+        """Check that the members of an ensemble tell the same classes apart."""
+        for path in self.model.ensemble:
+            member = read_checkpoint(Path(path))
+            expected, received = self.checkpoint.get("classes"), member.get("classes")
+            if expected != received:
+                raise ValueError(f"{path} has other classes: expected {expected}, received {received}")
 
     def _parse_ckpt_path(self) -> None:
         """Take what is not given from the checkpoint's hyperparameters; what is given must not contradict them."""
@@ -202,6 +230,7 @@ class CLI(LightningCLI):
         super().instantiate_classes()
         if self.checkpoint:
             self._refuse_contradictions()
+            self._check_members()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with the callbacks and loggers that every run has, in a folder of its own."""
@@ -288,11 +317,37 @@ def gather_lists(arguments: list[str]) -> list[str]:
         while i < len(arguments) and not arguments[i].startswith("--"):
             values.append(arguments[i])
             i += 1
+        if not values:
+            raise ValueError(f"{option} without a value: expected one or more, received none")
         if len(values) == 1 and values[0].startswith("["):
             gathered.append(f"{option}={values[0]}")
         else:
             gathered.append(f"{option}={json.dumps(values)}")
     return gathered
+
+
+def _split_configs(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The configs among the arguments, with their options, and the rest."""
+    configs: list[str] = []
+    rest: list[str] = []
+    i = 0
+    while i < len(arguments):
+        taken = 2 if arguments[i] in ("--config", "-c") else 1
+        part = arguments[i : i + taken]
+        (configs if taken == 2 or part[0].startswith("--config=") else rest).extend(part)
+        i += taken
+    return configs, rest
+
+
+def configs_first(arguments: list[str]) -> list[str]:
+    """Put the configs before the flags, which then win wherever they stand."""
+    configs, rest = _split_configs(arguments[1:])
+    return [*arguments[:1], *configs, *rest]
+
+
+def without_configs(arguments: list[str]) -> list[str]:
+    """The arguments without their configs."""
+    return [*arguments[:1], *_split_configs(arguments[1:])[1]]
 
 
 def _plain(value: Any) -> Any:
@@ -321,7 +376,10 @@ def main(args: list[str] | None = None) -> None:
     _silence_what_does_not_concern_the_user()
     try:
         CLI(args)
-    except (ValueError, OSError, MisconfigurationException) as error:
+    except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
+        # Lightning reports some mistakes of its user, such as early stopping without validation, by a RuntimeError.
+        if isinstance(error, RuntimeError) and "conditioned on metric" not in str(error):
+            raise
         if os.environ.get(DEBUG_VARIABLE):
             raise
         print(f"error: {error}\n({DEBUG_VARIABLE}=1 shows the traceback)", file=sys.stderr)

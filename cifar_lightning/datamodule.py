@@ -77,6 +77,7 @@ class CIFAR10DataModule(LightningDataModule):
             if self.hparams[name] < 1:
                 raise ValueError(f"{name} out of range: expected at least 1, received {self.hparams[name]}")
         self.files = find_images(images) if images else []
+        self._resumed_seed: int | None = None
         self.images: ImageSet | None = None
         self.statistics: Statistics | None = None
         self._train: Tensor = torch.empty(0, dtype=torch.long)
@@ -171,18 +172,21 @@ class CIFAR10DataModule(LightningDataModule):
         return DataLoader(ImageFiles(self.files), batch_size=None, sampler=order, generator=torch.Generator())
 
     def _order(self, indices: Tensor, batch_size: int, shuffle: bool = False) -> BatchOrder:
-        seed = self.hparams["order_seed"]
-        if seed is None:
-            seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         ranks = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        return BatchOrder(indices, batch_size, shuffle, seed, *ranks)
+        return BatchOrder(indices, batch_size, shuffle, self._order_seed(), *ranks)
+
+    def _order_seed(self) -> int:
+        for seed in (self.hparams["order_seed"], self._resumed_seed, os.environ.get("PL_GLOBAL_SEED")):
+            if seed is not None:
+                return int(seed)
+        return 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The name of the data set, so that a resume can't go on with another."""
-        return {"data_set": self.data_set}
+        """The data set and the seed of its order, so that a resume can't go on with others."""
+        return {"data_set": self.data_set, "order_seed": self._order_seed()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Check that a resumed run goes on with the data set that it began with.
+        """Check that a resumed run goes on with the data set that it began with, in the order that it began with.
 
         Raises:
             ValueError: If it does not.
@@ -193,6 +197,8 @@ class CIFAR10DataModule(LightningDataModule):
                 f"another data set: expected {state['data_set']!r}, on which the checkpoint was trained; "
                 f"received {self.data_set!r}"
             )
+        if fitting:
+            self._resumed_seed = state["order_seed"]
 
 
 def _listing(directory: Path) -> str:

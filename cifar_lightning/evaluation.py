@@ -126,7 +126,7 @@ class EvaluationReport(Callback):
         title = f"{folder.parent.name} on {data_set}, {split} split"
         count = int(confusion.sum())
         get_console().print(_table(rows, f"{title}, {count:,} images"))
-        _write_csv(rows, count, folder / "evaluation.csv")
+        _write_csv(rows, data_set, count, folder / "evaluation.csv")
         classes = getattr(pl_module, "classes", None) or [str(k) for k in range(len(confusion))]
         draw_reliability(curves, folder / "reliability.png", title)
         way = next(iter(rows))
@@ -149,10 +149,12 @@ class EvaluationReport(Callback):
 
 
 def gather(pl_module: LightningModule, values: Tensor) -> Tensor:
-    """The rows of `values`, (N, ...), of all ranks, each with equally many."""
-    gathered = pl_module.all_gather(values)
-    assert isinstance(gathered, Tensor), "a tensor is gathered into a tensor"
-    return gathered.flatten(0, 1) if gathered.ndim > values.ndim else gathered
+    """The rows of `values`, (N, ...), of all ranks, which may have different numbers of them."""
+    if pl_module.trainer.world_size == 1:
+        return values
+    parts: list[Any] = [None] * pl_module.trainer.world_size
+    torch.distributed.all_gather_object(parts, values.cpu())
+    return torch.cat(parts).to(values.device)
 
 
 def _table(rows: dict[str, dict[str, float]], title: str) -> Table:
@@ -168,9 +170,9 @@ def _table(rows: dict[str, dict[str, float]], title: str) -> Table:
     return table
 
 
-def _write_csv(rows: dict[str, dict[str, float]], count: int, path: Path) -> None:
+def _write_csv(rows: dict[str, dict[str, float]], data_set: str, count: int, path: Path) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["prediction", "images", *COLUMNS])
+        writer.writerow(["prediction", "data_set", "images", *COLUMNS])
         for way, row in rows.items():
-            writer.writerow([way, count, *(row.get(name, "") for name in COLUMNS)])
+            writer.writerow([way, data_set, count, *(row.get(name, "") for name in COLUMNS)])

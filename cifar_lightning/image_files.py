@@ -5,8 +5,9 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
@@ -56,12 +57,14 @@ def read_image(path: str) -> tuple[Tensor, list[str]]:
     """
     conversions = []
     with Image.open(path) as opened:
-        image: Image.Image = opened
+        image: Image.Image = ImageOps.exif_transpose(opened)  # as its camera was held
         if image.has_transparency_data:
             conversions.append("laid on white")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         elif image.mode != "RGB":
             conversions.append(f"converted from {image.mode}")
+        if image.mode.startswith("I"):  # 16 bits, which PIL would clip and not scale
+            image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
         image = image.convert("RGB")
         if image.size != (SIZE, SIZE):
             conversions.append("resized")

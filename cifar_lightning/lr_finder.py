@@ -3,7 +3,8 @@
 import copy
 import csv
 import inspect
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,22 +80,28 @@ class LRFinder(Callback):
             stepper.restore_loader()
             restore_generators(generators)
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks
+        data_set = getattr(trainer.datamodule, "data_set", "unnamed data")  # type: ignore[attr-defined]
+        title = f"Learning-rate range test on {data_set}"
         if trainer.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
             write_csv(self.sweep, folder / "lr_finder.csv")
-            draw_sweep(self.sweep, folder / "lr_finder.png", self.rule)
+            draw_sweep(self.sweep, folder / "lr_finder.png", self.rule, title)
         suggestions = _suggestions(self.sweep)
         if trainer.is_global_zero and suggestions:
-            get_console().print(_table(suggestions, self.rule))
+            get_console().print(_table(suggestions, self.rule, title))
         if self.apply or self.stop:
             suggestion = self.sweep.suggest(self.rule)  # raises if there is none
-        trainer.should_stop = self.stop
+        if self.stop:
+            stop_before_training(trainer)
         if self.apply and not self.stop:
             self.found = {"attribute": self.attribute, "given": holder[name], "found": suggestion}
             holder[name] = suggestion
+            if hasattr(pl_module, self.attribute):  # self.lr = lr is as common as self.hparams.lr
+                setattr(pl_module, self.attribute, suggestion)
             # The loggers are about to write the *initial* hyperparameters, which this makes of the present ones.
             pl_module.save_hyperparameters(dict(pl_module.hparams))
             trainer.strategy.setup_optimizers(trainer)
+            _check_reached(trainer.optimizers[0], self.attribute, suggestion)
             if trainer.is_global_zero:
                 get_console().print(f"LRFinder: training with {self.attribute} = {suggestion:.3g} ({self.rule}).")
 
@@ -158,7 +165,8 @@ class _Stepper:
         self.optimizer.zero_grad()
         total = torch.zeros((), device=module.device)
         for _ in range(trainer.accumulate_grad_batches):
-            batch = trainer.strategy.batch_to_device(next(self.batches), dataloader_idx=0)
+            batch = trainer.precision_plugin.convert_input(next(self.batches))
+            batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
             with trainer.precision_plugin.train_step_context():
                 output: Any = module.training_step(*((batch, self.index) if self.takes_index else (batch,)))
             self.index += 1
@@ -172,7 +180,7 @@ class _Stepper:
             total = trainer.strategy.reduce(total, reduce_op="mean")
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
-        module.clip_gradients(
+        module.configure_gradient_clipping(
             self.optimizer,
             gradient_clip_val=trainer.gradient_clip_val,
             gradient_clip_algorithm=trainer.gradient_clip_algorithm,
@@ -181,8 +189,26 @@ class _Stepper:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
-            self.optimizer.step()
+            # Through the module, which may do more than step: impose a constraint, say.
+            module.optimizer_step(trainer.current_epoch, self.index, self.optimizer, lambda: None)
         return total.item()
+
+
+def stop_before_training(trainer: Trainer) -> None:
+    """Let a fit end before its first step, whatever its least number of epochs or steps."""
+    trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = 0, None
+    trainer.should_stop = True
+
+
+def _check_reached(optimizer: Optimizer, attribute: str, lr: float) -> None:
+    """Check that an optimizer that was built anew goes by the rate, or its schedule does."""
+    group = optimizer.param_groups[0]
+    rates = {name: float(group[name]) for name in ("lr", "initial_lr", "max_lr") if name in group}
+    if not any(math.isclose(rate, lr, rel_tol=1e-6) for rate in rates.values()):
+        raise ValueError(
+            f"the suggested rate does not reach the optimizer: expected one that goes by the hyperparameter "
+            f"{attribute!r}, which is {lr:.3g} now; received {rates}. Name by `attribute` the one that it goes by"
+        )
 
 
 def _log_nothing(*args: Any, **kwargs: Any) -> None:
@@ -194,11 +220,11 @@ def _find_attribute(pl_module: LightningModule, path: str) -> tuple[Any, str]:
     holder: Any = pl_module.hparams
     *outer, name = path.split(".")
     for key in outer:
-        holder = holder.get(key, {})
-    if name not in holder:
+        holder = holder.get(key) if isinstance(holder, Mapping) else None
+    if not isinstance(holder, Mapping) or name not in holder:
         raise ValueError(
-            f"no hyperparameter {path!r}: expected one of {', '.join(map(str, pl_module.hparams))}, "
-            "which the module must have saved by save_hyperparameters()"
+            "no such hyperparameter: expected one that the module has saved by save_hyperparameters(), of "
+            f"{', '.join(map(str, pl_module.hparams))}; received {path!r}"
         )
     return holder, name
 
@@ -218,7 +244,7 @@ def _suggestions(sweep: LRSweep) -> dict[str, float]:
         return {}
 
 
-def draw_sweep(sweep: LRSweep, path: Path, rule: Rule) -> None:
+def draw_sweep(sweep: LRSweep, path: Path, rule: Rule, title: str) -> None:
     """Draw the losses against the rate, with every suggestion."""
     from matplotlib.figure import Figure
 
@@ -236,14 +262,14 @@ def draw_sweep(sweep: LRSweep, path: Path, rule: Rule) -> None:
     if finite:
         low, high = min(finite), min(max(finite), 2 * finite[0])
         axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
-    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", title="Learning-rate range test")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
 
 
-def _table(suggestions: dict[str, float], rule: Rule) -> Table:
-    table = Table("rule", "learning rate", title="Learning-rate range test", box=SIMPLE)
+def _table(suggestions: dict[str, float], rule: Rule, title: str) -> Table:
+    table = Table("rule", "learning rate", title=title, box=SIMPLE)
     for name, lr in suggestions.items():
         table.add_row(f"{name} (taken)" if name == rule else name, f"{lr:.3g}")
     return table

@@ -111,7 +111,7 @@ def mc_predict(
         raise ValueError(
             f"nothing to sample: expected samples >= 1 and batch >= 1, received samples={samples}, batch={batch}"
         )
-    devices = [x.device] if x.is_cuda else []
+    devices = range(torch.cuda.device_count())  # manual_seed seeds all of them
     with mc_dropout(module), torch.random.fork_rng(devices) if seed is not None else nullcontext():
         if seed is not None:
             torch.manual_seed(seed)
@@ -154,12 +154,12 @@ def _predict_part(
     """Predict from the activations `x`, (N, ...), before the first dropout, N at most `batch`."""
     n = len(x)
     at_once = min(samples, max(1, batch // max(n, 1)))
-    repeated = x.repeat(at_once, *[1] * (x.ndim - 1))
     kept, done = [], 0
     mean = m2 = votes = expected_entropy = torch.zeros(())
     while done < samples:
         r = min(at_once, samples - done)
-        p = probabilities(repeated[: r * n]).unflatten(0, (r, n))  # (r, N, K)
+        # Repeated anew, for a dropout in place overwrites its input.
+        p = probabilities(x.repeat(r, *[1] * (x.ndim - 1))).unflatten(0, (r, n))  # (r, N, K)
         # Chan et al. 1979: the mean and the sum of squared deviations of two sets from those of each.
         p_mean = p.mean(0)
         delta = p_mean - mean

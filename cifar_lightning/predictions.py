@@ -87,7 +87,13 @@ class PredictionTable(Callback):
         if self._count > len(self._rows):
             console.print(f"... and {self._count - len(self._rows):,} more in the file")
         if self._drawn:
-            self._draw(getattr(pl_module, "classes", None))
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            source = (
+                "image files"
+                if getattr(data, "files", None)
+                else f"images of {getattr(data, 'data_set', 'unnamed data')}"
+            )
+            self._draw(getattr(pl_module, "classes", None), source)
         for what, count in self._conversions.items():
             console.print(f"{count:,} images were {what}")
         for path, reason in self.broken:
@@ -95,7 +101,7 @@ class PredictionTable(Callback):
         rate = self._count / seconds
         console.print(f"{self._count:,} images, {rate:,.0f} a second; predictions are in {self._file.name}")
 
-    def _draw(self, classes: list[str] | None) -> None:
+    def _draw(self, classes: list[str] | None, source: str) -> None:
         images, probabilities, std = (torch.cat(parts) for parts in zip(*self._drawn, strict=True))
         captions = [Path(row[0]).name[:24] + (f" ({row[1]})" if row[1] else "") for row in self._rows]
         draw_images(
@@ -104,7 +110,7 @@ class PredictionTable(Callback):
             captions,
             classes or [str(k) for k in range(probabilities.shape[1])],
             self._folder / "predictions.png",
-            f"the first {len(images)} of {self._count:,} images",
+            f"the first {len(images)} of {self._count:,} {source}",
             None if std.isnan().any() else std,
         )
 

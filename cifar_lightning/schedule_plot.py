@@ -9,6 +9,7 @@ from rich import get_console
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from cifar_lightning.lr_finder import stop_before_training
 from cifar_lightning.training_length import count_optimizer_steps
 
 
@@ -39,7 +40,7 @@ class SchedulePlot(Callback):
             first, most, last = rates[0], max(rates), rates[-1]
             console.print(f"{total:,} steps: rate {first:.3g} at first, {most:.3g} at most, {last:.3g} at last")
             console.print(f"the picture is {folder / 'schedule.png'}", soft_wrap=True)
-        trainer.should_stop = True
+        stop_before_training(trainer)
 
 
 def simulate(pl_module: LightningModule, total: int, steps_per_epoch: int) -> tuple[list[float], list[float]]:

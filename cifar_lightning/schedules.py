@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from dataclasses import asdict, dataclass, field
-from math import cos, pi
+from math import cos, inf, pi
 from typing import Any, Literal
 
 from torch.optim import Optimizer
@@ -77,8 +77,7 @@ class OneCycle(Schedule):
     def __post_init__(self) -> None:
         if self.pct_start is not None and not 0 < self.pct_start <= 0.5:
             raise ValueError(f"pct_start out of range: expected 0 < pct_start <= 0.5, received {self.pct_start}")
-        if self.max_lr is not None and not self.max_lr > 0:
-            raise ValueError(f"max_lr out of range: expected a positive number or null, received {self.max_lr}")
+        _check_positive(self, "max_lr", "div_factor", "final_div_factor")
 
     def build(self, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
         """See `Schedule.build`.
@@ -124,6 +123,9 @@ class Power(Schedule):
     s: int = 10_000
     c: float = 1.0
 
+    def __post_init__(self) -> None:
+        _check_positive(self, "s", "c")
+
     def build(self, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
         """See `Schedule.build`."""
         return LambdaLR(optimizer, lambda t: (1 + t / self.s) ** -self.c)
@@ -142,6 +144,9 @@ class Exponential(Schedule):
     factor: float = 0.1
     s: float = 20.0
     by: Literal["epoch", "step"] = "epoch"
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "factor", "s")
 
     @property
     def interval(self) -> Literal["step", "epoch"]:
@@ -201,6 +206,10 @@ class Performance(Schedule):
     patience: int = 5
     min_lr: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.factor < 1:
+            raise ValueError(f"factor out of range: expected 0 < factor < 1, received {self.factor}")
+
     @property
     def interval(self) -> Literal["step", "epoch"]:
         """See `Schedule.interval`."""
@@ -258,11 +267,18 @@ class Cosine(Schedule):
         return LambdaLR(optimizer, factor)
 
 
+def _check_positive(schedule: Schedule, *names: str) -> None:
+    for name in names:
+        value = getattr(schedule, name)
+        if value is not None and not 0 < value < inf:
+            raise ValueError(f"{name} out of range: expected a positive number, received {value}")
+
+
 def _known(total_steps: int | None, schedule: str) -> int:
-    if total_steps is None:
+    if total_steps is None or total_steps < 1:
         raise ValueError(
             f"{schedule} needs to know how long the training is: expected --trainer.max_epochs or "
-            "--trainer.max_steps and a data loader with a length, received neither"
+            f"--trainer.max_steps and a data loader with a length, received {total_steps or 'neither'}"
         )
     return total_steps
 

@@ -214,3 +214,36 @@ def test_two_processes_train_as_one(tmp_path):
 def test_scripts_can_be_run():
     for script in (ROOT / "scripts").iterdir():
         assert script.stat().st_mode & stat.S_IXUSR, script
+
+
+def test_flags_win_wherever_they_stand(run):
+    Path("a.yaml").write_text("model: {lr: 0.1}")
+    run("fit", "--model.lr=0.3", "--config", "a.yaml", *SHORT, "--trainer.max_epochs=1")
+    assert yaml.safe_load(only(Path().rglob("hparams.yaml")).read_text())["lr"] == 0.3
+
+
+def test_a_config_that_only_says_which_run_is_meant_contradicts_nothing(run):
+    config = f"--config={ROOT}/configs/one_cycle.yaml"
+    run("fit", config, *SHORT, "--model.lr=0.01", "--data.scaling=channel")
+    run("test", config, "--ckpt_path=best", "--trainer.enable_progress_bar=false")
+    assert len(list(Path().rglob("evaluation.csv"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model.mc_samples=5"], "--model.mc_samples does nothing here: expected it with validate or test"),
+        (["--model.calibrate=true"], "--model.calibrate does nothing here: expected it with validate, received fit"),
+        (["--data.images", "x.png"], "--data.images does nothing here: expected it with predict, received fit"),
+        (["--data.images"], "--data.images without a value: expected one or more, received none"),
+        (["--model.schedule=Exponential", "--model.schedule.s=0"], "s out of range: expected a positive number"),
+        (
+            ["--model.schedule=OneCycle", "--model.schedule.div_factor=-3"],
+            "div_factor out of range: expected",
+        ),
+        ([f"--config={ROOT}/configs/selu.yaml", "--trainer.limit_val_batches=0"], "conditioned on metric"),
+    ],
+)
+def test_what_can_not_act_is_refused(fail, flags, message):
+    Path("x.png").touch()
+    assert message in fail("fit", *SMALL, "--trainer.max_epochs=1", "--model.hidden_sizes=2x10", *flags)

@@ -26,6 +26,25 @@ def test_modes_become_rgb_and_say_so(mode):
     assert conversions == ["laid on white" if mode in ("LA", "RGBA") else f"converted from {mode}"]
 
 
+def test_sixteen_bits_are_scaled():
+    ramp = torch.linspace(0, 65535, 32 * 32).round().to(torch.int32).view(32, 32)
+    Image.fromarray(ramp.numpy().astype("uint16")).save("x.png")
+    image, conversions = read_image("x.png")
+    assert (image[0].int() - ramp // 257).abs().max() <= 1
+    assert conversions == ["converted from I;16"]
+
+
+def test_a_photograph_is_turned_as_its_camera_was_held():
+    picture = Image.new("RGB", (32, 32), RED)
+    picture.paste((0, 0, 255), (0, 0, 32, 16))  # blue above
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    picture.save("x.png", exif=exif)
+    image, _ = read_image("x.png")
+    assert image[2, 4, 16] < 50
+    assert image[2, 28, 16] > 200
+
+
 def test_transparency_is_laid_on_white():
     Image.new("RGBA", (32, 32), (0, 0, 0, 0)).save("x.png")
     assert (read_image("x.png")[0] == 255).all()

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.data import DataLoader, TensorDataset
 
-from cifar_lightning import CIFAR10DataModule, MLPClassifier
+from cifar_lightning import CIFAR10DataModule, MLPClassifier, OneCycle
 from cifar_lightning.lr_finder import LRFinder
 
 SWEEP = {"num_steps": 80, "min_lr": 1e-3, "max_lr": 10.0}
@@ -132,6 +132,63 @@ def test_a_run_with_the_finder_is_bitwise_equal_to_one_without(user):
             assert without == with_finder
 
 
+class Attribute(Plain):
+    """A module that goes by an attribute, as many do."""
+
+    def __init__(self, rate=0.01):
+        super().__init__(rate)
+        self.rate = rate
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=self.rate)
+
+
+class Fixed(Plain):
+    """A module whose optimizer goes by no hyperparameter."""
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.01)
+
+
+@pytest.mark.parametrize("module", [Plain, Attribute])
+def test_it_reaches_the_optimizer_of_any_module(module):
+    run = trainer(finder := LRFinder(**SWEEP, attribute="rate"))
+    run.fit(module(), plain_loader())
+    assert run.optimizers[0].param_groups[0]["lr"] == finder.found["found"]
+
+
+@pytest.mark.parametrize(
+    "module", [Fixed(), model(schedule=OneCycle(max_lr=0.05))], ids=["fixed rate", "a peak of its own"]
+)
+def test_a_suggestion_that_would_be_lost_is_refused(module):
+    attribute = "rate" if isinstance(module, Fixed) else "lr"
+    with pytest.raises(ValueError, match="the suggested rate does not reach the optimizer: expected .* received"):
+        trainer(LRFinder(**SWEEP, attribute=attribute)).fit(module, plain_loader() if attribute == "rate" else data())
+
+
+def test_it_can_set_a_schedules_own_peak():
+    module, run = (
+        model(schedule=OneCycle(max_lr=0.05)),
+        trainer(finder := LRFinder(**SWEEP, attribute="schedule.init_args.max_lr")),
+    )
+    run.fit(module, data())
+    assert run.optimizers[0].param_groups[0]["max_lr"] == finder.found["found"]
+    assert module.hparams["schedule"]["init_args"]["max_lr"] == finder.found["found"]
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_true_precisions(precision):
+    run = trainer(finder := LRFinder(**SWEEP, apply=False, attribute="rate"), precision=precision)
+    run.fit(Plain(), plain_loader())
+    assert len(finder.sweep.lrs) > 10
+
+
+def test_it_stops_whatever_the_least_number_of_epochs():
+    run = trainer(LRFinder(**SWEEP, stop=True, attribute="rate"), min_epochs=1)
+    run.fit(Plain(), plain_loader())
+    assert run.global_step == 0
+
+
 def test_it_sweeps_as_many_steps_as_asked_whatever_max_epochs_says():
     finder = LRFinder(1e-6, 1e-3, 100, apply=False)  # 15 batches an epoch
     validated = []
@@ -210,6 +267,13 @@ def test_it_can_stop_after_the_sweep(run):
     assert not list(Path().rglob("*.ckpt"))
 
 
+class Flat(Plain):
+    """A module whose loss no rate can lower."""
+
+    def training_step(self, batch):
+        return 1.0 + 0 * self.net[0].weight.sum()
+
+
 class Two(Plain):
     """A module with two optimizers."""
 
@@ -225,14 +289,14 @@ class Two(Plain):
     ("module", "loader", "finder", "message"),
     [
         (Two, plain_loader, {"attribute": "rate"}, "expected one optimizer, received a manual loop"),
-        (Plain, plain_loader, {"attribute": "lr"}, "no hyperparameter 'lr': expected one of rate"),
+        (Plain, plain_loader, {"attribute": "lr"}, "no such hyperparameter: expected one .* rate; received 'lr'"),
         (
             Plain,
             lambda: DataLoader([], batch_size=2),
             {"attribute": "rate"},
             "expected a loader with at least one batch",
         ),
-        (Plain, plain_loader, {"attribute": "rate", "min_lr": 1e-9, "max_lr": 1e-8}, "the loss never descended"),
+        (Flat, plain_loader, {"attribute": "rate"}, "the loss never descended"),
     ],
 )
 def test_wrong_use(module, loader, finder, message):

@@ -78,6 +78,17 @@ def test_passes_are_those_of_a_naive_loop(make):
     torch.testing.assert_close(prediction.std, naive.std(0), atol=0.01, rtol=0.1)
 
 
+@pytest.mark.parametrize("layer", [AlphaDropout, nn.Dropout])
+def test_dropout_in_place_does_not_spoil_the_next_pass(layer):
+    torch.manual_seed(0)
+    output = nn.Linear(8, 3)
+    means = []
+    for inplace in (False, True):
+        net = nn.Sequential(layer(0.3, inplace=inplace), output).eval()
+        means.append(mc_predict(net, X, samples=200, batch=24, seed=1).mean)
+    assert torch.equal(*means)
+
+
 def test_samples_of_an_example_and_examples_of_a_pass_are_independent():
     x = X[:1].repeat(50, 1)
     p = mc_predict(network(), x, samples=20, return_samples=True).samples

@@ -68,6 +68,18 @@ def test_a_mid_epoch_resume_is_bitwise_equal_to_the_uninterrupted_run(run, tmp_p
         assert ours == theirs
 
 
+def test_a_resume_keeps_the_order_whatever_the_seed(run, tmp_path):
+    flags = [*ONE_CYCLE, "--model.schedule=Constant", f"--trainer.default_root_dir={tmp_path}"]
+    run("fit", *flags, "--seed_everything=7", "--trainer.max_epochs=1")
+    last = next(tmp_path.rglob("last.ckpt"))
+    results = []
+    for seed in (7, 42):
+        run("fit", *flags, f"--seed_everything={seed}", "--trainer.max_epochs=2", f"--ckpt_path={last}")
+        newest = max(tmp_path.rglob("last.ckpt"), key=lambda path: path.stat().st_mtime)
+        results.append(torch.load(newest, weights_only=True)["state_dict"]["network.output.weight"])
+    assert torch.equal(*results)
+
+
 def test_a_resume_takes_the_config_of_its_run(run, tmp_path):
     root = f"--trainer.default_root_dir={tmp_path}"
     run("fit", *ONE_CYCLE, "--model.schedule=Constant", "--trainer.max_steps=20", root)

@@ -221,6 +221,26 @@ def test_a_new_cycle_from_the_old_weights(run):
     assert torch.load(newest("last.ckpt"), weights_only=True)["global_step"] == 60
 
 
+def test_a_new_cycle_is_restored_when_it_is_resumed_itself(run):
+    flags = [*SMALL, "--model.hidden_sizes=2x10", "--data.batch_size=16", "--model.schedule=Cosine"]
+    flags += ["--trainer.log_every_n_steps=1", "--model.lr=0.1", "--config=none.yaml"]
+    Path("none.yaml").write_text("{}")
+    every = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=5"]
+    every += ["--trainer.callbacks.save_top_k=-1", "--trainer.callbacks.filename=step{step}"]
+    run("fit", *flags, "--trainer.max_epochs=2")
+    first = f"--ckpt_path={next(Path().rglob('last.ckpt'))}"
+    run("fit", *flags, *every, "--trainer.max_epochs=5", "--model.resume_cycle=new", first)
+    whole = newest("metrics.csv")
+    middle = f"--ckpt_path={next(Path().rglob('stepstep=60*.ckpt'))}"
+    run("fit", *flags, "--trainer.max_epochs=5", middle)
+
+    def lrs(path):
+        with path.open() as file:
+            return {int(row["step"]): row["lr"] for row in csv.DictReader(file) if row["lr"]}
+
+    assert lrs(newest("metrics.csv")) == {step: lr for step, lr in lrs(whole).items() if step >= 60}
+
+
 def test_finishing_the_old_cycle(run):
     flags = finished_cycle(run)
     run("fit", *flags, "--trainer.max_epochs=4", "--model.resume_cycle=finish")
