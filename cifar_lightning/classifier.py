@@ -311,7 +311,8 @@ class MLPClassifier(LightningModule):
 
     def _log_and_reset(self, metrics: MetricCollection) -> dict[str, Tensor]:
         values: dict[str, Tensor] = metrics.compute()
-        self.log_dict(values, prog_bar=metrics is self.val_metrics)
+        # (Reduced already; sync_dist says so to Lightning.)
+        self.log_dict(values, prog_bar=metrics is self.val_metrics, sync_dist=True)
         metrics.reset()
         return values
 

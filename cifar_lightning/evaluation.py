@@ -117,7 +117,7 @@ class EvaluationReport(Callback):
         for way, row in rows.items():
             kind = {"MC": "mc_", "en": "ensemble_"}.get(way[:2], "")
             names = row if kind else row.keys() - {"accuracy", "top3_accuracy"}  # which the module itself logs
-            pl_module.log_dict({f"{split}_{kind}{name}": row[name] for name in names}, rank_zero_only=True)
+            pl_module.log_dict({f"{split}_{kind}{name}": row[name] for name in names}, sync_dist=True)
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks
         if not trainer.is_global_zero or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
 
@@ -36,7 +37,7 @@ class ExactResume(Callback):
             ValueError: If the number of devices has changed, with which the batches change too.
         """
         states = checkpoint.get("random_generators")
-        if states is None:
+        if states is None or trainer.state.fn != TrainerFn.FITTING:
             return
         if len(states) != trainer.world_size:
             raise ValueError(

@@ -2,6 +2,8 @@
 
 import csv
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,26 @@ def test_a_checkpoint_made_in_python_is_evaluated_by_the_command_line(run):
     trainer.save_checkpoint("python.ckpt")
     run("test", "--ckpt_path=python.ckpt", QUIET)
     assert len(evaluation("test")) == 1
+
+
+@pytest.mark.slow
+def test_two_ranks_measure_what_one_does(run, trained):
+    asked = ["--ckpt_path", trained[0], "--model.ensemble", trained[1], "--data.eval_batch_size=7", QUIET]
+    run("test", *asked)
+    alone = evaluation("test")
+    ddp = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    command = [sys.executable, "-m", "cifar_lightning", "test", *asked, *ddp, "--model.mc_samples=3"]
+    done = subprocess.run([*command, "--trainer.default_root_dir=two"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    with next(Path("two").rglob("evaluation.csv")).open() as file:
+        rows = {row["prediction"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"deterministic", "MC dropout, 3 samples", "ensemble of 2"}
+    for row in alone:
+        together = rows[row["prediction"]]
+        assert together["images"] == row["images"] == "60"
+        for name in ("accuracy", "nll", "brier", "ece", "aurc"):
+            assert float(together[name]) == pytest.approx(float(row[name]), rel=1e-4)
+    assert next(Path("two").rglob("most_uncertain.png"))
 
 
 def test_nothing_to_sample(run, fail):
