@@ -104,7 +104,9 @@ def test_evaluation_refuses_another_scaling(run, fail):
 
 
 def test_bf16(run):
-    run("fit", *SHORT, "--trainer.accelerator=cpu", "--trainer.precision=bf16-mixed")
+    printed = run("fit", *SHORT, "--trainer.accelerator=cpu", "--trainer.precision=bf16-mixed")
+    assert "Training on synthetic" in printed
+    assert yaml.safe_load(only(Path().rglob("config.yaml")).read_text())["trainer"]["precision"] == "bf16-mixed"
 
 
 def test_early_stopping_from_a_config(run):

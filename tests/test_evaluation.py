@@ -14,7 +14,8 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from cifar_lightning import CIFAR10DataModule, MLPClassifier, mc_predict
-from cifar_lightning.cli import gather_lists, main
+from cifar_lightning.arguments import gather_lists
+from cifar_lightning.cli import main
 
 DROPOUT = ["--model.dropout=alpha", "--model.dropout_position=all", "--model.hidden_sizes=2x20"]
 QUIET = "--trainer.enable_progress_bar=false"
@@ -189,6 +190,7 @@ def test_predict_needs_no_data_set(run, trained, pictures):
         "--data.images=a.png",
         QUIET,
     )
+    assert (folder("predict") / "predictions.csv").read_text().count("a.png") == 1
 
 
 def test_a_broken_image_is_named_skipped_and_told_by_the_status(trained, pictures, capfd):
