@@ -1,7 +1,7 @@
 """Splits, the order of batches, and a loader that takes a whole batch by one indexing operation."""
 
-from collections.abc import Iterator
-from typing import Literal, get_args
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Generator, Tensor
@@ -71,9 +71,14 @@ class InMemoryImages(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, 32, 32) and labels (B,) of `index`, (B,)."""
-        return self.images[index], self.labels[index]
+    def __getitem__(self, index: Tensor | list[Tensor]) -> Any:
+        """Images (B, 3, 32, 32) and labels (B,) of `index`, (B,); of a list of them, a list."""
+        if isinstance(index, Tensor):
+            # (Which copies whole images, where indexing would copy bytes.)
+            return self.images.index_select(0, index), self.labels[index]
+        images, labels = self[torch.cat(index)]
+        sizes = [len(part) for part in index]
+        return list(zip(images.split(sizes), labels.split(sizes), strict=True))
 
 
 class BatchOrder(DistributedSampler[Tensor]):
@@ -99,16 +104,21 @@ class BatchOrder(DistributedSampler[Tensor]):
         self.indices, self.batch_size = indices, batch_size
         self.position = 0  # batches of this epoch that were handed out
         self._start = 0
+        #: If set, batches are handed out in lists, each as long as this says then.
+        self.batches_at_once: Callable[[], int] | None = None
 
     def __len__(self) -> int:
         share = self.num_samples if self.shuffle else len(range(self.rank, len(self.indices), self.num_replicas))
         return -(-share // self.batch_size)
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Tensor | list[Tensor]]:  # type: ignore[override]
         start, self._start = self._start, 0
-        batches = self._order()[self.rank :: self.num_replicas].split(self.batch_size)
-        for self.position in range(start + 1, len(batches) + 1):
-            yield batches[self.position - 1]
+        batches = list(self._order()[self.rank :: self.num_replicas].split(self.batch_size))
+        while start < len(batches):
+            count = self.batches_at_once() if self.batches_at_once else 1
+            self.position = stop = min(start + count, len(batches))
+            yield batches[start:stop] if self.batches_at_once else batches[start]
+            start = stop
 
     def _order(self) -> Tensor:
         if not self.shuffle:

@@ -2,21 +2,26 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from rich import get_console
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
+from cifar_lightning.compiled_step import CompiledStep
 from cifar_lightning.components import build_optimizer, optimizer_component
+from cifar_lightning.errors import unknown_name
 from cifar_lightning.evaluation import Predictions, gather
+from cifar_lightning.execution import Compile, Execution, batches_until_an_event, choose_execution, one_by_one
 from cifar_lightning.mc_dropout import MCPrediction, dropout_modules, mc_predict
 from cifar_lightning.metrics import classification_metrics
 from cifar_lightning.mlp import DeepMLP
@@ -51,6 +56,10 @@ class MLPClassifier(LightningModule):
         calibrate: In `validate`, whether to fit a temperature and write it into a new checkpoint.
         resume_cycle: What to do when a training is resumed with another length than its schedule was made for: refuse,
             finish the old cycle and stop, or begin a new one from the weights so far for the steps that are left.
+        compile: Whether to train by compiled code: "auto" for wherever it is safe and pays, which is in trainings of
+            thousands of steps on one CPU; "always", or else an error; or "never".
+        steps_per_execution: Compiled, the largest number of optimizer steps in one of Lightning's hooks. Trainer flags
+            count optimizer steps all the same.
         network: What `DeepMLP` takes.
 
     Raises:
@@ -66,6 +75,8 @@ class MLPClassifier(LightningModule):
         ensemble: list[str] | None = None,
         calibrate: bool = False,
         resume_cycle: Literal["refuse", "finish", "new"] = "refuse",
+        compile: Compile = "auto",
+        steps_per_execution: int = 50,
         **network: Any,
     ) -> None:
         super().__init__()
@@ -81,6 +92,15 @@ class MLPClassifier(LightningModule):
             raise ValueError(f"mc_samples out of range: expected 0 or more, received {mc_samples}")
         self.mc_samples, self.ensemble, self.calibrate = mc_samples, ensemble or [], calibrate
         self.resume_cycle = resume_cycle
+        # Nor is how it is computed.
+        if compile not in get_args(Compile):
+            raise unknown_name("compile", compile, get_args(Compile))
+        if steps_per_execution < 1:
+            raise ValueError(f"steps_per_execution out of range: expected 1 or more, received {steps_per_execution}")
+        self.compile_steps, self.steps_per_execution = compile, steps_per_execution
+        self.execution: Execution | None = None
+        self._resumed_execution: Execution | None = None
+        self._compiled_step: CompiledStep | None = None
         self._total_steps: int | None = None
         self._first_step = 0  # of the cycle: not 0 only if a resumed training began a new one
         self._new_cycle = False
@@ -159,8 +179,49 @@ class MLPClassifier(LightningModule):
         }
         return {"optimizer": optimizer, "lr_scheduler": config}
 
+    def on_fit_start(self) -> None:
+        """Choose how the steps are executed, unless a resumed training has chosen."""
+        self.execution, self._resumed_execution = self._resumed_execution, None
+        if self.execution is None:
+            first = self.network.linears()[0]
+            batch_size = getattr(self.trainer.datamodule, "hparams", {}).get("batch_size", 32)  # type: ignore[attr-defined]
+            widths = first.in_features, first.out_features
+            self.execution = choose_execution(
+                self.trainer, self, self.compile_steps, self.steps_per_execution, widths, batch_size
+            )
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(self.execution.threads)
+        self.trainer.fit_loop._skip_backward = self.execution.compiled  # its gradients come with the step
+        if self.trainer.is_global_zero:
+            get_console().print(str(self.execution), highlight=False)
+
+    def on_fit_end(self) -> None:
+        """Leave the process's number of threads, and the trainer, as they were."""
+        torch.set_num_threads(self._threads)
+        self.trainer.fit_loop._skip_backward = False
+        self._compiled_step = None
+
+    def _clip_gradients(self) -> None:
+        self.clip_gradients(
+            self.trainer.optimizers[0], self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm
+        )
+
+    @property
+    def batches_at_once(self) -> Callable[[], int] | None:
+        """What a loader that can hand out several batches at once asks for their number; None for one at a time."""
+        if self.execution is None or not self.execution.compiled:
+            return None
+        return partial(batches_until_an_event, self.trainer, self.execution.steps)
+
     def on_train_start(self) -> None:
-        """Begin a new cycle at its own first rate: the restored optimizer still has the last of the old one."""
+        """Get ready with the optimizer as a checkpoint may have restored it.
+
+        A new cycle begins at its own first rate, where a restored optimizer still has the last of the old one.
+        """
+        self._compiled_step = None
+        if self.execution is not None and self.execution.compiled:
+            clip = self._clip_gradients if self.trainer.gradient_clip_val else None
+            self._compiled_step = CompiledStep(self, self.trainer.optimizers[0], clip)
         if self._new_cycle:
             scheduler = self.trainer.lr_scheduler_configs[0].scheduler
             for group, lr in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
@@ -201,24 +262,38 @@ class MLPClassifier(LightningModule):
             super().lr_scheduler_step(scheduler, metric)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then impose the network's constraint."""
+        """Step, then impose the network's constraint; if compiled, `training_step` does both."""
+        if self._compiled_step is not None:
+            (args[3] if len(args) > 3 else kwargs["optimizer_closure"])()
+            return
         super().optimizer_step(*args, **kwargs)
         self.network.constrain_()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of a batch."""
-        images, labels = batch
+    def training_step(self, batch: Batch | Sequence[Batch], batch_idx: int) -> Tensor:
+        """Return the loss of a batch; if compiled, train on one or several batches and return the last loss."""
+        batches: Sequence[Any] = [batch] if isinstance(batch[0], Tensor) else batch
         if batch_idx == 0:
-            self._check_labels(labels)
-        logits = self(images)
-        loss = F.cross_entropy(logits, labels)
-        self._pending.append((logits.detach(), labels))
+            self._check_labels(batches[0][1])
+        if self._compiled_step is None:
+            ((images, labels),) = batches
+            logits = self(images)
+            loss = F.cross_entropy(logits, labels)
+            self._record(logits.detach(), labels, loss)
+            return loss
+        for images, labels in one_by_one(self.trainer, batches):
+            loss, logits = self._compiled_step(images, labels)
+            self.network.constrain_()
+            self._record(logits, labels, loss)
+        return loss
+
+    def _record(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Take note of a step for the metrics and the log."""
+        self._pending.append((logits, labels))
         if len(self._pending) == METRICS_EVERY:
             self._update_train_metrics()
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             rate = self.trainer.optimizers[0].param_groups[0]["lr"]
             self.log_dict({"train_step_loss": loss, "lr": rate}, prog_bar=True, batch_size=len(labels))
-        return loss
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training metrics, taken while the weights were changing."""
@@ -281,6 +356,8 @@ class MLPClassifier(LightningModule):
         self._update_train_metrics()
         checkpoint["classes"] = self.classes
         checkpoint["total_steps"], checkpoint["first_step"] = self._total_steps, self._first_step
+        if self.execution is not None:
+            checkpoint["execution"] = self.execution.as_primitives()
         checkpoint["train_metrics"] = {
             name: metric.metric_state for name, metric in self.train_metrics.items(keep_base=True)
         }
@@ -290,6 +367,8 @@ class MLPClassifier(LightningModule):
         self.classes = checkpoint.get("classes", [])
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             self._resume_cycle(checkpoint)
+            if "execution" in checkpoint:
+                self._resumed_execution = Execution(**checkpoint["execution"])
         for name, state in checkpoint.get("train_metrics", {}).items():
             metric = self.train_metrics[name]
             for key, value in state.items():

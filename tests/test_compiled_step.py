@@ -1,0 +1,193 @@
+import copy
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import ROOT, SMALL
+from torch import nn
+
+from cifar_lightning import DeepMLP, compiled_step
+from cifar_lightning.cli import main
+from cifar_lightning.compiled_step import CompiledStep, choose_threads, has_compiler
+from cifar_lightning.layers import ELU, SELU
+
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Do all but compile."""
+    monkeypatch.setattr(compiled_step, "compile_once", lambda function: function)
+
+
+def train(model, optimizer, batches, step=None):
+    losses = []
+    for inputs, targets in batches:
+        if step:
+            loss, _ = step(inputs, targets)
+        else:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(inputs), targets)
+            loss.backward()
+            optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def twins(optimizer, dtype=torch.float64, **arguments):
+    results = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = DeepMLP(12, 3, "3x8").to(dtype)
+        results += [model, optimizer(model.parameters(), lr=0.05, **arguments)]
+    return results
+
+
+def batches(count=20, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(1)
+    sizes = [16] * (count - 1) + [5]  # the last is a short one
+    return [(torch.randn(n, 12, generator=generator, dtype=dtype), torch.arange(n) % 3) for n in sizes]
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize(
+    ("optimizer", "arguments"),
+    [
+        (torch.optim.NAdam, {}),
+        (torch.optim.NAdam, {"eps": 1e-7, "betas": (0.8, 0.99), "momentum_decay": 0.01}),
+        (torch.optim.NAdam, {"weight_decay": 0.1}),
+        (torch.optim.SGD, {}),
+        (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+        (torch.optim.Adam, {}),
+        (torch.optim.AdamW, {}),
+        (torch.optim.Adagrad, {}),
+        (torch.optim.RMSprop, {}),
+        (torch.optim.Adamax, {}),
+    ],
+)
+def test_each_optimizer_does_what_torchs_own_does(optimizer, arguments):
+    ours, our_optimizer, theirs, their_optimizer = twins(optimizer, **arguments)
+    losses = train(ours, our_optimizer, batches(), CompiledStep(ours, our_optimizer))
+    assert losses == pytest.approx(train(theirs, their_optimizer, batches()), rel=1e-10)
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.usefixtures("eager")
+def test_nadams_state_is_torchs():
+    ours, our_optimizer, theirs, their_optimizer = twins(torch.optim.NAdam)
+    train(ours, our_optimizer, batches(5), CompiledStep(ours, our_optimizer))
+    their_optimizer.load_state_dict(copy.deepcopy(our_optimizer.state_dict()))
+    theirs.load_state_dict(ours.state_dict())
+    ours_again = CompiledStep(ours, our_optimizer)
+    losses = train(ours, our_optimizer, batches(5), ours_again)
+    assert losses == pytest.approx(train(theirs, their_optimizer, batches(5)), rel=1e-10)
+    assert all(state["step"] == 10 for state in their_optimizer.state.values())
+
+
+@pytest.mark.usefixtures("eager")
+def test_clips_what_is_in_grad():
+    model, optimizer, _, _ = twins(torch.optim.SGD)
+    before = [p.clone() for p in model.parameters()]
+    step = CompiledStep(model, optimizer, lambda: nn.utils.clip_grad_value_(model.parameters(), 1e-4))
+    train(model, optimizer, batches(1), step)
+    assert max((p - q).abs().max() for p, q in zip(model.parameters(), before, strict=True)) <= 0.05 * 1e-4 * 1.0001
+
+
+@pytest.mark.parametrize(
+    ("activation", "reference"), [(ELU(), F.elu), (ELU(0.5), lambda x: F.elu(x, 0.5)), (SELU(), F.selu)]
+)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-7), (torch.float64, 4e-16)])
+def test_activations_for_compiled_code_are_torchs_to_a_rounding_of_one(
+    monkeypatch, activation, reference, dtype, tolerance
+):
+    x = torch.cat([torch.linspace(-20, 20, 4001), torch.tensor([-1e4, 1e-8, -1e-8, 1e4])]).to(dtype).requires_grad_()
+    assert torch.equal(activation(x), reference(x))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(activation(x), reference(x), rtol=tolerance, atol=2 * tolerance)
+    ours, theirs = (torch.autograd.grad(y.sum(), x)[0] for y in (activation(x), reference(x)))
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=4 * tolerance)
+
+
+def test_threads_are_one_or_all(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert choose_threads(3072, 100, 32) == 1  # the tests' own
+    torch.set_num_threads(2)
+    assert choose_threads(64, 10, 4) in (1, 2)
+    assert torch.get_num_threads() == 2  # as it was
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: pytest.fail("measured, though it was told"))
+    assert choose_threads(3072, 100, 32) == 2
+
+
+def test_a_compiler_is_looked_for_on_the_path(monkeypatch, tmp_path):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not has_compiler()
+    (tmp_path / "g++").touch(mode=0o755)
+    assert has_compiler()
+
+
+# --------------------------------------------------------------------------------------- with the compiler itself
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-5), ("64-true", 1e-10)])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_first_20_steps_are_those_of_the_plain_path(tmp_path, config, precision, tolerance):
+    # (Eight layers, for the time that it takes to compile; dropout everywhere, for the masks.)
+    flags = [
+        f"--config={ROOT}/configs/{config}.yaml", *SMALL, "--data.synthetic_size=700", "--trainer.max_steps=20",
+        f"--trainer.precision={precision}", "--model.hidden_sizes=6x50", "--trainer.log_every_n_steps=1",
+        "--data.batch_size=20", "--model.dropout_position=all", "--trainer.logger=CSVLogger",
+        "--trainer.limit_val_batches=0", "--trainer.callbacks=null", "--trainer.enable_checkpointing=false",
+    ]  # fmt: skip
+    losses = {}
+    for compile in ("never", "always"):
+        folder = tmp_path / compile
+        main(["fit", *flags, f"--model.compile={compile}", f"--trainer.logger.save_dir={folder}"])
+        lines = next(folder.rglob("metrics.csv")).read_text().splitlines()
+        column = lines[0].split(",").index("train_step_loss")
+        losses[compile] = [float(line.split(",")[column]) for line in lines[1:] if line.split(",")[column]]
+    assert len(losses["always"]) == 20
+    assert losses["always"] == pytest.approx(losses["never"], rel=tolerance)
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
+def test_compiles_two_graphs_and_then_none():
+    model, optimizer, _, _ = twins(torch.optim.NAdam)
+    step = CompiledStep(model, optimizer)
+    torch._dynamo.utils.counters.clear()
+    epoch = batches(4)
+    train(model, optimizer, epoch, step)  # the last, short batch too
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+    for group in optimizer.param_groups:
+        group["lr"] /= 2
+    with torch.compiler.set_stance("fail_on_recompile"):
+        train(model, optimizer, epoch, step)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.slow
+def test_without_a_compiler_it_trains_plainly_and_says_so(tmp_path):
+    flags = [*SMALL, "--trainer.max_steps=5", "--trainer.limit_val_batches=0", "--trainer.num_sanity_val_steps=0"]
+    command = [sys.executable, "-m", "cifar_lightning", "fit", *flags, f"--trainer.default_root_dir={tmp_path}"]
+    environment = {name: value for name, value in os.environ.items() if name != "CXX"} | {"PATH": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "Training steps: plain, " in done.stdout
+    assert "(no C++ compiler)" in done.stdout
+    done = subprocess.run(
+        [*command, "--model.compile=always"], env=environment, capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 2
+    assert "error: the training step can't be compiled: expected" in done.stderr
+    assert "received no C++ compiler" in done.stderr
