@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import tarfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -105,18 +106,19 @@ def load_official(place: Path) -> ImageSet:
     """
     from torchvision.datasets import CIFAR10
 
-    files = _read_folder(place) if place.is_dir() else _read_archive(place)
-    train = _join_batches([files[name] for name, _ in CIFAR10.train_list])
-    test = _join_batches([files[name] for name, _ in CIFAR10.test_list])
-    classes = pickle.loads(files[CIFAR10.meta["filename"]], encoding="latin1")[CIFAR10.meta["key"]]
+    read = _folder_reader(place) if place.is_dir() else _read_archive(place).__getitem__
+    train = _join_batches(read(name) for name, _ in CIFAR10.train_list)
+    test = _join_batches(read(name) for name, _ in CIFAR10.test_list)
+    classes = pickle.loads(read(CIFAR10.meta["filename"]), encoding="latin1")[CIFAR10.meta["key"]]
     return ImageSet("CIFAR-10", tuple(classes), *train, *test)
 
 
-def _read_folder(folder: Path) -> dict[str, bytes]:
+def _folder_reader(folder: Path) -> Callable[[str], bytes]:
+    """What reads one file at a time, to bound memory."""
     from torchvision.datasets import CIFAR10
 
-    checksums = [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]
-    return {name: _read_checked(folder / name, md5) for name, md5 in checksums}
+    checksums = dict([*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])])
+    return lambda name: _read_checked(folder / name, checksums[name])
 
 
 def _read_archive(path: Path) -> dict[str, bytes]:
@@ -144,7 +146,7 @@ def _read_checked(path: Path, md5: str) -> bytes:
     return content
 
 
-def _join_batches(files: list[bytes]) -> tuple[Tensor, Tensor]:
+def _join_batches(files: Iterable[bytes]) -> tuple[Tensor, Tensor]:
     """Images (N, 3, 32, 32), uint8, and labels (N,) of pickled batches."""
     batches = [pickle.loads(file, encoding="latin1") for file in files]
     images = torch.cat([torch.from_numpy(batch["data"]) for batch in batches])  # (N, 3072), channels first

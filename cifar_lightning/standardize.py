@@ -19,7 +19,7 @@ class Statistics(NamedTuple):
     std: Tensor  # (3, 32, 32), float32, positive
 
 
-def compute_statistics(images: Tensor, scaling: Scaling, chunk: int = 5000) -> Statistics:
+def compute_statistics(images: Tensor, scaling: Scaling, chunk: int = 1000) -> Statistics:
     """Compute the statistics of `images`, to be called on the training split only.
 
     A feature that never changes gets standard deviation 1, so that it becomes 0 and not NaN.
