@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cifar_lightning.alpha_dropout import AlphaDropout, alpha_dropout
+from cifar_lightning.compiled_step import CompiledStep
 from cifar_lightning.initializers import initialize_, variance_scaling_
 from cifar_lightning.lr_sweep import LRSweep, find_lr
 from cifar_lightning.mc_dropout import MCPrediction, mc_dropout, mc_predict
@@ -37,6 +38,7 @@ _LIGHTNING = {
 __all__ = [
     "AlphaDropout",
     "CIFAR10DataModule",
+    "CompiledStep",
     "Constant",
     "Cosine",
     "DeepMLP",

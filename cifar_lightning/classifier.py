@@ -182,18 +182,19 @@ class MLPClassifier(LightningModule):
     def on_fit_start(self) -> None:
         """Choose how the steps are executed, unless a resumed training has chosen."""
         self.execution, self._resumed_execution = self._resumed_execution, None
-        if self.execution is None:
-            first = self.network.linears()[0]
-            batch_size = getattr(self.trainer.datamodule, "hparams", {}).get("batch_size", 32)  # type: ignore[attr-defined]
-            widths = first.in_features, first.out_features
-            self.execution = choose_execution(
-                self.trainer, self, self.compile_steps, self.steps_per_execution, widths, batch_size
-            )
+        self.execution = self.execution or self.choose_execution()
         self._threads = torch.get_num_threads()
         torch.set_num_threads(self.execution.threads)
         self.trainer.fit_loop._skip_backward = self.execution.compiled  # its gradients come with the step
         if self.trainer.is_global_zero:
             get_console().print(str(self.execution), highlight=False)
+
+    def choose_execution(self) -> Execution:
+        """How the steps of the present training had best be executed."""
+        first = self.network.linears()[0]
+        batch_size = getattr(self.trainer.datamodule, "hparams", {}).get("batch_size", 32)  # type: ignore[attr-defined]
+        widths = first.in_features, first.out_features
+        return choose_execution(self.trainer, self, self.compile_steps, self.steps_per_execution, widths, batch_size)
 
     def on_fit_end(self) -> None:
         """Leave the process's number of threads, and the trainer, as they were."""

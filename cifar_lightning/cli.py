@@ -26,6 +26,7 @@ from cifar_lightning.report import RunProgressBar, RunReport
 from cifar_lightning.resume import BestAndLast, ExactResume
 from cifar_lightning.run_folder import discard_if_never_begun, make_loggers, make_run_folder, read_checkpoint
 from cifar_lightning.schedule_plot import SchedulePlot  # noqa: F401 (short name)
+from cifar_lightning.sweep import Sweep  # noqa: F401 (short name)
 
 RUNS = "runs"
 #: Set to see the traceback of an error that is reported in one message.
@@ -324,6 +325,9 @@ def main(args: list[str] | None = None) -> None:
         SystemExit: With status 2 for a user's mistake, after one message that says what is wrong.
     """
     _silence_what_does_not_concern_the_user()
+    # Units that died leave gradients' running means that shrink for ever, and denormal numbers take a hundred times as
+    # long. Here, because threads inherit it from the one that starts them.
+    torch.set_flush_denormal(True)
     try:
         CLI(args)
     except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:

@@ -48,7 +48,7 @@ class CompiledStep:
 
         self._gradients = gradients_of
         self._compiled = compile_once(gradients_of)
-        self._update = _make_update(optimizer)
+        self._update = make_update(optimizer)
         self._shape: torch.Size | None = None
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -195,7 +195,7 @@ def _nadam_pass(
     torch._foreach_sub_(p, update)
 
 
-def _make_update(optimizer: Optimizer) -> Callable[[], Any]:
+def make_update(optimizer: Optimizer) -> Callable[[], Any]:
     """One of the passes above, or the optimizer's own step, by one call for all parameters where it has that."""
     for update in (NAdamUpdate, SGDUpdate):
         if update.supports(optimizer):

@@ -249,3 +249,16 @@ def test_a_config_that_only_says_which_run_is_meant_contradicts_nothing(run):
 def test_what_can_not_act_is_refused(fail, flags, message):
     Path("x.png").touch()
     assert message in fail("fit", *SMALL, "--trainer.max_epochs=1", "--model.hidden_sizes=2x10", *flags)
+
+
+def test_denormals_are_flushed_in_every_thread():
+    code = (
+        "import torch, cifar_lightning.cli as cli\n"
+        "cli.CLI = lambda args: None\n"
+        "cli.main([])\n"
+        "torch.set_num_threads(2)\n"
+        "tiny = torch.full((1 << 20,), 1e-40)\n"
+        "assert not (tiny * 1.0).any()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -35,6 +35,8 @@ def test_commands(run, tmp_path):
                 args = words[3:]
             case "scripts/find_lr":
                 args = ["fit", *words[1:], "--trainer.callbacks+=LRFinder", "--trainer.callbacks.stop=true"]
+            case "scripts/sweep":
+                args = ["fit", *words[2:], "--trainer.callbacks+=Sweep", f"--trainer.callbacks.vary={words[1]}"]
             case "scripts/plot_schedule":
                 args = ["fit", *words[1:], "--trainer.callbacks+=SchedulePlot"]
             case _:

@@ -1,6 +1,8 @@
+import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 
 import pytest
@@ -83,3 +85,34 @@ def test_installs_when_pyproject_is_newer(checkout, script, wanted):
 def test_short_scripts(checkout, script, callback):
     printed, _ = call(checkout, script, "--config", "a.yaml")
     assert printed == f"cifar-lightning fit --config a.yaml --trainer.callbacks+={callback}"
+
+
+def test_sweep(checkout):
+    printed, _ = call(checkout, "sweep", "{lr: [0.1, 0.2]}", "--config", "a.yaml")
+    sweep = "--trainer.callbacks+=Sweep --trainer.callbacks.vary={lr: [0.1, 0.2]}"
+    assert printed == f"cifar-lightning fit --config a.yaml {sweep}"
+    done = subprocess.run([checkout / "scripts" / "sweep", "--config", "a.yaml"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: nothing to sweep: expected values first")
+
+
+@pytest.mark.slow
+def test_benchmark(tmp_path):
+    out = tmp_path / "out.jsonl"
+    systems = ["plain", "pytorch loop", "stock lightning"]
+    command = [sys.executable, ROOT / "scripts" / "benchmark", "--systems", *systems, "--works", "selu_1cycle"]
+    done = subprocess.run(
+        [*command, "--epochs", "2", "--rounds", "1", "--out", out],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"BENCHMARK_IMAGES": "600"},
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["system"] for line in lines] == systems
+    for line in lines:
+        assert len(line["epoch_seconds"]) == 2
+        assert line["batch_size"] == 128
+        assert line["start_seconds"] > 0
+        assert {"work", "median", "peak_rss_mb", "torch", "threads", "cpu"} <= set(line)
+    assert "| selu_1cycle, batch 128 | plain | 1.00 |" in done.stdout
