@@ -97,7 +97,7 @@ class _Copy:
 class Sweep(Callback):
     """In the place of one training, train a network for each combination of some values, all as one `Stack`.
 
-    Each gets a folder with the usual logs, learning curves and checkpoints; `sweep.csv` compares all. Then the fit ends.
+    Each gets a folder with the usual logs, learning curves and checkpoints; `sweep.csv` lists all. Then the fit ends.
     A copy starts from the weights, and sees the batches, of its own single run; dropout masks are others. All train for
     `max_epochs`, and no other callback acts.
 
