@@ -3,6 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -181,8 +182,7 @@ class MLPClassifier(LightningModule):
 
     def on_fit_start(self) -> None:
         """Choose how the steps are executed, unless a resumed training has chosen."""
-        self.execution, self._resumed_execution = self._resumed_execution, None
-        self.execution = self.execution or self.choose_execution()
+        self.execution = self.choose_execution()
         self._threads = torch.get_num_threads()
         torch.set_num_threads(self.execution.threads)
         self.trainer.fit_loop._skip_backward = self.execution.compiled  # its gradients come with the step
@@ -194,7 +194,10 @@ class MLPClassifier(LightningModule):
         first = self.network.linears()[0]
         batch_size = getattr(self.trainer.datamodule, "hparams", {}).get("batch_size", 32)  # type: ignore[attr-defined]
         widths = first.in_features, first.out_features
-        return choose_execution(self.trainer, self, self.compile_steps, self.steps_per_execution, widths, batch_size)
+        resumed, self._resumed_execution = self._resumed_execution, None
+        return choose_execution(
+            self.trainer, self, self.compile_steps, self.steps_per_execution, widths, batch_size, resumed
+        )
 
     def on_fit_end(self) -> None:
         """Leave the process's number of threads, and the trainer, as they were."""
@@ -292,7 +295,8 @@ class MLPClassifier(LightningModule):
         self._pending.append((logits, labels))
         if len(self._pending) == METRICS_EVERY:
             self._update_train_metrics()
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (self.global_step + 1) % every == 0:
             rate = self.trainer.optimizers[0].param_groups[0]["lr"]
             self.log_dict({"train_step_loss": loss, "lr": rate}, prog_bar=True, batch_size=len(labels))
 
@@ -358,7 +362,7 @@ class MLPClassifier(LightningModule):
         checkpoint["classes"] = self.classes
         checkpoint["total_steps"], checkpoint["first_step"] = self._total_steps, self._first_step
         if self.execution is not None:
-            checkpoint["execution"] = self.execution.as_primitives()
+            checkpoint["execution"] = asdict(self.execution)
         checkpoint["train_metrics"] = {
             name: metric.metric_state for name, metric in self.train_metrics.items(keep_base=True)
         }

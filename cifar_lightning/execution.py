@@ -1,14 +1,16 @@
 """How the steps of a training are executed: plainly, or compiled and several in one of Lightning's hooks."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
+    BaseFinetuning,
     GradientAccumulationScheduler,
     ModelCheckpoint,
+    ModelPruning,
     OnExceptionCheckpoint,
     ProgressBar,
     StochasticWeightAveraging,
@@ -28,6 +30,8 @@ WORTH_COMPILING = 2000
 
 #: Callbacks that can follow several steps at once.
 PATIENT_CALLBACKS = (ExactResume, ModelCheckpoint, ProgressBar, Timer)
+#: Callbacks that change what a step is in the course of a training.
+REBUILDERS = (BaseFinetuning, GradientAccumulationScheduler, ModelPruning, StochasticWeightAveraging)
 #: Hooks that stand between a step's gradients and its update.
 GRADIENT_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
@@ -54,13 +58,15 @@ class Execution:
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
         return f"Training steps: {kind}, {threads}" + (f" ({self.reason})" if self.reason else "")
 
-    def as_primitives(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return asdict(self)
-
 
 def choose_execution(
-    trainer: Trainer, module: LightningModule, compile: Compile, steps: int, widths: tuple[int, int], batch_size: int
+    trainer: Trainer,
+    module: LightningModule,
+    compile: Compile,
+    steps: int,
+    widths: tuple[int, int],
+    batch_size: int,
+    resumed: Execution | None = None,
 ) -> Execution:
     """Choose before the first step.
 
@@ -71,11 +77,20 @@ def choose_execution(
         steps: Number of steps in one hook, if nothing needs fewer.
         widths: Number of inputs and outputs of the largest layer, by which the number of threads is chosen.
         batch_size: Number of images a step.
+        resumed: How the steps of a training that is resumed were executed, which "auto" keeps.
 
     Raises:
-        ValueError: If steps are always to be compiled, but can't be.
+        ValueError: If steps are to be compiled, always or as before, but can't be.
     """
     obstacle = _obstacle(trainer, module)
+    impatient = _first(_names_with(trainer, module, BATCH_HOOKS)) or _first(_midway_savers(trainer))
+    if compile == "auto" and resumed is not None:
+        if resumed.compiled and obstacle:
+            raise ValueError(
+                "the resumed training's steps can't be compiled: expected a training without what follows, as before, "
+                f"or --model.compile never, whose sums differ in their last bits; received {obstacle}"
+            )
+        return replace(resumed, steps=1 if impatient else resumed.steps, reason="as before")
     if compile == "never":
         return Execution(False, 1, torch.get_num_threads())
     if compile == "always" and obstacle:
@@ -91,7 +106,6 @@ def choose_execution(
             obstacle = f"compiling does not pay for fewer than {WORTH_COMPILING:,} steps"
     if obstacle:
         return Execution(False, 1, torch.get_num_threads(), obstacle)
-    impatient = _first(_names_with(trainer, module, BATCH_HOOKS)) or _first(_midway_savers(trainer))
     threads = choose_threads(*widths, batch_size) if trainer.strategy.root_device.type == "cpu" else 1
     reason = f"{impatient} follows each batch" if impatient and steps > 1 else ""
     return Execution(True, 1 if impatient else steps, threads, reason)
@@ -108,8 +122,10 @@ def _obstacle(trainer: Trainer, module: LightningModule) -> str:
     if trainer.strategy.root_device.type == "cpu" and not has_compiler():
         return "no C++ compiler"
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, GradientAccumulationScheduler | StochasticWeightAveraging):
+        if isinstance(callback, REBUILDERS):
             return type(callback).__name__
+    if not all(parameter.requires_grad for parameter in module.parameters()):
+        return "frozen parameters"
     watcher = _first(_names_with(trainer, module, GRADIENT_HOOKS))
     return f"{watcher}, which follows each gradient" if watcher else ""
 

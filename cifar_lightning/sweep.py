@@ -174,7 +174,8 @@ class Sweep(Callback):
                 standardized = self.copies[0].model.standardize(images.flatten(0, -4)).view(images.shape)
                 batch_losses, logits = stack.compute_gradients(standardized, labels)
                 step += 1
-                if step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+                every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+                if every and step % every == 0:
                     for each, loss in zip(self.copies, batch_losses.tolist(), strict=True):
                         rate = float(each.optimizer.param_groups[0]["lr"])
                         self._log(each, {"train_step_loss": loss, "lr": rate, "epoch": epoch}, step)

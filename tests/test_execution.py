@@ -5,6 +5,7 @@ import torch
 from conftest import ROOT, SMALL
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
+    BaseFinetuning,
     EMAWeightAveraging,
     GradientAccumulationScheduler,
     LearningRateMonitor,
@@ -120,7 +121,7 @@ def test_a_mid_epoch_resume_is_bitwise_equal_and_keeps_the_path(run, tmp_path):
     assert "Training steps: compiled, 7 at once" in said
     ours, _, _ = outcome(resumed)
     theirs, _, _ = outcome(whole)
-    assert ours["execution"] == theirs["execution"] == {"compiled": True, "steps": 7, "threads": 1, "reason": ""}
+    assert ours["execution"] == theirs["execution"] | {"reason": "as before"}
     for name, value in theirs["state_dict"].items():
         assert not isinstance(value, torch.Tensor) or torch.equal(ours["state_dict"][name], value), name
 
@@ -135,6 +136,17 @@ def test_averaged_weights_see_every_step(run, tmp_path):
         weights[compile] = outcome(root)[0]["state_dict"]["network.output.weight"]
     assert "compiled, 1 at once, 1 thread (EMAWeightAveraging follows each batch)" in said
     torch.testing.assert_close(weights["always"], weights["never"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_resume_that_can_not_keep_the_path_says_so(run, fail, tmp_path):
+    run("fit", *BASE, "--model.compile=always", "--trainer.max_steps=5", f"--trainer.default_root_dir={tmp_path}")
+    last = f"--ckpt_path={next(tmp_path.rglob('last.ckpt'))}"
+    message = fail("fit", *BASE, "--trainer.accumulate_grad_batches=2", "--model.resume_cycle=new", last)
+    assert "expected a training without what follows, as before, or --model.compile never" in message
+    assert "received accumulated gradients" in message
+    said = run("fit", *BASE, "--model.resume_cycle=new", "--model.compile=never", last)
+    assert "Training steps: plain, 1 thread\n" in said
 
 
 class WatchesGradients(Callback):
@@ -159,6 +171,7 @@ def choose(compile="always", module=None, **flags):
         ({"precision": "bf16-mixed"}, "precision bf16-mixed"),
         ({"callbacks": [WatchesGradients()]}, "WatchesGradients, which follows each gradient"),
         ({"callbacks": [GradientAccumulationScheduler({4: 2})]}, "GradientAccumulationScheduler"),
+        ({"callbacks": [BaseFinetuning()]}, "BaseFinetuning"),
     ],
 )
 def test_what_can_not_be_compiled_is_trained_plainly_or_refused(flags, reason):
@@ -177,6 +190,12 @@ def test_callbacks_that_follow_each_batch_get_each_batch(callback):
     assert chosen.compiled
     assert chosen.steps == 1
     assert chosen.reason == f"{type(callback).__name__} follows each batch"
+
+
+def test_frozen_parameters_are_trained_plainly():
+    module = MLPClassifier(hidden_sizes=[4])
+    module.network.output.requires_grad_(False)
+    assert choose("auto", module).reason == "frozen parameters"
 
 
 def test_a_subclass_that_follows_each_batch_gets_each_batch():
