@@ -102,6 +102,7 @@ class MLPClassifier(LightningModule):
         self.execution: Execution | None = None
         self._resumed_execution: Execution | None = None
         self._compiled_step: CompiledStep | None = None
+        self._threads: int | None = None  # of the process, before the training took another number
         self._total_steps: int | None = None
         self._first_step = 0  # of the cycle: not 0 only if a resumed training began a new one
         self._new_cycle = False
@@ -141,7 +142,9 @@ class MLPClassifier(LightningModule):
         Raises:
             ValueError: If the data module's scaling contradicts them.
         """
-        if stage != "fit":
+        if stage == "fit":
+            self.forget_execution()  # which an interrupted fit leaves behind
+        else:
             self._prepare_evaluation()
         images = getattr(self.trainer.datamodule, "images", None)  # type: ignore[attr-defined]
         if images is not None:
@@ -181,7 +184,7 @@ class MLPClassifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def on_fit_start(self) -> None:
-        """Choose how the steps are executed, unless a resumed training has chosen."""
+        """Choose how the steps are executed."""
         self.execution = self.choose_execution()
         self._threads = torch.get_num_threads()
         torch.set_num_threads(self.execution.threads)
@@ -189,21 +192,35 @@ class MLPClassifier(LightningModule):
         if self.trainer.is_global_zero:
             get_console().print(str(self.execution), highlight=False)
 
+    @property
+    def _batch_size(self) -> int | None:
+        hparams = getattr(self.trainer.datamodule, "hparams", {})  # type: ignore[attr-defined]
+        size: int | None = hparams.get("batch_size")
+        return size
+
     def choose_execution(self) -> Execution:
         """How the steps of the present training had best be executed."""
         first = self.network.linears()[0]
-        batch_size = getattr(self.trainer.datamodule, "hparams", {}).get("batch_size", 32)  # type: ignore[attr-defined]
+        batch_size = self._batch_size or 32
         widths = first.in_features, first.out_features
         resumed, self._resumed_execution = self._resumed_execution, None
+        parts = ("training_step", "backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping")
+        own = [name for name in parts if getattr(type(self), name) is not getattr(MLPClassifier, name)]
+        obstacle = f"{type(self).__name__}.{own[0]}" if own else ""
         return choose_execution(
-            self.trainer, self, self.compile_steps, self.steps_per_execution, widths, batch_size, resumed
+            self.trainer, self, self.compile_steps, self.steps_per_execution, widths, batch_size, resumed, obstacle
         )
 
     def on_fit_end(self) -> None:
         """Leave the process's number of threads, and the trainer, as they were."""
-        torch.set_num_threads(self._threads)
+        self.forget_execution()
+
+    def forget_execution(self) -> None:
+        """Train plainly from now on, as before `on_fit_start`."""
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
         self.trainer.fit_loop._skip_backward = False
-        self._compiled_step = None
+        self._threads, self._compiled_step = None, None
 
     def _clip_gradients(self) -> None:
         self.clip_gradients(
@@ -213,7 +230,7 @@ class MLPClassifier(LightningModule):
     @property
     def batches_at_once(self) -> Callable[[], int] | None:
         """What a loader that can hand out several batches at once asks for their number; None for one at a time."""
-        if self.execution is None or not self.execution.compiled:
+        if self.execution is None or not self.trainer.fit_loop._skip_backward:
             return None
         return partial(batches_until_an_event, self.trainer, self.execution.steps)
 
@@ -225,7 +242,7 @@ class MLPClassifier(LightningModule):
         self._compiled_step = None
         if self.execution is not None and self.execution.compiled:
             clip = self._clip_gradients if self.trainer.gradient_clip_val else None
-            self._compiled_step = CompiledStep(self, self.trainer.optimizers[0], clip)
+            self._compiled_step = CompiledStep(self, self.trainer.optimizers[0], clip, self._batch_size)
         if self._new_cycle:
             scheduler = self.trainer.lr_scheduler_configs[0].scheduler
             for group, lr in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):

@@ -28,16 +28,24 @@ class CompiledStep:
     """One step of training, to be called as `loss, logits = step(inputs, targets)`.
 
     It computes what `F.cross_entropy(model(inputs), targets)`, `backward()` and `optimizer.step()` would, from the
-    same random numbers, to within rounding. Compiled code knows one shape: the first batch's. Others, such as an
-    epoch's short last batch, run eagerly. The model has to be in training mode.
+    same random numbers, to within rounding. Compiled code knows one batch size; others, such as an epoch's short last
+    batch, run eagerly. The model has to be in training mode, and the optimizer to have the state and the schedule that
+    it shall go on with.
 
     Args:
         model: Maps inputs (B, ...) to logits (B, C).
         optimizer: Any optimizer of the model's parameters. NAdam, which has no fused form in torch, gets one here.
         clip: Called after the gradients are known, which are in the parameters' `grad`; None for no clipping.
+        batch_size: The batch size to compile for; None for that of the first batch.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, clip: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        clip: Callable[[], None] | None = None,
+        batch_size: int | None = None,
+    ) -> None:
         self._parameters = parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._clip = clip
 
@@ -49,14 +57,18 @@ class CompiledStep:
         self._gradients = gradients_of
         self._compiled = compile_once(gradients_of)
         self._update = make_update(optimizer)
-        self._shape: torch.Size | None = None
+        self._batch_size = batch_size
+        self._is_compiled = False
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Update the parameters; return the loss (), and the logits (B, C) from before the update."""
-        first, self._shape = self._shape is None, self._shape or inputs.shape
-        gradients_of = self._compiled if inputs.shape == self._shape else self._gradients
-        with torch._dynamo.config.patch(trace_autograd_ops=True) if first else nullcontext():
-            loss, logits, gradients = gradients_of(inputs, targets)
+        self._batch_size = self._batch_size or len(inputs)
+        if len(inputs) != self._batch_size:
+            loss, logits, gradients = self._gradients(inputs, targets)
+        else:
+            with nullcontext() if self._is_compiled else torch._dynamo.config.patch(trace_autograd_ops=True):
+                loss, logits, gradients = self._compiled(inputs, targets)
+            self._is_compiled = True
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
         if self._clip:
@@ -165,7 +177,8 @@ def compile_once(function: Callable[P, T]) -> Callable[P, T]:
 
 def _is_plain(optimizer: Optimizer, *extras: str) -> bool:
     groups = optimizer.param_groups
-    return len(groups) == 1 and not any(groups[0][name] for name in extras)
+    cycles_momentum = "max_momentum" in groups[0]  # a schedule moves what the pass takes for constant
+    return len(groups) == 1 and not cycles_momentum and not any(groups[0][name] for name in extras)
 
 
 def _sgd_pass(p: list[Tensor], g: list[Tensor], factors: Tensor) -> None:
@@ -201,7 +214,7 @@ def make_update(optimizer: Optimizer) -> Callable[[], Any]:
         if update.supports(optimizer):
             return update(optimizer)
     for group in optimizer.param_groups:
-        if group.get("fused", ...) is None and not group.get("foreach"):
+        if group.get("fused", ...) is None and not group.get("foreach") and not optimizer.state:
             group["fused"] = True
         elif group.get("foreach", ...) is None:
             group["foreach"] = True

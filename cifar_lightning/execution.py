@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     BaseFinetuning,
     GradientAccumulationScheduler,
@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import (
     Timer,
 )
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.optim import LBFGS
 
 from cifar_lightning.compiled_step import choose_threads, has_compiler
 from cifar_lightning.resume import ExactResume
@@ -34,6 +35,7 @@ PATIENT_CALLBACKS = (ExactResume, ModelCheckpoint, ProgressBar, Timer)
 REBUILDERS = (BaseFinetuning, GradientAccumulationScheduler, ModelPruning, StochasticWeightAveraging)
 #: Hooks that stand between a step's gradients and its update.
 GRADIENT_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
+TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 
 
@@ -67,6 +69,7 @@ def choose_execution(
     widths: tuple[int, int],
     batch_size: int,
     resumed: Execution | None = None,
+    obstacle: str = "",
 ) -> Execution:
     """Choose before the first step.
 
@@ -77,14 +80,15 @@ def choose_execution(
         steps: Number of steps in one hook, if nothing needs fewer.
         widths: Number of inputs and outputs of the largest layer, by which the number of threads is chosen.
         batch_size: Number of images a step.
-        resumed: How the steps of a training that is resumed were executed, which "auto" keeps.
+        resumed: How the steps of a training that is resumed were executed: kept, unless `compile` contradicts it.
+        obstacle: What the module itself knows that the compiled step can't do; "" for nothing.
 
     Raises:
         ValueError: If steps are to be compiled, always or as before, but can't be.
     """
-    obstacle = _obstacle(trainer, module)
+    obstacle = obstacle or _obstacle(trainer, module)
     impatient = _first(_names_with(trainer, module, BATCH_HOOKS)) or _first(_midway_savers(trainer))
-    if compile == "auto" and resumed is not None:
+    if resumed is not None and (compile == "auto" or (compile == "always" and resumed.compiled)):
         if resumed.compiled and obstacle:
             raise ValueError(
                 "the resumed training's steps can't be compiled: expected a training without what follows, as before, "
@@ -92,7 +96,7 @@ def choose_execution(
             )
         return replace(resumed, steps=1 if impatient else resumed.steps, reason="as before")
     if compile == "never":
-        return Execution(False, 1, torch.get_num_threads())
+        return Execution(False, 1, resumed.threads if resumed else torch.get_num_threads())
     if compile == "always" and obstacle:
         raise ValueError(
             f"the training step can't be compiled: expected --model.compile auto or never, or a training without "
@@ -121,6 +125,14 @@ def _obstacle(trainer: Trainer, module: LightningModule) -> str:
         return f"precision {trainer.precision}"
     if trainer.strategy.root_device.type == "cpu" and not has_compiler():
         return "no C++ compiler"
+    if isinstance(trainer.optimizers[0], LBFGS):
+        return "LBFGS"
+    if trainer._detect_anomaly:
+        return "anomaly detection"
+    for owner, base in ((module, LightningModule), (trainer.datamodule, LightningDataModule)):  # type: ignore[attr-defined]
+        for hook in TRANSFER_HOOKS:
+            if owner is not None and is_overridden(hook, owner, base):
+                return f"{type(owner).__name__}.{hook}"
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, REBUILDERS):
             return type(callback).__name__
@@ -156,8 +168,9 @@ def batches_until_an_event(trainer: Trainer, most: int) -> int:
     fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
     in_epoch, in_all = loop.batch_progress.current.ready, loop.batch_progress.total.ready
     counts = [most, fit.max_batches - in_epoch]
-    if trainer.max_steps > 0:
-        counts.append(trainer.max_steps - trainer.global_step)
+    for steps in (trainer.max_steps, trainer.min_steps or 0):
+        if steps > trainer.global_step:
+            counts.append(steps - trainer.global_step)
     for callback in trainer.checkpoint_callbacks:
         if every := getattr(callback, "_every_n_train_steps", 0):
             counts.append(every - trainer.global_step % every)
@@ -183,4 +196,6 @@ def one_by_one(trainer: Trainer, batches: Sequence[T]) -> Iterator[T]:
             loop.batch_progress.increment_ready()
             loop.batch_progress.increment_started()
             optimizer_step.increment_ready()
+        # Of which Lightning knows only after as many items as there are batches.
+        loop.batch_progress.is_last_batch = loop.batch_progress.current.ready >= trainer.fit_loop.max_batches
         yield batch

@@ -41,16 +41,17 @@ class _Copy:
     model: MLPClassifier
     folder: Path
     loggers: list[Logger]
+    data_hparams: dict[str, Any]
     rows: list[dict[str, float]] = field(default_factory=list)
 
     def prepare(self, steps: int | None, compiled: bool) -> None:
         """Build optimizer and schedule, as a training of its own would."""
         hparams = self.model.hparams
         self.optimizer = build_optimizer(hparams["optimizer"], self.model.network.parameters(), hparams["lr"])
-        self.update = make_update(self.optimizer) if compiled else self.optimizer.step
         self.schedule = build_schedule(hparams["schedule"])
         constant = self.schedule == Constant()
         self.scheduler = None if constant else self.schedule.build(self.optimizer, steps)
+        self.update = make_update(self.optimizer) if compiled else lambda: self.optimizer.step()
 
     def step(self) -> None:
         """Learn from the gradients."""
@@ -90,6 +91,7 @@ class _Copy:
             "pytorch-lightning_version": lightning.__version__,
             "epoch": len(self.rows) - 1,
             "classes": self.model.classes,
+            "datamodule_hyper_parameters": self.data_hparams,
         }
         torch.save(checkpoint, path)
 
@@ -121,13 +123,16 @@ class Sweep(Callback):
                 f"nothing to sweep here: expected an MLPClassifier on one device, received a "
                 f"{type(pl_module).__name__} on {trainer.world_size}"
             )
-        generators, seed = collect_generators(), os.environ.get("PL_GLOBAL_SEED")
+        _refuse_what_can_not_act(trainer)
+        generators, seed, threads = collect_generators(), os.environ.get("PL_GLOBAL_SEED"), torch.get_num_threads()
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         try:
             self.copies = [self._make_copy(trainer, pl_module, values, folder) for values in self._combinations()]
             self._train(trainer, pl_module)
         finally:
+            torch.set_num_threads(threads)
             restore_generators(generators)
+            os.environ.pop("PL_GLOBAL_SEED", None)
             if seed is not None:
                 os.environ["PL_GLOBAL_SEED"] = seed
         self._report(trainer, folder)
@@ -153,16 +158,16 @@ class Sweep(Callback):
         model.classes = module.classes
         model.standardize.load_state_dict(module.standardize.state_dict())
         model.to(trainer.strategy.root_device)
-        place = folder / "_".join(f"{name}={value:g}" for name, value in values.items())
+        place = folder / "_".join(f"{name}={value:.10g}" for name, value in values.items())
         place.mkdir(parents=True, exist_ok=True)
         loggers = make_loggers(place)
         for logger in loggers:
             logger.log_hyperparams(dict(model.hparams) | {"seed": seed})
-        return _Copy(values, seed, model, place, loggers)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        return _Copy(values, seed, model, place, loggers, dict(data.hparams))
 
     def _train(self, trainer: Trainer, module: MLPClassifier) -> None:
         execution = module.choose_execution()
-        threads = torch.get_num_threads()
         torch.set_num_threads(execution.threads)
         stack = Stack([each.model.network for each in self.copies], execution.compiled)
         for each in self.copies:
@@ -194,7 +199,6 @@ class Sweep(Callback):
                 f"epoch {epoch + 1:3}  best so far: {best.folder.name}, val_accuracy {best.best['val_accuracy']:.4f}",
                 highlight=False,
             )
-        torch.set_num_threads(threads)
 
     def _log(self, each: _Copy, row: dict[str, float], steps: int) -> None:
         for logger in each.loggers:
@@ -231,7 +235,7 @@ class Sweep(Callback):
             writer.writerow([*self.vary, "epoch", "val_loss", "val_accuracy", "folder"])
             for each in self.copies:
                 best = each.best
-                values = [f"{value:g}" for value in each.values.values()]
+                values = [f"{value:.10g}" for value in each.values.values()]
                 writer.writerow([*values, int(best["epoch"]), best["val_loss"], best["val_accuracy"], each.folder.name])
                 table.add_row(*values, f"{best['epoch']:.0f}", f"{best['val_loss']:.4f}", f"{best['val_accuracy']:.2%}")
                 draw_learning_curves(
@@ -240,6 +244,24 @@ class Sweep(Callback):
                 for logger in each.loggers:
                     logger.finalize("success")
         get_console().print(table)
+
+
+def _refuse_what_can_not_act(trainer: Trainer) -> None:
+    epochs = trainer.max_epochs
+    given: dict[str, tuple[Any, list[Any]]] = {
+        "ckpt_path": (trainer.ckpt_path, [None]),
+        "trainer.gradient_clip_val": (trainer.gradient_clip_val, [None, 0]),
+        "trainer.accumulate_grad_batches": (trainer.accumulate_grad_batches, [1]),
+        "trainer.precision": (trainer.precision, ["32-true"]),
+        "trainer.max_steps": (trainer.max_steps, [-1]),
+        "trainer.max_epochs": (epochs, [epochs if epochs is not None and epochs > 0 else 1]),
+        "trainer.limit_val_batches": (trainer.limit_val_batches, [1.0]),
+        "trainer.val_check_interval": (trainer.val_check_interval, [1.0]),
+        "trainer.check_val_every_n_epoch": (trainer.check_val_every_n_epoch, [1]),
+    }
+    for name, (value, possible) in given.items():
+        if value not in possible:
+            raise ValueError(f"--{name} is not for a sweep: expected {possible[0]}, received {value}")
 
 
 @torch.no_grad()

@@ -1,3 +1,4 @@
+import copy
 import csv
 
 import pytest
@@ -12,7 +13,7 @@ from lightning.pytorch.callbacks import (
     OnExceptionCheckpoint,
 )
 
-from cifar_lightning import MLPClassifier, compiled_step, execution
+from cifar_lightning import CIFAR10DataModule, MLPClassifier, compiled_step, execution
 from cifar_lightning.execution import choose_execution
 
 BASE = [
@@ -75,6 +76,14 @@ def check_equal(ours, theirs):
         ["--model.normalization=batch", "--model.optimizer=NAdam", "--model.schedule=Constant"],
         ["--model.optimizer=Adam", "--model.schedule=Exponential"],
         ["--model.schedule=Performance"],
+        ["--model.optimizer=NAdam", "--model.schedule=OneCycle", "--model.schedule.cycle_momentum=true"],
+        [
+            *EVERY_10[:1],
+            "--trainer.callbacks.every_n_train_steps=5",
+            "--trainer.callbacks.monitor=val_loss",
+            "--trainer.callbacks.save_top_k=-1",
+            "--trainer.callbacks.filename={step}-{val_loss:.6f}",
+        ],
         ["--model.schedule=PiecewiseConstant", "--model.schedule.epochs=[1]", "--model.schedule.factors=[1,0.1]"],
         ["--trainer.callbacks+=LRFinder", "--trainer.callbacks.num_steps=20"],
     ],
@@ -127,6 +136,46 @@ def test_a_mid_epoch_resume_is_bitwise_equal_and_keeps_the_path(run, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("optimizer", ["SGD", "NAdam"])
+def test_momentum_that_a_schedule_moves_is_that_of_the_plain_path(run, tmp_path, optimizer):
+    flags = [f"--model.optimizer={optimizer}", "--model.schedule=OneCycle", "--model.schedule.cycle_momentum=true",
+             "--model.lr=0.002"]  # fmt: skip
+    weights = {}
+    for compile in ("never", "always"):
+        run("fit", *BASE, *flags, f"--model.compile={compile}", f"--trainer.default_root_dir={tmp_path / compile}")
+        weights[compile] = outcome(tmp_path / compile)[0]["state_dict"]["network.output.weight"]
+    torch.testing.assert_close(weights["always"], weights["never"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_resumes_before_and_after_an_epochs_last_short_batch(run, tmp_path):
+    flags = [*BASE, "--data.batch_size=17", "--model.compile=always"]  # 14 full ones and one of 2
+    every = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_top_k=-1",
+             "--trainer.callbacks.filename=step{step}", "--trainer.callbacks.every_n_train_steps=1"]  # fmt: skip
+    run("fit", *flags, *every, f"--trainer.default_root_dir={tmp_path / 'whole'}")
+    expected = outcome(tmp_path / "whole")[0]["state_dict"]
+    for step in (14, 15):
+        middle = next((tmp_path / "whole").rglob(f"stepstep={step}.ckpt"))
+        run("fit", *flags, f"--ckpt_path={middle}", f"--trainer.default_root_dir={tmp_path / str(step)}")
+        ours, _, _ = outcome(tmp_path / str(step))
+        assert ours["global_step"] == 45
+        for name, value in expected.items():
+            assert not isinstance(value, torch.Tensor) or torch.equal(ours["state_dict"][name], value), (step, name)
+
+
+def test_a_second_fit_begins_anew():
+    data = CIFAR10DataModule(source="synthetic", synthetic_size=100, val_size=20, batch_size=10)
+    module = MLPClassifier(hidden_sizes=[4], compile="always")
+    for _ in range(2):
+        trainer = Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False)
+        trainer.fit(module, data)
+        assert trainer.global_step == 8
+        images, _ = next(iter(data.train_dataloader()))  # a batch, and no list of them
+        assert len(images) == 10
+    copy.deepcopy(module)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_averaged_weights_see_every_step(run, tmp_path):
     flags = [*BASE, "--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9"]
     weights = {}
@@ -158,6 +207,7 @@ def choose(compile="always", module=None, **flags):
     module = module or MLPClassifier(hidden_sizes=[4], compile=compile)
     trainer = Trainer(accelerator="cpu", logger=False, max_steps=5000, **flags)
     trainer.strategy.connect(module)
+    trainer.strategy.optimizers = [torch.optim.SGD(module.parameters())]
     module.trainer = trainer
     return choose_execution(trainer, module, compile, 50, (4, 4), 32)
 
@@ -190,6 +240,17 @@ def test_callbacks_that_follow_each_batch_get_each_batch(callback):
     assert chosen.compiled
     assert chosen.steps == 1
     assert chosen.reason == f"{type(callback).__name__} follows each batch"
+
+
+def test_a_subclass_with_steps_of_its_own_is_trained_plainly():
+    class Own(MLPClassifier):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx)
+
+    module = Own(hidden_sizes=[4], compile="always")
+    module.trainer = Trainer(accelerator="cpu", logger=False)
+    with pytest.raises(ValueError, match="can't be compiled: expected .*; received Own.training_step"):
+        module.choose_execution()
 
 
 def test_frozen_parameters_are_trained_plainly():

@@ -36,6 +36,11 @@ def sweep(run, root, vary, *flags):
 @pytest.mark.parametrize(
     ("vary", "copy", "alone"),
     [
+        (
+            "{schedule.cycle_momentum: [0, 1]}",
+            "schedule.cycle_momentum=1",
+            ["--model.schedule=OneCycle", "--model.schedule.cycle_momentum=true"],
+        ),
         ("{lr: [0.002, 0.01]}", "lr=0.01", ["--model.lr=0.01"]),
         ("{seed: [1, 2, 3]}", "seed=2", ["--seed_everything=2"]),
         ("{seed: [1, 2], lr: [0.01, 0.1]}", "seed=2_lr=0.01", ["--seed_everything=2", "--model.lr=0.01"]),
@@ -90,6 +95,16 @@ def test_leaves_logs_curves_and_checkpoints_of_each(run, tmp_path):
                    "--trainer.enable_progress_bar=false")  # fmt: skip
         assert "accuracy" in said
     assert torch.load(best, weights_only=True)["classes"]
+
+
+@pytest.mark.parametrize(
+    "flag", ["gradient_clip_val=1", "accumulate_grad_batches=2", "max_steps=5", "limit_val_batches=2"]
+)
+def test_flags_that_would_not_act_are_refused(fail, flag):
+    message = fail(
+        "fit", *FLAGS, f"--trainer.{flag}", "--trainer.callbacks+=Sweep", "--trainer.callbacks.vary={lr: [1]}"
+    )
+    assert f"--trainer.{flag.partition('=')[0]} is not for a sweep: expected" in message
 
 
 @pytest.mark.parametrize(
