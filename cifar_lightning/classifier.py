@@ -189,7 +189,7 @@ class MLPClassifier(LightningModule):
         self._threads = torch.get_num_threads()
         torch.set_num_threads(self.execution.threads)
         self.trainer.fit_loop._skip_backward = self.execution.compiled  # its gradients come with the step
-        if self.trainer.is_global_zero:
+        if self.trainer.is_global_zero and not self.trainer.should_stop:  # as it is after a sweep
             get_console().print(str(self.execution), highlight=False)
 
     @property

@@ -154,7 +154,7 @@ class Sweep(Callback):
                 hparams["lr"] = value
         seed = int(values.get("seed", os.environ.get("PL_GLOBAL_SEED", 0)))
         seed_everything(seed, verbose=False)
-        model = MLPClassifier(**{name: value for name, value in hparams.items() if name != "data_set"})
+        model = MLPClassifier(**hparams)
         model.classes = module.classes
         model.standardize.load_state_dict(module.standardize.state_dict())
         model.to(trainer.strategy.root_device)
