@@ -62,8 +62,8 @@ class BestAndLast(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Copy the best checkpoint, if it is still there, and go on from its score."""
         best = Path(state_dict["best_model_path"])
-        if self.dirpath is not None and best.is_file():
-            here = Path(self.dirpath) / best.name
+        here = Path(self.dirpath or best.parent) / best.name
+        if best.is_file() and best.absolute() != here.absolute():  # the same in a test after a fit
             if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
                 here.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(best, here)
