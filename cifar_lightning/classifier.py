@@ -242,7 +242,9 @@ class MLPClassifier(LightningModule):
         self._compiled_step = None
         if self.execution is not None and self.execution.compiled:
             clip = self._clip_gradients if self.trainer.gradient_clip_val else None
-            self._compiled_step = CompiledStep(self, self.trainer.optimizers[0], clip, self._batch_size)
+            self._compiled_step = CompiledStep(
+                self, self.trainer.optimizers[0], clip, self._batch_size, self.network.penalty
+            )
         if self._new_cycle:
             scheduler = self.trainer.lr_scheduler_configs[0].scheduler
             for group, lr in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
@@ -298,7 +300,7 @@ class MLPClassifier(LightningModule):
         if self._compiled_step is None:
             ((images, labels),) = batches
             logits = self(images)
-            loss = F.cross_entropy(logits, labels)
+            loss = F.cross_entropy(logits, labels) + self.network.penalty()
             self._record(logits.detach(), labels, loss)
             return loss
         for images, labels in one_by_one(self.trainer, batches):

@@ -37,6 +37,7 @@ class CompiledStep:
         optimizer: Any optimizer of the model's parameters. NAdam, which has no fused form in torch, gets one here.
         clip: Called after the gradients are known, which are in the parameters' `grad`; None for no clipping.
         batch_size: The batch size to compile for; None for that of the first batch.
+        penalty: Computes what is added to the cross-entropy, from the model's parameters; None for nothing.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class CompiledStep:
         optimizer: Optimizer,
         clip: Callable[[], None] | None = None,
         batch_size: int | None = None,
+        penalty: Callable[[], Tensor | float] | None = None,
     ) -> None:
         self._parameters = parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._clip = clip
@@ -52,6 +54,8 @@ class CompiledStep:
         def gradients_of(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
             logits = model(inputs)
             loss = F.cross_entropy(logits, targets)
+            if penalty is not None:
+                loss = loss + penalty()
             return loss.detach(), logits.detach(), torch.autograd.grad(loss, parameters)
 
         self._gradients = gradients_of

@@ -68,6 +68,8 @@ class DeepMLP(nn.Module):
         dropout_position: After the last hidden layer only, after every hidden layer, or also on the input.
         max_norm: Largest Euclidean norm of the weights into a hidden unit (Keras's `max_norm` constraint),
             imposed by `constrain_`; None for no constraint.
+        l1: Factor of the sum of all weights' absolute values in `penalty`; biases are not penalized.
+        l2: Factor of the sum of their squares (Keras's `l2`: twice as strong as a `weight_decay` of the same value).
 
     Raises:
         ValueError: For a value that is out of range or a name that is unknown.
@@ -92,15 +94,20 @@ class DeepMLP(nn.Module):
         dropout_p: float = 0.1,
         dropout_position: DropoutPosition = "last",
         max_norm: float | None = None,
+        l1: float = 0.0,
+        l2: float = 0.0,
     ) -> None:
         super().__init__()
         self.hidden_sizes = sizes = parse_hidden_sizes(hidden_sizes)
         _check_choices(in_features, num_classes, normalization, norm_position, norm_input, dropout_position, max_norm)
+        for name, factor in (("l1", l1), ("l2", l2)):
+            if not 0 <= factor < float("inf"):
+                raise ValueError(f"{name} out of range: expected 0 or a positive number, received {factor}")
         if bias is None:
             bias = not (normalization == "batch" and norm_position == "before_activation")
         self.in_features = in_features
         self.activation, self.init, self.normalization = activation, init, normalization
-        self.dropout, self.max_norm = dropout, max_norm
+        self.dropout, self.max_norm, self.l1, self.l2 = dropout, max_norm, l1, l2
 
         def norm(features: int) -> nn.Module:
             return make_normalization(normalization, features, norm_momentum, norm_eps)
@@ -163,6 +170,12 @@ class DeepMLP(nn.Module):
         if self.max_norm is not None:
             for linear in self.linears()[:-1]:
                 linear.weight.copy_(torch.renorm(linear.weight, p=2, dim=0, maxnorm=self.max_norm))
+
+    def penalty(self) -> Tensor | float:
+        """What is to be added to a loss: l1 sum |w| + l2 sum w^2 over the weights w of all linear layers."""
+        terms = [self.l1 * linear.weight.abs().sum() for linear in self.linears() if self.l1]
+        terms += [self.l2 * linear.weight.square().sum() for linear in self.linears() if self.l2]
+        return torch.stack(terms).sum() if terms else 0.0
 
     def self_normalization_gaps(self, standardized_input: bool = True) -> list[str]:
         """What keeps the network from normalizing itself, and why (Klambauer et al. 2017): empty if nothing does.

@@ -124,6 +124,11 @@ class Sweep(Callback):
                 f"{type(pl_module).__name__} on {trainer.world_size}"
             )
         _refuse_what_can_not_act(trainer)
+        if pl_module.network.l1 or pl_module.network.l2:
+            raise ValueError(
+                "a sweep adds no penalty to the loss: expected --model.l1 0 and --model.l2 0, "
+                f"received {pl_module.network.l1} and {pl_module.network.l2}"
+            )
         generators, seed, threads = collect_generators(), os.environ.get("PL_GLOBAL_SEED"), torch.get_num_threads()
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         try:

@@ -73,6 +73,7 @@ def check_equal(ours, theirs):
         ["--trainer.gradient_clip_val=0.01"],
         ["--trainer.gradient_clip_val=0.001", "--trainer.gradient_clip_algorithm=value"],
         ["--model.max_norm=0.5"],
+        ["--model.l1=0.001", "--model.l2=0.01", "--trainer.gradient_clip_val=0.5"],
         ["--model.normalization=batch", "--model.optimizer=NAdam", "--model.schedule=Constant"],
         ["--model.optimizer=Adam", "--model.schedule=Exponential"],
         ["--model.schedule=Performance"],

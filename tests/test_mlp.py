@@ -112,6 +112,18 @@ def test_constrain_bounds_the_norm_into_each_hidden_unit():
     assert torch.equal(net.output.weight, before[-1])
 
 
+def test_penalty_is_of_all_weights_and_no_bias():
+    net = DeepMLP(50, 10, [40, 30], l1=0.1, l2=0.01)
+    net.penalty().backward()
+    weights = [linear.weight for linear in net.linears()]
+    expected = sum(0.1 * w.abs().sum() + 0.01 * (w * w).sum() for w in weights)
+    torch.testing.assert_close(net.penalty(), expected)
+    for w in weights:
+        torch.testing.assert_close(w.grad, 0.1 * w.sign() + 2 * 0.01 * w)
+    assert all(linear.bias.grad is None for linear in net.linears())
+    assert DeepMLP(50, 10, [40]).penalty() == 0
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -153,6 +165,8 @@ def test_self_normalizing_networks():
         ({"dropout": "alpha", "dropout_p": 1.0}, "expected 0 <= p < 1, received p=1.0"),
         ({"dropout_position": "first"}, "unknown dropout_position"),
         ({"max_norm": 0}, "max_norm out of range"),
+        ({"l1": -1.0}, "l1 out of range: expected 0 or a positive number, received -1.0"),
+        ({"l2": float("inf")}, "l2 out of range"),
     ],
 )
 def test_wrong_options(options, message):
