@@ -318,18 +318,23 @@ def _silence_what_does_not_concern_the_user() -> None:
     )
 
 
+def start(args: list[str] | None = None) -> CLI:
+    """Run the command line on `args`, by default those of the process, with this process's settings in order."""
+    _silence_what_does_not_concern_the_user()
+    # Units that died leave gradients' running means that shrink for ever, and denormal numbers take a hundred times as
+    # long. Here, because threads inherit it from the one that starts them.
+    torch.set_flush_denormal(True)
+    return CLI(args)
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command line on `args`, by default those of the process.
 
     Raises:
         SystemExit: With status 2 for a user's mistake, after one message that says what is wrong.
     """
-    _silence_what_does_not_concern_the_user()
-    # Units that died leave gradients' running means that shrink for ever, and denormal numbers take a hundred times as
-    # long. Here, because threads inherit it from the one that starts them.
-    torch.set_flush_denormal(True)
     try:
-        CLI(args)
+        start(args)
     except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
         # Lightning reports some mistakes of its user, such as early stopping without validation, by a RuntimeError.
         if isinstance(error, RuntimeError) and "conditioned on metric" not in str(error):

@@ -7,6 +7,8 @@ import pytest
 from conftest import ROOT, SMALL
 from PIL import Image
 
+from cifar_lightning.study.__main__ import main as study
+
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
     line.split("  #")[0].strip()
@@ -17,7 +19,8 @@ COMMANDS = [
 QUICK = ["--trainer.max_epochs=2", "--trainer.limit_train_batches=4"]
 
 
-def test_commands(run, tmp_path):
+def test_commands(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which a study would set
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "pictures").mkdir()
     Image.new("RGB", (40, 30)).save(tmp_path / "pictures" / "a.png")
@@ -37,6 +40,10 @@ def test_commands(run, tmp_path):
                 args = ["fit", *words[1:], "--trainer.callbacks+=LRFinder", "--trainer.callbacks.stop=true"]
             case "scripts/sweep":
                 args = ["fit", *words[2:], "--trainer.callbacks+=Sweep", f"--trainer.callbacks.vary={words[1]}"]
+            case "scripts/study":
+                assert study([*words[1:], "--out=study", *SMALL, *QUICK]) == 0
+                ran += 1
+                continue
             case "scripts/plot_schedule":
                 args = ["fit", *words[1:], "--trainer.callbacks+=SchedulePlot"]
             case _:

@@ -96,6 +96,14 @@ def test_sweep(checkout):
     assert done.stderr.startswith("error: nothing to sweep: expected values first")
 
 
+def test_study(checkout):
+    later = time.time() + 10
+    os.utime(checkout / "pyproject.toml", (later, later))
+    printed, said = call(checkout, "study", "a.yaml", "--seeds", "1")
+    assert "--editable .[study]" in said
+    assert printed.endswith("python -m cifar_lightning.study a.yaml --seeds 1")
+
+
 @pytest.mark.slow
 def test_benchmark(tmp_path):
     out = tmp_path / "out.jsonl"

@@ -1,0 +1,126 @@
+"""One run of a study, in a process of its own: train, test at the best epoch, and keep what came of it."""
+
+import fcntl
+import math
+import os
+import signal
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cifar_lightning.cli import start
+from cifar_lightning.report import RunReport
+from cifar_lightning.study.results import Result, write_whole
+
+
+@dataclass(frozen=True)
+class Run:
+    """A config trained with a seed.
+
+    Args:
+        config: The config's file.
+        seed: The seed.
+        out: The study's folder.
+        flags: Further options of `lightning fit`.
+    """
+
+    config: Path
+    seed: int
+    out: Path
+    flags: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.config.stem}, seed {self.seed}"
+
+    @property
+    def root(self) -> Path:
+        """Where `lightning fit` makes folders for all configs of this seed."""
+        return self.out / f"seed_{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Where it makes those of this config."""
+        return self.root / self.config.stem
+
+    @property
+    def log(self) -> Path:
+        """What the run prints."""
+        return self.folder / "log.txt"
+
+    @property
+    def result(self) -> Path:
+        """Where a finished run's result is."""
+        return self.folder / "result.json"
+
+    def prepare(self) -> None:
+        """Make the folder, and take note of what is run in it.
+
+        Raises:
+            ValueError: If something else was run in it.
+        """
+        recipe = "\n".join([f"# {' '.join(self.flags)}", self.config.read_text()])
+        note = self.folder / "recipe.yaml"
+        if note.exists() and note.read_text() != recipe:
+            raise ValueError(
+                f"{self.config} or its flags have changed since it was run: expected those of {note}, or another "
+                "--out; received others"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(note, recipe)
+
+    def arguments(self) -> list[str]:
+        """What `lightning` is called with: to go on with what was stopped, if there is a checkpoint of it."""
+        stopped = sorted(self.folder.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+        if stopped:
+            return ["fit", f"--ckpt_path={stopped[-1]}"]
+        return [
+            "fit",
+            f"--config={self.config}",
+            f"--seed_everything={self.seed}",
+            f"--trainer.default_root_dir={self.root}",
+            "--trainer.enable_progress_bar=false",
+            *self.flags,
+        ]
+
+
+def execute(run: Run) -> None:
+    """Train and test, unless another process has, printing into `run.log`; the process exits with 1 if it fails."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study itself stops its runs
+    with run.log.open("a") as log, (run.folder / "lock").open("w") as lock:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+        # Held by whoever is at it, be it a run that has outlived its study: wait for it, and take its result.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if run.result.exists():
+            return
+        try:
+            train_and_test(run).save(run.result)
+        except BaseException as error:
+            traceback.print_exc()
+            print(f"error: {error or type(error).__name__}")
+            sys.stdout.flush()
+            sys.exit(1)
+
+
+def train_and_test(run: Run) -> Result:
+    """Train, and test the weights of the lowest validation loss."""
+    cli = start(run.arguments())
+    trainer: Any = cli.trainer
+    rows = next(callback.rows for callback in trainer.callbacks if isinstance(callback, RunReport))
+    checkpoints, metrics = trainer.checkpoint_callback, {}
+    if checkpoints is not None and checkpoints.best_model_path:
+        (metrics,) = trainer.test(
+            cli.model, cli.datamodule, checkpoints.best_model_path, verbose=False, weights_only=True
+        )
+    return Result(
+        config=run.config.stem,
+        seed=run.seed,
+        data_set=cli.datamodule.data_set,
+        parameters=sum(parameter.numel() for parameter in cli.model.parameters() if parameter.requires_grad),
+        folder=str(Path(trainer.log_dir or ".").absolute().relative_to(run.out.absolute())),
+        rows=rows,
+        test_loss=metrics.get("test_loss", math.nan),
+        test_accuracy=metrics.get("test_accuracy", math.nan),
+    )
