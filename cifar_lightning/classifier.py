@@ -4,25 +4,21 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from rich import get_console
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
-from cifar_lightning.compiled_step import CompiledStep
 from cifar_lightning.components import build_optimizer, optimizer_component
-from cifar_lightning.errors import unknown_name
 from cifar_lightning.evaluation import Predictions, gather
-from cifar_lightning.execution import Compile, Execution, batches_until_an_event, choose_execution, one_by_one
+from cifar_lightning.execution import STEP_METHODS, Compile, Execution, Executor, one_by_one
 from cifar_lightning.mc_dropout import MCPrediction, dropout_modules, mc_predict
 from cifar_lightning.metrics import classification_metrics
 from cifar_lightning.mlp import DeepMLP
@@ -93,16 +89,7 @@ class MLPClassifier(LightningModule):
             raise ValueError(f"mc_samples out of range: expected 0 or more, received {mc_samples}")
         self.mc_samples, self.ensemble, self.calibrate = mc_samples, ensemble or [], calibrate
         self.resume_cycle = resume_cycle
-        # Nor is how it is computed.
-        if compile not in get_args(Compile):
-            raise unknown_name("compile", compile, get_args(Compile))
-        if steps_per_execution < 1:
-            raise ValueError(f"steps_per_execution out of range: expected 1 or more, received {steps_per_execution}")
-        self.compile_steps, self.steps_per_execution = compile, steps_per_execution
-        self.execution: Execution | None = None
-        self._resumed_execution: Execution | None = None
-        self._compiled_step: CompiledStep | None = None
-        self._threads: int | None = None  # of the process, before the training took another number
+        self.executor = Executor(compile, steps_per_execution)  # nor is how it is computed
         self._total_steps: int | None = None
         self._first_step = 0  # of the cycle: not 0 only if a resumed training began a new one
         self._new_cycle = False
@@ -143,7 +130,7 @@ class MLPClassifier(LightningModule):
             ValueError: If the data module's scaling contradicts them.
         """
         if stage == "fit":
-            self.forget_execution()  # which an interrupted fit leaves behind
+            self.executor.stop(self.trainer)  # what an interrupted fit leaves behind
         else:
             self._prepare_evaluation()
         images = getattr(self.trainer.datamodule, "images", None)  # type: ignore[attr-defined]
@@ -185,12 +172,13 @@ class MLPClassifier(LightningModule):
 
     def on_fit_start(self) -> None:
         """Choose how the steps are executed."""
-        self.execution = self.choose_execution()
-        self._threads = torch.get_num_threads()
-        torch.set_num_threads(self.execution.threads)
-        self.trainer.fit_loop._skip_backward = self.execution.compiled  # its gradients come with the step
-        if self.trainer.is_global_zero and not self.trainer.should_stop:  # as it is after a sweep
-            get_console().print(str(self.execution), highlight=False)
+        self.executor.start(self.trainer, self.choose_execution())
+
+    def choose_execution(self) -> Execution:
+        """How the steps of the present training had best be executed."""
+        own = [name for name in STEP_METHODS if getattr(type(self), name) is not getattr(MLPClassifier, name)]
+        obstacle = f"{type(self).__name__}.{own[0]}" if own else ""
+        return self.executor.choose(self.trainer, self, self.network.linears()[0], self._batch_size, obstacle)
 
     @property
     def _batch_size(self) -> int | None:
@@ -198,53 +186,21 @@ class MLPClassifier(LightningModule):
         size: int | None = hparams.get("batch_size")
         return size
 
-    def choose_execution(self) -> Execution:
-        """How the steps of the present training had best be executed."""
-        first = self.network.linears()[0]
-        batch_size = self._batch_size or 32
-        widths = first.in_features, first.out_features
-        resumed, self._resumed_execution = self._resumed_execution, None
-        parts = ("training_step", "backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping")
-        own = [name for name in parts if getattr(type(self), name) is not getattr(MLPClassifier, name)]
-        obstacle = f"{type(self).__name__}.{own[0]}" if own else ""
-        return choose_execution(
-            self.trainer, self, self.compile_steps, self.steps_per_execution, widths, batch_size, resumed, obstacle
-        )
-
     def on_fit_end(self) -> None:
         """Leave the process's number of threads, and the trainer, as they were."""
-        self.forget_execution()
-
-    def forget_execution(self) -> None:
-        """Train plainly from now on, as before `on_fit_start`."""
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)
-        self.trainer.fit_loop._skip_backward = False
-        self._threads, self._compiled_step = None, None
-
-    def _clip_gradients(self) -> None:
-        self.clip_gradients(
-            self.trainer.optimizers[0], self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm
-        )
+        self.executor.stop(self.trainer)
 
     @property
     def batches_at_once(self) -> Callable[[], int] | None:
         """What a loader that can hand out several batches at once asks for their number; None for one at a time."""
-        if self.execution is None or not self.trainer.fit_loop._skip_backward:
-            return None
-        return partial(batches_until_an_event, self.trainer, self.execution.steps)
+        return self.executor.batches_at_once(self.trainer)
 
     def on_train_start(self) -> None:
         """Get ready with the optimizer as a checkpoint may have restored it.
 
         A new cycle begins at its own first rate, where a restored optimizer still has the last of the old one.
         """
-        self._compiled_step = None
-        if self.execution is not None and self.execution.compiled:
-            clip = self._clip_gradients if self.trainer.gradient_clip_val else None
-            self._compiled_step = CompiledStep(
-                self, self.trainer.optimizers[0], clip, self._batch_size, self.network.penalty
-            )
+        self.executor.prepare_step(self.trainer, self, self._batch_size, self.network.penalty)
         if self._new_cycle:
             scheduler = self.trainer.lr_scheduler_configs[0].scheduler
             for group, lr in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
@@ -286,7 +242,7 @@ class MLPClassifier(LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then impose the network's constraint; if compiled, `training_step` does both."""
-        if self._compiled_step is not None:
+        if self.executor.step is not None:
             (args[3] if len(args) > 3 else kwargs["optimizer_closure"])()
             return
         super().optimizer_step(*args, **kwargs)
@@ -297,14 +253,14 @@ class MLPClassifier(LightningModule):
         batches: Sequence[Any] = [batch] if isinstance(batch[0], Tensor) else batch
         if batch_idx == 0:
             self._check_labels(batches[0][1])
-        if self._compiled_step is None:
+        if self.executor.step is None:
             ((images, labels),) = batches
             logits = self(images)
             loss = F.cross_entropy(logits, labels) + self.network.penalty()
             self._record(logits.detach(), labels, loss)
             return loss
         for images, labels in one_by_one(self.trainer, batches):
-            loss, logits = self._compiled_step(images, labels)
+            loss, logits = self.executor.step(images, labels)
             self.network.constrain_()
             self._record(logits, labels, loss)
         return loss
@@ -380,8 +336,8 @@ class MLPClassifier(LightningModule):
         self._update_train_metrics()
         checkpoint["classes"] = self.classes
         checkpoint["total_steps"], checkpoint["first_step"] = self._total_steps, self._first_step
-        if self.execution is not None:
-            checkpoint["execution"] = asdict(self.execution)
+        if self.executor.execution is not None:
+            checkpoint["execution"] = asdict(self.executor.execution)
         checkpoint["train_metrics"] = {
             name: metric.metric_state for name, metric in self.train_metrics.items(keep_base=True)
         }
@@ -392,7 +348,7 @@ class MLPClassifier(LightningModule):
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             self._resume_cycle(checkpoint)
             if "execution" in checkpoint:
-                self._resumed_execution = Execution(**checkpoint["execution"])
+                self.executor.resumed = Execution(**checkpoint["execution"])
         for name, state in checkpoint.get("train_metrics", {}).items():
             metric = self.train_metrics[name]
             for key, value in state.items():

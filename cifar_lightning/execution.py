@@ -1,8 +1,9 @@
 """How the steps of a training are executed: plainly, or compiled and several in one of Lightning's hooks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from functools import partial
+from typing import Literal, TypeVar, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -17,9 +18,12 @@ from lightning.pytorch.callbacks import (
     Timer,
 )
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from rich import get_console
+from torch import Tensor, nn
 from torch.optim import LBFGS
 
-from cifar_lightning.compiled_step import choose_threads, has_compiler
+from cifar_lightning.compiled_step import CompiledStep, choose_threads, has_compiler
+from cifar_lightning.errors import unknown_name
 from cifar_lightning.resume import ExactResume
 from cifar_lightning.training_length import count_optimizer_steps
 
@@ -36,6 +40,8 @@ REBUILDERS = (BaseFinetuning, GradientAccumulationScheduler, ModelPruning, Stoch
 #: Hooks that stand between a step's gradients and its update.
 GRADIENT_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+#: What a subclass's own makes its steps other ones than those that are compiled.
+STEP_METHODS = ("training_step", "backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping")
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 
 
@@ -59,6 +65,70 @@ class Execution:
         kind = f"compiled, {self.steps} at once" if self.compiled else "plain"
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
         return f"Training steps: {kind}, {threads}" + (f" ({self.reason})" if self.reason else "")
+
+
+class Executor:
+    """Executes a training's steps as is chosen before the first; process and trainer are left as they were.
+
+    Args:
+        compile: Whether by compiled code: see `choose_execution`.
+        steps: Compiled, the largest number of steps in one of Lightning's hooks.
+
+    Raises:
+        ValueError: For an unknown choice, or a number below 1.
+    """
+
+    def __init__(self, compile: Compile, steps: int) -> None:
+        if compile not in get_args(Compile):
+            raise unknown_name("compile", compile, get_args(Compile))
+        if steps < 1:
+            raise ValueError(f"steps_per_execution out of range: expected 1 or more, received {steps}")
+        self._compile, self._steps = compile, steps
+        self.execution: Execution | None = None
+        self.resumed: Execution | None = None  # what a checkpoint says, until it is chosen again
+        self.step: CompiledStep | None = None
+        self._threads: int | None = None  # of the process, before the training took another number
+
+    def choose(
+        self, trainer: Trainer, module: LightningModule, layer: nn.Linear, batch_size: int | None, obstacle: str
+    ) -> Execution:
+        """Call `choose_execution`, where `layer` is the largest one."""
+        resumed, self.resumed = self.resumed, None
+        widths = layer.in_features, layer.out_features
+        return choose_execution(
+            trainer, module, self._compile, self._steps, widths, batch_size or 32, resumed, obstacle
+        )
+
+    def start(self, trainer: Trainer, execution: Execution) -> None:
+        """Execute the steps so from now on, and say so."""
+        self.execution, self._threads = execution, torch.get_num_threads()
+        torch.set_num_threads(execution.threads)
+        trainer.fit_loop._skip_backward = execution.compiled  # its gradients come with the step
+        if trainer.is_global_zero and not trainer.should_stop:  # as it is after a sweep
+            get_console().print(str(execution), highlight=False)
+
+    def prepare_step(
+        self, trainer: Trainer, module: LightningModule, batch_size: int | None, penalty: Callable[[], Tensor | float]
+    ) -> None:
+        """Make the compiled step, if steps are compiled, for the trainer's optimizer as it is."""
+        self.step = None
+        if self.execution is not None and self.execution.compiled:
+            optimizer, value, kind = trainer.optimizers[0], trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+            clip = partial(module.clip_gradients, optimizer, value, kind) if value else None
+            self.step = CompiledStep(module, optimizer, clip, batch_size, penalty)
+
+    def batches_at_once(self, trainer: Trainer) -> Callable[[], int] | None:
+        """What says how many batches the loader's next item may hold; None for one at a time."""
+        if self.execution is None or not trainer.fit_loop._skip_backward:
+            return None
+        return partial(batches_until_an_event, trainer, self.execution.steps)
+
+    def stop(self, trainer: Trainer) -> None:
+        """Execute steps plainly from now on, as before `start`."""
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        trainer.fit_loop._skip_backward = False
+        self._threads, self.step = None, None
 
 
 def choose_execution(
