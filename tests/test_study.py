@@ -99,8 +99,8 @@ def test_tables(tmp_path):
     assert float(lines[1]["test_accuracy"]) == 0.47
     write_markdown(some, tmp_path / "results.md", "scripts/study a b")
     text = (tmp_path / "results.md").read_text()
-    assert "| a | 1, 2 | 1.500 ± 0.000 | 40.00% ± 0.00% | 46.00% ± 1.41% | 2 ± 0 | 2 ± 0 |" in text
-    assert "| b | 1 | 3.000 | 30.00% | 45.00% | 1 | - |" in text
+    assert "| a | 1, 2 | 1.500 ± 0.000 | 40.00% ± 0.00% | 46.00% ± 1.41% | 50.00% ± 0.00% | 2 ± 0 | 2 ± 0 |" in text
+    assert "| b | 1 | 3.000 | 30.00% | 45.00% | 30.00% | 1 | - |" in text
     assert "`scripts/study a b`" in text
     draw_curves([*some, result("c", 1, (math.nan, math.nan))], tmp_path / "curves.png")
     assert Image.open(tmp_path / "curves.png").size == (1560, 600)

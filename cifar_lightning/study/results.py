@@ -42,6 +42,11 @@ class Result:
         return min(self.rows, key=lambda row: row["val_loss"] if math.isfinite(row["val_loss"]) else math.inf)
 
     @property
+    def last(self) -> Row:
+        """The last epoch, whose weights are those that 1cycle is for."""
+        return self.rows[-1]
+
+    @property
     def seconds(self) -> float:
         """Seconds of all epochs, validation included."""
         return sum(row["seconds"] for row in self.rows)
@@ -93,13 +98,14 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Summary:
-    """A config's results over its seeds; a loss, an accuracy or an epoch is that of the lowest validation loss."""
+    """A config's results over its seeds, at the epoch of the lowest validation loss but for `last_accuracy`."""
 
     config: str
     seeds: list[int]
     val_loss: Statistic
     val_accuracy: Statistic
     test_accuracy: Statistic
+    last_accuracy: Statistic
     best_epoch: Statistic
     epochs_to_first: Statistic
     epoch_seconds: Statistic
@@ -120,6 +126,7 @@ class Summary:
             val_loss=Statistic.of([result.best["val_loss"] for result in results]),
             val_accuracy=Statistic.of([result.best["val_accuracy"] for result in results]),
             test_accuracy=Statistic.of([result.test_accuracy for result in results]),
+            last_accuracy=Statistic.of([result.last["val_accuracy"] for result in results]),
             best_epoch=Statistic.of([result.best["epoch"] for result in results]),
             epochs_to_first=Statistic.of([result.epochs_to(first_loss) for result in results]),
             # (The first epoch compiles.)
@@ -134,6 +141,7 @@ COLUMNS = {
     "val_loss": ("validation loss", ".3f"),
     "val_accuracy": ("validation accuracy", ".2%"),
     "test_accuracy": ("test accuracy", ".2%"),
+    "last_accuracy": ("last epoch's validation accuracy", ".2%"),
     "best_epoch": ("best epoch", ".0f"),
     "epochs_to_first": ("epochs to the first's loss", ".0f"),
     "epoch_seconds": ("seconds an epoch", ".1f"),
@@ -174,7 +182,7 @@ def write_markdown(results: Sequence[Result], path: Path, command: str) -> None:
     data_sets = ", ".join(dict.fromkeys(result.data_set for result in results))
     lines = [
         f"On {data_sets or 'nothing yet'}. Mean and standard deviation over the seeds, of the weights with the lowest "
-        "validation loss; the test set chose nothing.",
+        "validation loss but for the last epoch's; the test set chose nothing.",
         "",
         "| config | seeds | " + " | ".join(title for title, _ in COLUMNS.values()) + " | parameters |",
         "|---" * (len(COLUMNS) + 3) + "|",
