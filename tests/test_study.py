@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import SMALL
 from PIL import Image
 
@@ -195,6 +196,28 @@ def test_another_recipe_in_the_same_folder_is_refused(tmp_path):
     config.write_text("model: {lr: 0.2}")
     with pytest.raises(ValueError, match="have changed since it was run"):
         run.prepare()
+
+
+def test_a_stopped_run_goes_on_from_its_newest_checkpoint_that_can_be_read(tmp_path, capsys):
+    run = Run(tmp_path / "a.yaml", 3, tmp_path / "out", ("--trainer.max_epochs=2",))
+    assert run.arguments() == [
+        "fit",
+        f"--config={tmp_path}/a.yaml",
+        "--seed_everything=3",
+        f"--trainer.default_root_dir={tmp_path}/out/seed_3",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.max_epochs=2",
+    ]
+    for age, name in enumerate(("broken", "newer", "older")):
+        path = run.folder / name / "checkpoints" / "last.ckpt"
+        path.parent.mkdir(parents=True)
+        torch.save({"state_dict": {}, "hyper_parameters": {}}, path)
+        os.utime(path, (1000 - age, 1000 - age))
+    broken = run.folder / "broken" / "checkpoints" / "last.ckpt"
+    broken.write_bytes(broken.read_bytes()[:100])
+    os.utime(broken, (2000, 2000))
+    assert run.arguments() == ["fit", f"--ckpt_path={run.folder}/newer/checkpoints/last.ckpt"]
+    assert "wrong checkpoint" in capsys.readouterr().out
 
 
 def test_each_job_has_its_share_of_the_cores(monkeypatch):

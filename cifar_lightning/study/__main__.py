@@ -56,19 +56,22 @@ def main(argv: list[str]) -> int:
     runner = Runner(runs, options.jobs, console, write_tables)
     status = 0
     try:
-        runner.execute()
+        try:
+            runner.execute()
+        finally:
+            write_tables()
+            if results := runner.results():
+                draw_curves(results, options.out / "curves.png")
+                write_page(results, options.out, command)
+                console.print(make_table(results))
+                page = options.out / "report.html"
+                console.print(f"to compare the runs, open {page}", highlight=False, soft_wrap=True)
     except KeyboardInterrupt:
         console.print("interrupted: the same command goes on from here")
         status = 130
     except OSError as error:
         print(f"error: {error}; the same command goes on from here", file=sys.stderr)
         status = 1
-    write_tables()
-    if results := runner.results():
-        draw_curves(results, options.out / "curves.png")
-        write_page(results, options.out, command)
-        console.print(make_table(results))
-        console.print(f"to compare the runs, open {options.out / 'report.html'}", highlight=False, soft_wrap=True)
     for run, what in runner.failed.items():
         print(f"error: {run} failed: {what}; all that it said is in {run.log}", file=sys.stderr)
     return status or int(bool(runner.failed))

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from cifar_lightning.study.results import COLUMNS, Result, Statistic, summarize
+from cifar_lightning.study.results import COLUMNS, Result, Statistic, summarize, write_whole
 
 #: What is left out of the page, because its own chart says it.
 REDUNDANT = {"learning_curves.png"}
@@ -21,9 +21,8 @@ def write_page(results: Sequence[Result], out: Path, command: str) -> None:
     page = files("cifar_lightning.study").joinpath("page.html").read_text()
     # In a script element, only "</" could end the data too early.
     data = json.dumps(_data(results, out, command), allow_nan=False).replace("</", "<\\/")
-    beside = out / "report.html.new"
-    beside.write_text(page.replace("/*PLOTLY*/", get_plotlyjs()).replace("/*DATA*/", data))
-    beside.replace(out / "report.html")
+    page = page.replace("/*PLOTLY*/", get_plotlyjs()).replace("/*DATA*/", data)
+    write_whole(out / "report.html", page.encode())
 
 
 def _data(results: Sequence[Result], out: Path, command: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What the runs of a study came to: one row a run, one a config, and their curves."""
 
 import csv
+import io
 import json
 import math
 import os
@@ -57,7 +58,7 @@ class Result:
 
     def save(self, path: Path) -> None:
         """Write all of it as JSON, or nothing at all."""
-        write_whole(path, json.dumps(asdict(self)))
+        write_whole(path, json.dumps(asdict(self)).encode())
 
     @classmethod
     def load(cls, path: Path) -> "Result":
@@ -65,11 +66,11 @@ class Result:
         return cls(**json.loads(path.read_text()))
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Replace a file, unless writing fails: what was there is then left alone."""
     beside = path.with_name(path.name + ".new")
     try:
-        beside.write_text(text)
+        beside.write_bytes(content)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
@@ -168,12 +169,11 @@ def write_csv(results: Sequence[Result], path: Path) -> None:
         best = {f"best_{name}": value for name, value in result.best.items() if name != "seconds"}
         lines.append(row | best | {"epochs": len(result.rows), "seconds": result.seconds})
     names = list(dict.fromkeys(name for line in lines for name in line))
-    beside = path.with_name(path.name + ".new")
-    with beside.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names, restval="")
-        writer.writeheader()
-        writer.writerows(lines)
-    os.replace(beside, path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="")
+    writer.writeheader()
+    writer.writerows(lines)
+    write_whole(path, text.getvalue().encode())
 
 
 def write_markdown(results: Sequence[Result], path: Path, command: str) -> None:
@@ -191,7 +191,7 @@ def write_markdown(results: Sequence[Result], path: Path, command: str) -> None:
         cells = [getattr(summary, name).format(spec) for name, (_, spec) in COLUMNS.items()]
         seeds = ", ".join(map(str, summary.seeds))
         lines.append(f"| {summary.config} | {seeds} | " + " | ".join(cells) + f" | {summary.parameters:,} |")
-    write_whole(path, "\n".join([*lines, "", f"`{command}`", ""]))
+    write_whole(path, "\n".join([*lines, "", f"`{command}`", ""]).encode())
 
 
 def draw_curves(results: Sequence[Result], path: Path) -> None:
@@ -222,4 +222,6 @@ def draw_curves(results: Sequence[Result], path: Path) -> None:
         loss.set_ylim(finite[0] - 0.05, max(finite[int(0.95 * (len(finite) - 1))], finite[0] + 0.1) + 0.05)
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     figure.legend(*accuracy.get_legend_handles_labels(), loc="outside right upper")
-    figure.savefig(path, dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120)
+    write_whole(path, picture.getvalue())

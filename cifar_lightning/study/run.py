@@ -12,6 +12,7 @@ from typing import Any
 
 from cifar_lightning.cli import start
 from cifar_lightning.report import RunReport
+from cifar_lightning.run_folder import read_checkpoint
 from cifar_lightning.study.results import Result, write_whole
 
 
@@ -68,13 +69,18 @@ class Run:
                 "--out; received others"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(note, recipe)
+        write_whole(note, recipe.encode())
 
     def arguments(self) -> list[str]:
         """What `lightning` is called with: to go on with what was stopped, if there is a checkpoint of it."""
-        stopped = sorted(self.folder.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-        if stopped:
-            return ["fit", f"--ckpt_path={stopped[-1]}"]
+        stopped = self.folder.glob("*/checkpoints/last.ckpt")
+        for checkpoint in sorted(stopped, key=lambda path: path.stat().st_mtime, reverse=True):
+            try:
+                read_checkpoint(checkpoint)
+            except ValueError as broken:  # as a full disk leaves it
+                print(f"{broken}: not resumed")
+            else:
+                return ["fit", f"--ckpt_path={checkpoint}"]
         return [
             "fit",
             f"--config={self.config}",
