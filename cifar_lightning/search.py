@@ -463,6 +463,20 @@ def _draw(study: Study, metric: str, folder: Path) -> None:
         matplotlib.pyplot.close(axes.figure)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave it to the trials' own lines to say what goes on; warnings are still seen."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "optuna")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
 def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The search's own arguments, and those of `lightning fit`: the options with a dot, and `FIT_OPTIONS`."""
     own: list[str] = []
@@ -491,10 +505,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("space", type=str, help="YAML file of what varies; before any option")
     parser.add_class_arguments(Options)
     given = parser.parse_args(own).as_dict()
-    with command():
-        for name in ("lightning.pytorch", "lightning.fabric"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with command(), _quiet():
         path = Path(given.pop("space"))
         options = Options(**given)
         folder = Path(options.out or Path("runs") / "search" / path.stem)

@@ -7,6 +7,8 @@ import pytest
 from conftest import ROOT, SMALL
 from PIL import Image
 
+from cifar_lightning.search import main as search
+
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
     line.split("  #")[0].strip()
@@ -39,6 +41,10 @@ def test_commands(run, tmp_path):
                 args = ["fit", *words[2:], "--trainer.callbacks+=Sweep", f"--trainer.callbacks.vary={words[1]}"]
             case "scripts/plot_schedule":
                 args = ["fit", *words[1:], "--trainer.callbacks+=SchedulePlot"]
+            case "scripts/search":
+                search([*words[1:], *SMALL, *QUICK, "--trials=1"])
+                ran += 1
+                continue
             case _:
                 pytest.fail(f"the README shows a command that no test knows: {command}")
         ran += 1

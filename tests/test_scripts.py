@@ -20,7 +20,7 @@ def checkout(tmp_path):
     for program in ("cifar-lightning", "python"):
         (bin_dir / program).write_text(f'#!/bin/sh\necho {program} "$@"\n')
         (bin_dir / program).chmod(0o755)
-    for stamp in (".installed", ".installed-test"):
+    for stamp in (".installed", ".installed-test", ".installed-search"):
         (tmp_path / ".venv" / stamp).touch()
     return tmp_path
 
@@ -67,7 +67,7 @@ def test_test_passes_its_arguments_on(checkout):
     assert call(checkout, "test", "-n", "2")[0] == "python -m pytest -n 2"
 
 
-@pytest.mark.parametrize(("script", "wanted"), [("fit", "."), ("test", ".[test]")])
+@pytest.mark.parametrize(("script", "wanted"), [("fit", "."), ("test", ".[test]"), ("search", ".[search]")])
 def test_installs_when_pyproject_is_newer(checkout, script, wanted):
     later = time.time() + 10
     os.utime(checkout / "pyproject.toml", (later, later))
@@ -94,6 +94,11 @@ def test_sweep(checkout):
     done = subprocess.run([checkout / "scripts" / "sweep", "--config", "a.yaml"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: nothing to sweep: expected values first")
+
+
+def test_search_passes_its_arguments_on(checkout):
+    printed, _ = call(checkout, "search", "space.yaml", "--config", "a.yaml")
+    assert printed == "python -m cifar_lightning.search space.yaml --config a.yaml"
 
 
 @pytest.mark.slow
