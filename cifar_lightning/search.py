@@ -260,17 +260,18 @@ class Search:
         Raises:
             ValueError: If several trials failed in a row.
         """
-        failures = 0
-        while failures < FAILURES_IN_A_ROW:
+        errors: list[str] = []
+        while len(errors) < FAILURES_IN_A_ROW:
             with self._alone():
                 self._fail_the_dead()
                 begun = self._begin()
             if begun is None:
                 return
-            failures = 0 if self._train(*begun) else failures + 1
+            error = self._train(*begun)
+            errors = [*errors, error] if error else []
         raise ValueError(
-            f"the search gave up: expected trials that train, received {failures} failures in a row; the trials' "
-            f"log.txt in {self.folder} may tell more"
+            f"the search gave up: expected trials that train, received {len(errors)} failures in a row, the last one "
+            f"{errors[-1]}"
         )
 
     def _begin(self) -> tuple[Trial, IO[str]] | None:
@@ -295,29 +296,29 @@ class Search:
             except FileNotFoundError:
                 pass  # killed before it made the file
             self.study.tell(trial.number, state=TrialState.FAIL)
+            (self._folder(trial.number) / ".running").unlink(missing_ok=True)
             print(f"trial {trial.number}  failed: its process was killed")
 
-    def _train(self, trial: Trial, alive: IO[str]) -> bool:
-        """Train once, and tell the study what it came to; return whether it did not fail."""
+    def _train(self, trial: Trial, alive: IO[str]) -> str:
+        """Train once, and tell the study what it came to; return the error if it failed, else ""."""
         folder, report = self._folder(trial.number), TrialReport(trial, self.options.metric)
-        error = "interrupted"
-        state = TrialState.FAIL
+        state, error = TrialState.FAIL, "interrupted"
         try:
             with (folder / "log.txt").open("w", buffering=1) as log, redirect_stdout(log):
                 CLI([*self.arguments, *self.space.flags(trial.params)], [report], folder)
             if report.pruned:
-                state = TrialState.PRUNED
-            elif report.value is None:
-                error = f"no result: expected {self.options.metric} after an epoch, received none"
+                state, error = TrialState.PRUNED, ""
+            elif report.value is not None:
+                state, error = TrialState.COMPLETE, ""
             else:
-                state = TrialState.COMPLETE
+                error = f"no result: expected {self.options.metric} after an epoch, received none"
         except Exception as exception:
             if os.environ.get(DEBUG_VARIABLE):
                 raise
             error = f"{type(exception).__name__}: {exception}".strip()
         finally:
             with self._alone():
-                if state == TrialState.FAIL:
+                if error:
                     trial.set_user_attr("error", error)
                 self.study.tell(trial, report.value if state == TrialState.COMPLETE else None, state=state)
                 alive.close()
@@ -325,7 +326,7 @@ class Search:
                 self._say(trial.number)
                 self.write_results()
         _free_memory()
-        return state != TrialState.FAIL
+        return error
 
     # ------------------------------------------------------------------------------------------------- the results
 

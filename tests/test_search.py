@@ -158,7 +158,8 @@ def test_a_failed_trial_is_reported_and_the_others_go_on(search, monkeypatch):
 
 def test_failures_in_a_row_end_the_search(fail):
     message = fail("--data.source=cifar10", "--data.data_dir=nowhere", "--data.download=false")
-    assert "the search gave up: expected trials that train, received 3 failures in a row" in message
+    assert "the search gave up: expected trials that train, received 3 failures in a row, the last one" in message
+    assert "received 'nowhere' (no such directory)" in message
     assert [trial.state for trial in load().trials] == [TrialState.FAIL] * 3
 
 
@@ -288,6 +289,7 @@ def test_a_stopped_search_goes_on(search, how, storage):
     assert [row["state"] for row in rows()] == ["complete", "fail", "complete"]
     assert rows()[0] == first[0]
     assert len({row["model.lr"] for row in rows()}) == 3
+    assert not list(FOLDER.rglob(".running"))
 
 
 @pytest.mark.slow
