@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -16,7 +17,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 import cifar_lightning.search as module
-from cifar_lightning.search import Options, main, make_pruner, make_sampler, split_arguments
+from cifar_lightning.search import Options, TrialReport, main, make_pruner, make_sampler, split_arguments
 
 SPACE = """
 n: {type: int, low: 1, high: 2}
@@ -139,6 +140,17 @@ def test_a_diverged_training_is_pruned_and_the_study_goes_on(search):
         assert row["validations"] == ("1" if float(row["model.lr"]) == 1e30 else "3")
     assert {row["state"] for row in rows()} == {"pruned", "complete"}
     assert load().best_value == min(float(row["val_loss"]) for row in rows() if row["state"] == "complete")
+
+
+def test_a_trials_value_is_that_of_its_best_checkpoint():
+    reported = []
+    trial = SimpleNamespace(report=lambda value, step: reported.append((step, value)), should_prune=lambda: False)
+    report = TrialReport(trial, "val_accuracy")
+    for loss, accuracy in ((3.0, 0.1), (1.0, 0.2), (2.0, 0.3)):
+        metrics = {"val_loss": loss, "val_accuracy": accuracy}
+        report.on_validation_end(SimpleNamespace(sanity_checking=False, callback_metrics=metrics), None)
+    assert report.value == 0.2
+    assert reported == [(0, 0.1), (1, 0.2), (2, 0.3)]
 
 
 def test_a_failed_trial_is_reported_and_the_others_go_on(search, monkeypatch):
