@@ -5,6 +5,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
 from typing import Any, NoReturn
@@ -55,11 +57,18 @@ class Parser(LightningArgumentParser):
 
 
 class CLI(LightningCLI):
-    """`LightningCLI` with a folder of its own for each run, and checkpoints that can't be contradicted in silence."""
+    """`LightningCLI` with a folder of its own for each run, and checkpoints that can't be contradicted in silence.
 
-    def __init__(self, args: ArgsType = None) -> None:
+    Args:
+        args: The command line's arguments; by default those of the process.
+        callbacks: More callbacks, which the saved config does not name.
+        folder: The run's folder, which exists; by default a new one.
+    """
+
+    def __init__(self, args: ArgsType = None, callbacks: Sequence[Callback] = (), folder: Path | None = None) -> None:
         self.checkpoint: dict[str, Any] = {}
-        self.folder: Path | None = None
+        self.callbacks = callbacks
+        self.folder = folder
         try:
             super().__init__(
                 MLPClassifier,
@@ -234,7 +243,13 @@ class CLI(LightningCLI):
         """Build the trainer, with the callbacks and loggers that every run has, in a folder of its own."""
         config = self._get(self.config_init, "trainer")
         self.predictions = PredictionTable()
-        callbacks: list[Callback] = [RunReport(), ExactResume(), EvaluationReport(), self.predictions]
+        callbacks: list[Callback] = [
+            RunReport(),
+            ExactResume(),
+            EvaluationReport(),
+            self.predictions,
+            *self.callbacks,
+        ]
         if self.subcommand == "fit" and config.enable_checkpointing is not False:
             callbacks.append(
                 BestAndLast(filename="best", monitor="val_loss", save_last=True, enable_version_counter=False)
@@ -245,7 +260,8 @@ class CLI(LightningCLI):
             callbacks.insert(0, RunProgressBar())  # first, so that it stops before the others print
         self.trainer_defaults["callbacks"] = callbacks
         kind = "" if self.subcommand == "fit" else f"{self.subcommand}_"
-        self.folder = make_run_folder(self._root / self._config_name, kind, keep=not config.fast_dev_run)
+        if self.folder is None:
+            self.folder = make_run_folder(self._root / self._config_name, kind, keep=not config.fast_dev_run)
         if config.logger in (None, True):
             kwargs["logger"] = make_loggers(self.folder)
         return super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
@@ -318,23 +334,19 @@ def _silence_what_does_not_concern_the_user() -> None:
     )
 
 
-def start(args: list[str] | None = None) -> CLI:
-    """Run the command line on `args`, by default those of the process, with this process's settings in order."""
+@contextmanager
+def command() -> Iterator[None]:
+    """Set the process up for a command, and end it in one message on a user's mistake.
+
+    Raises:
+        SystemExit: With status 2 for a user's mistake, after the message.
+    """
     _silence_what_does_not_concern_the_user()
     # Units that died leave gradients' running means that shrink for ever, and denormal numbers take a hundred times as
     # long. Here, because threads inherit it from the one that starts them.
     torch.set_flush_denormal(True)
-    return CLI(args)
-
-
-def main(args: list[str] | None = None) -> None:
-    """Run the command line on `args`, by default those of the process.
-
-    Raises:
-        SystemExit: With status 2 for a user's mistake, after one message that says what is wrong.
-    """
     try:
-        start(args)
+        yield
     except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
         # Lightning reports some mistakes of its user, such as early stopping without validation, by a RuntimeError.
         if isinstance(error, RuntimeError) and "conditioned on metric" not in str(error):
@@ -343,3 +355,9 @@ def main(args: list[str] | None = None) -> None:
             raise
         print(f"error: {error}\n({DEBUG_VARIABLE}=1 shows the traceback)", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line on `args`, by default those of the process."""
+    with command():
+        CLI(args)

@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT, SMALL
 from PIL import Image
 
+from cifar_lightning.search import main as search
 from cifar_lightning.study.__main__ import main as study
 
 README = (ROOT / "README.md").read_text()
@@ -46,6 +47,10 @@ def test_commands(run, tmp_path, monkeypatch):
                 continue
             case "scripts/plot_schedule":
                 args = ["fit", *words[1:], "--trainer.callbacks+=SchedulePlot"]
+            case "scripts/search":
+                search([*words[1:], *SMALL, *QUICK, "--trials=1"])
+                ran += 1
+                continue
             case _:
                 pytest.fail(f"the README shows a command that no test knows: {command}")
         ran += 1

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import ROOT, SMALL
 
-from cifar_lightning.cli import start
+from cifar_lightning.cli import CLI
 from cifar_lightning.report import RunReport
 from cifar_lightning.resume import collect_generators, restore_generators
 
@@ -138,7 +138,7 @@ def test_the_report_of_a_resumed_run_has_every_epoch(run):
     run("fit", *SMALL, "--model.hidden_sizes=2x10", "--trainer.max_epochs=2")
     for _ in range(2):  # once with an epoch left to train, and once with none
         last = max(Path().rglob("last.ckpt"), key=lambda path: path.stat().st_mtime)
-        trainer = start(["fit", f"--ckpt_path={last}", "--trainer.max_epochs=3"]).trainer
+        trainer = CLI(["fit", f"--ckpt_path={last}", "--trainer.max_epochs=3"]).trainer
         (report,) = (callback for callback in trainer.callbacks if isinstance(callback, RunReport))
         assert [row["epoch"] for row in report.rows] == [1, 2, 3]
         assert all(row["val_loss"] > 0 and row["lr"] == 1e-3 for row in report.rows)

@@ -20,7 +20,7 @@ def checkout(tmp_path):
     for program in ("cifar-lightning", "python"):
         (bin_dir / program).write_text(f'#!/bin/sh\necho {program} "$@"\n')
         (bin_dir / program).chmod(0o755)
-    for stamp in (".installed", ".installed-test"):
+    for stamp in (".installed", ".installed-test", ".installed-search"):
         (tmp_path / ".venv" / stamp).touch()
     return tmp_path
 
@@ -67,7 +67,7 @@ def test_test_passes_its_arguments_on(checkout):
     assert call(checkout, "test", "-n", "2")[0] == "python -m pytest -n 2"
 
 
-@pytest.mark.parametrize(("script", "wanted"), [("fit", "."), ("test", ".[test]")])
+@pytest.mark.parametrize(("script", "wanted"), [("fit", "."), ("test", ".[test]"), ("search", ".[search]")])
 def test_installs_when_pyproject_is_newer(checkout, script, wanted):
     later = time.time() + 10
     os.utime(checkout / "pyproject.toml", (later, later))
@@ -102,6 +102,11 @@ def test_study(checkout):
     printed, said = call(checkout, "study", "a.yaml", "--seeds", "1")
     assert "--editable .[study]" in said
     assert printed.endswith("python -m cifar_lightning.study a.yaml --seeds 1")
+
+
+def test_search_passes_its_arguments_on(checkout):
+    printed, _ = call(checkout, "search", "space.yaml", "--config", "a.yaml")
+    assert printed == "python -m cifar_lightning.search space.yaml --config a.yaml"
 
 
 @pytest.mark.slow

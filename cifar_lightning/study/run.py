@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cifar_lightning.cli import start
+from cifar_lightning.cli import CLI, command
 from cifar_lightning.report import RunReport
 from cifar_lightning.run_folder import read_checkpoint
 from cifar_lightning.study.results import Result, write_whole
@@ -102,17 +102,17 @@ def execute(run: Run) -> None:
         if run.result.exists():
             return
         try:
-            train_and_test(run).save(run.result)
-        except BaseException as error:
+            with command():
+                train_and_test(run).save(run.result)
+        except Exception as error:
             traceback.print_exc()
-            print(f"error: {error or type(error).__name__}")
-            sys.stdout.flush()
+            print(f"error: {type(error).__name__}: {error}")
             sys.exit(1)
 
 
 def train_and_test(run: Run) -> Result:
     """Train, and test the weights of the lowest validation loss."""
-    cli = start(run.arguments())
+    cli = CLI(run.arguments())
     trainer: Any = cli.trainer
     rows = next(callback.rows for callback in trainer.callbacks if isinstance(callback, RunReport))
     checkpoints, metrics = trainer.checkpoint_callback, {}
