@@ -7,7 +7,6 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.trainer.states import TrainerFn
 from rich import get_console
 from rich.table import Table
 
@@ -63,23 +62,14 @@ class RunReport(Callback):
         self.rows: list[Row] = []
         self._epoch_start = 0.0
         self._open = False  # whether an epoch has begun that has no row yet
-        self._validation: Row = {}  # its validation metrics, right after which a checkpoint is written
-        self._lr = 0.0
         self._resumed: Row | None = None
+        self._trainer: Trainer | None = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the time."""
         self._close_epoch(trainer)
         self._add_resumed(trainer)
-        self._epoch_start, self._open = time.perf_counter(), True
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take note of what a checkpoint of this moment would otherwise forget."""
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self._validation = {
-                name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val_")
-            }
-            self._lr = trainer.optimizers[0].param_groups[0]["lr"]
+        self._trainer, self._epoch_start, self._open = trainer, time.perf_counter(), True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the last epoch, and give TensorBoard's table of hyperparameters the best accuracy."""
@@ -105,33 +95,34 @@ class RunReport(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far, and what is known of the present one."""
-        return {"rows": self.rows, "present": self._row(self._validation) if self._open else None}
+        return {"rows": self.rows, "present": self._row(self._trainer) if self._open and self._trainer else None}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the rows so far."""
         self.rows, self._resumed = state_dict["rows"], state_dict.get("present")
 
     def _add_resumed(self, trainer: Trainer) -> None:
-        """Add the row of the epoch at whose end the checkpoint was written, before its training metrics were logged."""
+        """Add the row of the epoch at whose end the checkpoint was written."""
         if self._resumed is not None and trainer.current_epoch > len(self.rows):
             self.rows.append(self._resumed)
         self._resumed = None
 
     def _close_epoch(self, trainer: Trainer) -> None:
         # Here and not in on_train_epoch_end, which comes before the module has logged the epoch's metrics.
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if not self._open or "train_loss" not in metrics:
+        if not self._open or "train_loss" not in trainer.callback_metrics:
             return
-        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
         self._open = False
-        self.rows.append(self._row(metrics))
+        self.rows.append(self._row(trainer))
         console = get_console()
         if trainer.is_global_zero and not console.is_terminal:  # where the progress bar is not to be seen
             console.print(_epoch_line(self.rows[-1]), highlight=False, soft_wrap=True)
 
-    def _row(self, metrics: Row) -> Row:
-        seconds = time.perf_counter() - self._epoch_start
-        return {"epoch": len(self.rows) + 1.0, "seconds": seconds, "lr": self._lr} | metrics
+    def _row(self, trainer: Trainer) -> Row:
+        return {
+            "epoch": len(self.rows) + 1.0,
+            "seconds": time.perf_counter() - self._epoch_start,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+        } | {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
 def _data_set(trainer: Trainer) -> str:

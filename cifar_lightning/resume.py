@@ -54,10 +54,27 @@ class ExactResume(Callback):
 
 
 class BestAndLast(ModelCheckpoint):
-    """A `ModelCheckpoint` that takes the best weights so far along into the folder of the resumed run.
+    """A `ModelCheckpoint` whose `last` is the last one, and which takes the best along into a resumed run's folder.
 
-    Lightning's own forgets the best score when the folder changes, and calls the first epoch after it the best.
+    Lightning 2.6's own writes `last` only where the best has changed, so a resume would lose all epochs since. And it
+    forgets the best score when the folder changes, and calls the first epoch after it the best.
     """
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, if this is the moment to."""
+        super().on_validation_end(trainer, pl_module)
+        if not self._should_save_on_train_epoch_end(trainer):
+            self._save_last_anyway(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, if this is the moment to."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if self._should_save_on_train_epoch_end(trainer):
+            self._save_last_anyway(trainer)
+
+    def _save_last_anyway(self, trainer: Trainer) -> None:
+        if not self._should_skip_saving_checkpoint(trainer):  # as where it has been saved just now
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Copy the best checkpoint, if it is still there, and go on from its score."""

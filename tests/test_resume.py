@@ -141,4 +141,15 @@ def test_the_report_of_a_resumed_run_has_every_epoch(run):
         trainer = CLI(["fit", f"--ckpt_path={last}", "--trainer.max_epochs=3"]).trainer
         (report,) = (callback for callback in trainer.callbacks if isinstance(callback, RunReport))
         assert [row["epoch"] for row in report.rows] == [1, 2, 3]
-        assert all(row["val_loss"] > 0 and row["lr"] == 1e-3 for row in report.rows)
+        assert all(min(row["train_loss"], row["val_loss"]) > 0 and row["lr"] == 1e-3 for row in report.rows)
+
+
+def test_the_last_checkpoint_is_that_of_the_last_epoch(run):
+    run("fit", *SMALL, "--model.hidden_sizes=2x10", "--model.lr=0.1", "--trainer.max_epochs=8")
+    best, last = (torch.load(next(Path().rglob(f"{name}.ckpt")), weights_only=True) for name in ("best", "last"))
+    assert best["epoch"] < 7  # or else this would show nothing
+    assert last["epoch"] == 7
+    (state,) = (state for name, state in last["callbacks"].items() if name.startswith("BestAndLast"))
+    report = last["callbacks"]["RunReport"]
+    assert [row["epoch"] for row in [*report["rows"], report["present"]]] == list(range(1, 9))
+    assert state["best_model_score"] == min(row["val_loss"] for row in report["rows"])

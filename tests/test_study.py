@@ -50,7 +50,13 @@ def test_epochs_to_a_loss():
 
 @pytest.mark.parametrize(
     ("values", "text"),
-    [([1.0], "1.00"), ([1.0, 2.0, 3.0], "2.00 ± 1.00"), ([1.0, math.inf], "-"), ([1.0, math.nan], "-")],
+    [
+        ([1.0], "1.00"),
+        ([1.0, 2.0, 3.0], "2.00 ± 1.00"),
+        ([1.0, math.inf, 3.0], "2.00 ± 1.41 (2 of 3)"),
+        ([1.0, math.nan], "1.00 (1 of 2)"),
+        ([math.nan, math.inf], "-"),
+    ],
 )
 def test_statistic(values, text):
     assert Statistic.of(values).format(".2f") == text
@@ -63,7 +69,7 @@ def test_summaries_compare_with_the_first_config():
     assert (a.config, a.seeds, a.parameters) == ("a", [1, 2], 1234)
     assert a.val_loss == Statistic.of([1.5, 1.7])
     assert b.test_accuracy == Statistic.of([0.5, 0.6])
-    assert b.epochs_to_first.mean == math.inf  # seed 2 never comes there
+    assert b.epochs_to_first.format(".0f") == "2 (1 of 2)"  # seed 2 never comes there
     assert summarize([first[0], second[0]])[0].epochs_to_first.mean == 2
     assert summarize([]) == []
 

@@ -78,23 +78,30 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @dataclass(frozen=True)
 class Statistic:
-    """Mean and standard deviation over seeds; the latter NaN for a single one."""
+    """Mean and standard deviation over the seeds where a value is finite, and how many these are, of how many."""
 
     mean: float
     std: float
+    count: int
+    seeds: int
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Statistic":
-        """Of at least one value."""
-        if not all(map(math.isfinite, values)):
-            return cls(math.nan if any(map(math.isnan, values)) else math.inf, math.nan)
-        return cls(mean(values), stdev(values) if len(values) > 1 else math.nan)
+        """Of at least one value; mean and deviation are NaN where there are too few."""
+        finite = [value for value in values if math.isfinite(value)]
+        return cls(
+            mean=mean(finite) if finite else math.nan,
+            std=stdev(finite) if len(finite) > 1 else math.nan,
+            count=len(finite),
+            seeds=len(values),
+        )
 
     def format(self, spec: str) -> str:
-        """As "mean ± deviation"; "-" where it is not finite."""
-        if not math.isfinite(self.mean):
+        """As "mean ± deviation (count of seeds)", without what goes without saying."""
+        if not self.count:
             return "-"
-        return format(self.mean, spec) + (f" ± {format(self.std, spec)}" if math.isfinite(self.std) else "")
+        deviation = f" ± {format(self.std, spec)}" if self.count > 1 else ""
+        return format(self.mean, spec) + deviation + (f" ({self.count} of {self.seeds})" * (self.count < self.seeds))
 
 
 @dataclass(frozen=True)
