@@ -39,6 +39,8 @@ def test_commands(run, tmp_path):
                 args = ["fit", *words[2:], "--trainer.callbacks+=Sweep", f"--trainer.callbacks.vary={words[1]}"]
             case "scripts/plot_schedule":
                 args = ["fit", *words[1:], "--trainer.callbacks+=SchedulePlot"]
+            case "scripts/signals":
+                args = ["fit", *words[1:], "--trainer.callbacks+=SignalPicture", "--trainer.callbacks.stop=true"]
             case _:
                 pytest.fail(f"the README shows a command that no test knows: {command}")
         ran += 1
