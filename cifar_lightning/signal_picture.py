@@ -148,7 +148,7 @@ def draw_signals(rows: list[Row], path: Path, title: str) -> None:
     if dropout:
         grid[1, 2].axis("off")
     if len(epochs) > 1:
-        figure.colorbar(ScalarMappable(scale, colours), ax=grid, label="epoch")
+        figure.colorbar(ScalarMappable(scale, colours), ax=grid, label="epoch", ticks=MaxNLocator(integer=True))
     figure.savefig(path, dpi=120)
 
 
