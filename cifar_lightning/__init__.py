@@ -22,6 +22,7 @@ from cifar_lightning.schedules import (
     PiecewiseConstant,
     Power,
 )
+from cifar_lightning.signals import LayerSignal, measure_signals
 from cifar_lightning.standardize import Standardize, compute_statistics
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ __all__ = [
     "Exponential",
     "LRFinder",
     "LRSweep",
+    "LayerSignal",
     "MCPrediction",
     "MLPClassifier",
     "OneCycle",
@@ -58,6 +60,7 @@ __all__ = [
     "initialize_",
     "mc_dropout",
     "mc_predict",
+    "measure_signals",
     "variance_scaling_",
 ]
 

@@ -28,6 +28,7 @@ from cifar_lightning.report import RunProgressBar, RunReport
 from cifar_lightning.resume import BestAndLast, ExactResume
 from cifar_lightning.run_folder import discard_if_never_begun, make_loggers, make_run_folder, read_checkpoint
 from cifar_lightning.schedule_plot import SchedulePlot  # noqa: F401 (short name)
+from cifar_lightning.signal_picture import SignalPicture  # noqa: F401 (short name)
 from cifar_lightning.sweep import Sweep  # noqa: F401 (short name)
 
 RUNS = "runs"

@@ -146,6 +146,11 @@ class CIFAR10DataModule(LightningDataModule):
             raise ValueError("no images yet: expected prepare_data() and setup() first, received neither")
         return self.images
 
+    def first_training_images(self, count: int) -> tuple[Tensor, Tensor]:
+        """Images (N, 3, 32, 32), uint8, and labels (N,) of the training split's first N, at most `count`."""
+        images, first = self._loaded, self._train[:count]
+        return images.train_images[first], images.train_labels[first]
+
     def train_dataloader(self) -> Loader:
         """Shuffled batches of the training split, an order for each epoch."""
         images = self._loaded

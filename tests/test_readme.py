@@ -51,6 +51,8 @@ def test_commands(run, tmp_path, monkeypatch):
                 search([*words[1:], *SMALL, *QUICK, "--trials=1"])
                 ran += 1
                 continue
+            case "scripts/signals":
+                args = ["fit", *words[1:], "--trainer.callbacks+=SignalPicture", "--trainer.callbacks.stop=true"]
             case _:
                 pytest.fail(f"the README shows a command that no test knows: {command}")
         ran += 1

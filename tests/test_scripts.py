@@ -80,7 +80,12 @@ def test_installs_when_pyproject_is_newer(checkout, script, wanted):
 
 
 @pytest.mark.parametrize(
-    ("script", "callback"), [("find_lr", "LRFinder --trainer.callbacks.stop=true"), ("plot_schedule", "SchedulePlot")]
+    ("script", "callback"),
+    [
+        ("find_lr", "LRFinder --trainer.callbacks.stop=true"),
+        ("plot_schedule", "SchedulePlot"),
+        ("signals", "SignalPicture --trainer.callbacks.stop=true"),
+    ],
 )
 def test_short_scripts(checkout, script, callback):
     printed, _ = call(checkout, script, "--config", "a.yaml")
