@@ -186,9 +186,13 @@ def select_classes(images: ImageSet, chosen: Sequence[int | str]) -> tuple[Image
     train, test = (train_labels >= 0).nonzero().squeeze(1), (test_labels >= 0).nonzero().squeeze(1)
     places = torch.full_like(train_labels, -1)
     places[train] = torch.arange(len(train))
+    left_out = [name for name in known if name not in names]
+    data_set = f"{images.name} ({', '.join(names)})"
+    if 0 < len(left_out) < len(names) and names == tuple(name for name in known if name in names):
+        data_set = f"{images.name} without {', '.join(left_out)}"  # short enough for a title, and still no other set's
     # (index_select copies whole images, where indexing would copy bytes.)
     selected = ImageSet(
-        f"{images.name} ({', '.join(names)})",
+        data_set,
         names,
         images.train_images.index_select(0, train),
         train_labels[train],

@@ -53,6 +53,23 @@ def test_other_classes_are_left_out_of_every_split(val_split):
     assert torch.equal(module.statistics.mean, expected.mean)
 
 
+@pytest.mark.parametrize(
+    ("classes", "name"),
+    [
+        ([3, 4], "synthetic (cross, ring)"),
+        ([4, 3], "synthetic (ring, cross)"),
+        ([0, 1, 2, 3, 4, 7, 8, 9], "synthetic without rows, columns"),
+        ([1, 0, 2, 3, 4, 7], "synthetic (square, disc, triangle, cross, ring, diagonals)"),
+        (
+            [*range(1, 10), 0],
+            "synthetic (square, triangle, cross, ring, rows, columns, diagonals, checkers, dots, disc)",
+        ),
+    ],
+)
+def test_the_data_set_is_named_by_its_classes_and_their_order(classes, name):
+    assert ready(classes=classes).data_set == name
+
+
 def test_classes_by_index_are_those_by_name():
     named, counted = ready(classes=["rows", "disc"]), ready(classes=[5, 0])
     assert counted.images.classes == named.images.classes
