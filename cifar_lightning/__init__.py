@@ -1,7 +1,7 @@
 """The deep multilayer perceptron of the CIFAR-10 exercise, piece by piece.
 
-The names below need torch only. `MLPClassifier`, `CIFAR10DataModule` and `LRFinder` need Lightning, which is imported
-when they are first asked for.
+The names below need torch only. `MLPClassifier`, `CIFAR10DataModule`, `LRFinder` and `FreezePretrained` need Lightning,
+which is imported when they are first asked for.
 """
 
 from importlib import import_module
@@ -13,6 +13,7 @@ from cifar_lightning.initializers import initialize_, variance_scaling_
 from cifar_lightning.lr_sweep import LRSweep, find_lr
 from cifar_lightning.mc_dropout import MCPrediction, mc_dropout, mc_predict
 from cifar_lightning.mlp import DeepMLP
+from cifar_lightning.pretrained import copy_hidden_layers
 from cifar_lightning.schedules import (
     Constant,
     Cosine,
@@ -28,10 +29,12 @@ from cifar_lightning.standardize import Standardize, compute_statistics
 if TYPE_CHECKING:
     from cifar_lightning.classifier import MLPClassifier
     from cifar_lightning.datamodule import CIFAR10DataModule
+    from cifar_lightning.freeze_pretrained import FreezePretrained
     from cifar_lightning.lr_finder import LRFinder
 
 _LIGHTNING = {
     "CIFAR10DataModule": "cifar_lightning.datamodule",
+    "FreezePretrained": "cifar_lightning.freeze_pretrained",
     "LRFinder": "cifar_lightning.lr_finder",
     "MLPClassifier": "cifar_lightning.classifier",
 }
@@ -44,6 +47,7 @@ __all__ = [
     "Cosine",
     "DeepMLP",
     "Exponential",
+    "FreezePretrained",
     "LRFinder",
     "LRSweep",
     "LayerSignal",
@@ -56,6 +60,7 @@ __all__ = [
     "Standardize",
     "alpha_dropout",
     "compute_statistics",
+    "copy_hidden_layers",
     "find_lr",
     "initialize_",
     "mc_dropout",

@@ -4,6 +4,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -22,6 +23,8 @@ from cifar_lightning.execution import STEP_METHODS, Compile, Execution, Executor
 from cifar_lightning.mc_dropout import MCPrediction, dropout_modules, mc_predict
 from cifar_lightning.metrics import classification_metrics
 from cifar_lightning.mlp import DeepMLP
+from cifar_lightning.pretrained import copy_hidden_layers
+from cifar_lightning.run_folder import read_checkpoint
 from cifar_lightning.schedules import Constant, Cosine, OneCycle, Schedule, build_schedule, schedule_component
 from cifar_lightning.standardize import Standardize, Statistics
 from cifar_lightning.temperature import Temperature
@@ -57,6 +60,9 @@ class MLPClassifier(LightningModule):
             thousands of steps on one CPU; "always", or else an error; or "never".
         steps_per_execution: Compiled, the largest number of optimizer steps in one of Lightning's hooks. Trainer flags
             count optimizer steps all the same.
+        pretrained: In `fit`, a checkpoint from whose first hidden layers and standardization this network starts. (No
+            hyperparameter: a checkpoint of this network has the layers itself.)
+        pretrained_layers: Number of these layers; by default all hidden ones.
         network: What `DeepMLP` takes.
 
     Raises:
@@ -74,6 +80,8 @@ class MLPClassifier(LightningModule):
         resume_cycle: Literal["refuse", "finish", "new"] = "refuse",
         compile: Compile = "auto",
         steps_per_execution: int = 50,
+        pretrained: str | None = None,
+        pretrained_layers: int | None = None,
         **network: Any,
     ) -> None:
         super().__init__()
@@ -90,6 +98,10 @@ class MLPClassifier(LightningModule):
         self.mc_samples, self.ensemble, self.calibrate = mc_samples, ensemble or [], calibrate
         self.resume_cycle = resume_cycle
         self.executor = Executor(compile, steps_per_execution)  # nor is how it is computed
+        if pretrained is None and pretrained_layers is not None:
+            raise ValueError("pretrained_layers alone: expected pretrained too, received None")
+        self.pretrained, self.pretrained_layers = pretrained, pretrained_layers  # nor where it starts from
+        self._reused = 0  # hidden layers
         self._total_steps: int | None = None
         self._first_step = 0  # of the cycle: not 0 only if a resumed training began a new one
         self._new_cycle = False
@@ -131,11 +143,13 @@ class MLPClassifier(LightningModule):
         """
         if stage == "fit":
             self.executor.stop(self.trainer)  # what an interrupted fit leaves behind
+            if self.pretrained is not None and not self._reused:
+                self._reuse_layers(self.pretrained)
         else:
             self._prepare_evaluation()
         images = getattr(self.trainer.datamodule, "images", None)  # type: ignore[attr-defined]
         if images is not None:
-            self.classes = list(images.classes)
+            self._take_classes(list(images.classes), stage)
         statistics: Statistics | None = getattr(self.trainer.datamodule, "statistics", None)  # type: ignore[attr-defined]
         if statistics is None:
             return
@@ -154,6 +168,28 @@ class MLPClassifier(LightningModule):
             MLPClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
             for path in self.ensemble
         ]
+
+    def _take_classes(self, classes: list[str], stage: str) -> None:
+        num_classes = self.network.output.out_features
+        if len(classes) != num_classes:
+            raise ValueError(
+                f"wrong num_classes: expected {len(classes)}, the number of the data's classes ({', '.join(classes)}); "
+                f"received {num_classes}"
+            )
+        if stage != "fit" and self.classes not in ([], classes):
+            raise ValueError(f"other classes: expected {self.classes}, as in the training; received {classes}")
+        self.classes = classes
+
+    def _reuse_layers(self, path: str) -> None:
+        read_checkpoint(Path(path))  # which says so if it is none
+        source = MLPClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        self._reused = copy_hidden_layers(source.network, self.network, self.pretrained_layers)
+        self.standardize.load_state_dict(source.standardize.state_dict())  # of the inputs that the layers expect
+
+    @property
+    def reused_layers(self) -> list[nn.Module]:
+        """The normalization of the input and the hidden layers that came from a pretrained network; [] for none."""
+        return [self.network.input, *self.network.hidden[: self._reused]] if self._reused else []
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and the schedule."""
@@ -335,6 +371,7 @@ class MLPClassifier(LightningModule):
         """Save the classes' names, and what was measured of the present epoch, for a resumed one to report it all."""
         self._update_train_metrics()
         checkpoint["classes"] = self.classes
+        checkpoint["pretrained"], checkpoint["pretrained_layers"] = self.pretrained, self._reused
         checkpoint["total_steps"], checkpoint["first_step"] = self._total_steps, self._first_step
         if self.executor.execution is not None:
             checkpoint["execution"] = asdict(self.executor.execution)
@@ -345,6 +382,7 @@ class MLPClassifier(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what `on_save_checkpoint` saved."""
         self.classes = checkpoint.get("classes", [])
+        self.pretrained, self._reused = checkpoint.get("pretrained"), checkpoint.get("pretrained_layers", 0)
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             self._resume_cycle(checkpoint)
             if "execution" in checkpoint:

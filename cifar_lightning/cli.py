@@ -22,6 +22,7 @@ from cifar_lightning.arguments import configs_first, gather_lists, without_confi
 from cifar_lightning.classifier import MLPClassifier
 from cifar_lightning.datamodule import CIFAR10DataModule
 from cifar_lightning.evaluation import EvaluationReport
+from cifar_lightning.freeze_pretrained import FreezePretrained  # noqa: F401 (short name)
 from cifar_lightning.lr_finder import LRFinder  # noqa: F401 (short name)
 from cifar_lightning.predictions import PredictionTable
 from cifar_lightning.report import RunProgressBar, RunReport
@@ -38,7 +39,7 @@ DEBUG_VARIABLE = "CIFAR_LIGHTNING_DEBUG"
 #: Data options that say where the data is found, and not what a network was trained on.
 PLACE_OPTIONS = {"data_dir", "download"}
 #: Data options that a checkpoint's network depends on even when it is only evaluated.
-NETWORK_OPTIONS = {"scaling"}
+NETWORK_OPTIONS = {"classes", "scaling"}
 
 
 set_parsing_settings(add_print_completion_argument=True)  # --print_completion shtab-bash
@@ -106,6 +107,7 @@ class CLI(LightningCLI):
         given = arguments if self.config.subcommand == "fit" else without_configs(arguments)
         self._explicit = parser.parse_args(given, defaults=False)[self.config.subcommand]
         self._resolve_ensemble()
+        self._resolve_pretrained()
         self._refuse_what_can_not_act()
 
     @property
@@ -149,6 +151,15 @@ class CLI(LightningCLI):
         itself = Path(self._subconfig.ckpt_path or "").absolute()
         self._subconfig.model.ensemble = [path for path in members if Path(path).absolute() != itself] or None
 
+    def _resolve_pretrained(self) -> None:
+        """The pretrained network as a file, the newest that matches; a checkpoint has its layers, and needs none."""
+        named = self._subconfig.model.pretrained
+        if named is not None and self.config.subcommand == "fit":
+            path = max(glob(named), key=os.path.getmtime, default=named)
+            if not self._subconfig.ckpt_path:
+                read_checkpoint(Path(path))  # or else an error, before anything is written
+            self._subconfig.model.pretrained = path
+
     def _refuse_what_can_not_act(self) -> None:
         model, subcommand = self._subconfig.model, self.config.subcommand
         acts = {
@@ -163,6 +174,8 @@ class CLI(LightningCLI):
                 )
         if subcommand == "predict" and model.mc_samples and model.ensemble:
             raise ValueError("two ways to predict: expected --model.mc_samples or --model.ensemble, received both")
+        if self._explicit.get("model.pretrained") and subcommand != "fit":
+            raise ValueError(f"--model.pretrained does nothing here: expected it with fit, received {subcommand}")
         if self._subconfig.data.images is not None and subcommand != "predict":
             raise ValueError(f"--data.images does nothing here: expected it with predict, received {subcommand}")
 
@@ -210,7 +223,10 @@ class CLI(LightningCLI):
             ValueError: If there are any.
         """
         data = set(self.datamodule.hparams) - PLACE_OPTIONS if self.subcommand == "fit" else NETWORK_OPTIONS
+        reused = {name: getattr(self.model, name) for name in ("pretrained", "pretrained_layers")}
+        reused = {name: value for name, value in reused.items() if value is not None and self.subcommand == "fit"}
         groups = (
+            ("model", reused, self.checkpoint, set(reused)),
             ("model", self.model.hparams, self.checkpoint["hyper_parameters"], set(self.model.hparams)),
             ("data", self.datamodule.hparams, self.checkpoint.get("datamodule_hyper_parameters", {}), data),
         )
@@ -239,6 +255,7 @@ class CLI(LightningCLI):
         if self.checkpoint:
             self._refuse_contradictions()
             self._check_members()
+            self.model.pretrained = None  # the checkpoint has its layers
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with the callbacks and loggers that every run has, in a folder of its own."""

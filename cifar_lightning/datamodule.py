@@ -23,6 +23,7 @@ from cifar_lightning.sources import (
     find_official,
     load_official,
     make_synthetic,
+    select_classes,
 )
 from cifar_lightning.standardize import Scaling, Statistics, compute_statistics
 
@@ -45,6 +46,10 @@ class CIFAR10DataModule(LightningDataModule):
             share.
         val_size: Their number, or their fraction of the training images as a float below 1.
         val_seed: Seed of a random split.
+        classes: The classes to tell apart, each by its name or its index; the images of others are left out, and labels
+            count in the order given. The split is that of all images, so which ones are held out does not depend on it.
+        train_size: Number of training images, the first ones of the training split, of which the statistics are then
+            taken too; by default all.
         scaling: raw is 0 to 255, unit divides by 255, channel and feature standardize by 3 and by 3,072 means and
             deviations of the training split.
         batch_size: Number of training images a step and device.
@@ -65,6 +70,8 @@ class CIFAR10DataModule(LightningDataModule):
         val_split: ValSplit = "first",
         val_size: int | float = 5000,
         val_seed: int = 42,
+        classes: list[int | str] | None = None,
+        train_size: int | None = None,
         scaling: Scaling = "feature",
         batch_size: int = 32,
         eval_batch_size: int = 1000,
@@ -118,9 +125,22 @@ class CIFAR10DataModule(LightningDataModule):
         if self.images is not None or self.files:
             return
         images = self._load()
-        self._train, self._val = split_indices(
+        train, val = split_indices(
             images.train_labels, self.hparams["val_split"], self.hparams["val_size"], self.hparams["val_seed"]
         )
+        if (classes := self.hparams["classes"]) is not None:
+            images, places = select_classes(images, classes)
+            train, val = (places[part][places[part] >= 0] for part in (train, val))
+            if not len(val):
+                raise ValueError(
+                    f"no validation images: expected a val_size that holds out some of {', '.join(images.classes)}; "
+                    f"received {self.hparams['val_size']}"
+                )
+        if (size := self.hparams["train_size"]) is not None and not 1 <= size <= len(train):
+            raise ValueError(
+                f"train_size out of range: expected 1 to {len(train)}, the size of the training split; received {size}"
+            )
+        self._train, self._val = train[:size], val
         self.statistics = compute_statistics(images.train_images[self._train], self.hparams["scaling"])
         self.images = images
         self.save_hyperparameters({"data_set": images.name})  # for every log of the run

@@ -166,9 +166,9 @@ class DeepMLP(nn.Module):
 
     @torch.no_grad()
     def constrain_(self) -> None:
-        """Scale down the weights into each hidden unit to the norm `max_norm`; to be called after each step."""
+        """Scale down the weights into each hidden unit, unless frozen, to the norm `max_norm`; for after each step."""
         if self.max_norm is not None:
-            for linear in self.linears()[:-1]:
+            for linear in (linear for linear in self.linears()[:-1] if linear.weight.requires_grad):
                 linear.weight.copy_(torch.renorm(linear.weight, p=2, dim=0, maxnorm=self.max_norm))
 
     def penalty(self) -> Tensor | float:

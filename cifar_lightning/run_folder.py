@@ -47,8 +47,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of an `MLPClassifier`, without running code from it.
 
     Raises:
-        ValueError: If the file is none.
+        ValueError: If the file is none, or there is no such file.
     """
+    if not path.is_file():
+        raise ValueError(f"no checkpoint: expected a file, received {str(path)!r}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         received = f"one with {', '.join(map(repr, checkpoint))}"

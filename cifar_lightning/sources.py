@@ -5,7 +5,7 @@ import io
 import os
 import pickle
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cifar_lightning.errors import unknown_name
 from cifar_lightning.synthetic import synthetic_images
 
 #: cifar10_or_synthetic takes the synthetic set, with a banner, when CIFAR-10 is neither on the disk nor in reach.
@@ -158,3 +159,44 @@ def make_synthetic(train_size: int) -> ImageSet:
     """The synthetic set, with a fifth as many test images as training images."""
     classes, train, test = synthetic_images(train_size, max(1, train_size // 5))
     return ImageSet("synthetic", classes, *train, *test)
+
+
+def select_classes(images: ImageSet, chosen: Sequence[int | str]) -> tuple[ImageSet, Tensor]:
+    """The images of some classes, with labels 0, 1, ... in the order in which the classes are given.
+
+    Args:
+        images: All images.
+        chosen: The classes, each by its name or its index.
+
+    Returns:
+        The images that are left, and where each training image stands among them, (N,), int64: -1 if it does not.
+
+    Raises:
+        ValueError: If there is no such class, fewer than two are chosen, or one of them twice.
+    """
+    known = images.classes
+    for choice in chosen:
+        if choice not in (*known, *range(len(known))):
+            raise unknown_name("class", choice, known)
+    names = tuple(known[choice] if isinstance(choice, int) else choice for choice in chosen)
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"wrong classes: expected at least two, each of them once; received {list(chosen)}")
+    labels = torch.tensor([names.index(name) if name in names else -1 for name in known])
+    train_labels, test_labels = labels[images.train_labels], labels[images.test_labels]
+    train, test = (train_labels >= 0).nonzero().squeeze(1), (test_labels >= 0).nonzero().squeeze(1)
+    places = torch.full_like(train_labels, -1)
+    places[train] = torch.arange(len(train))
+    left_out = [name for name in known if name not in names]
+    data_set = f"{images.name} ({', '.join(names)})"
+    if 0 < len(left_out) < len(names) and names == tuple(name for name in known if name in names):
+        data_set = f"{images.name} without {', '.join(left_out)}"  # short enough for a title, and still no other set's
+    # (index_select copies whole images, where indexing would copy bytes.)
+    selected = ImageSet(
+        data_set,
+        names,
+        images.train_images.index_select(0, train),
+        train_labels[train],
+        images.test_images.index_select(0, test),
+        test_labels[test],
+    )
+    return selected, places

@@ -255,6 +255,7 @@ def _refuse_what_can_not_act(trainer: Trainer) -> None:
     epochs = trainer.max_epochs
     given: dict[str, tuple[Any, list[Any]]] = {
         "ckpt_path": (trainer.ckpt_path, [None]),
+        "model.pretrained": (getattr(trainer.lightning_module, "pretrained", None), [None]),
         "trainer.gradient_clip_val": (trainer.gradient_clip_val, [None, 0]),
         "trainer.accumulate_grad_batches": (trainer.accumulate_grad_batches, [1]),
         "trainer.precision": (trainer.precision, ["32-true"]),

@@ -183,6 +183,31 @@ def test_wrong_labels_and_images():
         small()(torch.zeros(2, 3, 8, 8))
 
 
+def test_the_data_has_as_many_classes_as_the_network():
+    message = r"wrong num_classes: expected 2, the number of the data's classes \(disc, ring\); received 10"
+    with pytest.raises(ValueError, match=message):
+        trainer().fit(small(), data(classes=["disc", "ring"]))
+
+
+def test_an_evaluation_on_other_classes_is_refused(tmp_path):
+    model, run = small(num_classes=2), trainer()
+    run.fit(model, data(classes=["disc", "ring"]))
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    loaded = MLPClassifier.load_from_checkpoint(tmp_path / "x.ckpt", weights_only=True)
+    trainer().test(loaded, data(classes=["disc", "ring"]), verbose=False)
+    with pytest.raises(ValueError, match=r"other classes: expected \['disc', 'ring'\].*received \['ring', 'disc'\]"):
+        trainer().test(loaded, data(classes=["ring", "disc"]), verbose=False)
+
+
+def test_a_resume_on_other_classes_is_refused(tmp_path):
+    run = trainer()
+    run.fit(small(num_classes=2), data(classes=["disc", "ring"]))
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    message = r"another data set: expected 'synthetic \(disc, ring\)'.*received 'synthetic \(disc, rows\)'"
+    with pytest.raises(ValueError, match=message):
+        trainer(max_epochs=2).fit(small(num_classes=2), data(classes=["disc", "rows"]), ckpt_path=tmp_path / "x.ckpt")
+
+
 def test_bf16():
     model = small()
     trainer(precision="bf16-mixed").fit(model, data())

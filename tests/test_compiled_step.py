@@ -16,7 +16,8 @@ from cifar_lightning.layers import ELU, SELU
 
 #: On raw pixels the losses are of the order of 100, and a rounding is a thousand times as much after a few steps.
 STEPS = {"he_elu": 5}
-CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
+#: (Those of two classes differ from that of eight in nothing that is compiled.)
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml") if "two_classes" not in path.stem)
 
 
 @pytest.fixture

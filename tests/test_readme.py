@@ -61,7 +61,8 @@ def test_commands(run, tmp_path, monkeypatch):
                 run(*args, *([] if "gpu" not in args else ["--print_config"]))
             assert stop.value.code in (0, None), command
         elif args[0] == "fit":
-            run(*args, *SMALL, *QUICK)
+            enough = ["--data.synthetic_size=2000"] if "two_classes" in command else []  # for 200 images of two
+            run(*args, *SMALL, *QUICK, *enough)
         else:
             run(*args, "--trainer.enable_progress_bar=false")
     assert ran >= 5

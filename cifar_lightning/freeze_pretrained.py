@@ -1,0 +1,59 @@
+"""Training a network's new layers before the ones that it reuses."""
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BaseFinetuning
+from torch import nn
+from torch.optim import Optimizer
+
+
+class FreezePretrained(BaseFinetuning):
+    """Keep the layers that `MLPClassifier` took from a pretrained network as they are for some epochs; then train all.
+
+    A new output layer's first gradients would else wreck them. A frozen batch norm standardizes by its running
+    statistics, as Keras's does, and leaves them alone.
+
+    Args:
+        epochs: Number of epochs.
+
+    Raises:
+        ValueError: If it is below 1; from `fit`, on several devices, or if no layers are reused.
+    """
+
+    def __init__(self, epochs: int = 4) -> None:
+        super().__init__()
+        if epochs < 1:
+            raise ValueError(f"epochs out of range: expected at least 1, received {epochs}")
+        self.epochs = epochs
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse several devices: DDP averages no gradients of parameters that were frozen when it began."""
+        if stage == "fit" and trainer.world_size > 1:
+            raise ValueError(f"FreezePretrained is for one device: expected 1, received {trainer.world_size}")
+        super().setup(trainer, pl_module, stage)
+
+    def freeze_before_training(self, pl_module: LightningModule) -> None:
+        """Nothing yet: which layers are reused is known when the module is set up, or restored from a checkpoint."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Freeze the layers, or train them, as the epoch demands: a resume may begin in the middle of any."""
+        self._train_layers(pl_module, trainer.current_epoch >= self.epochs)
+
+    def finetune_function(self, pl_module: LightningModule, epoch: int, optimizer: Optimizer) -> None:
+        """Train the layers from epoch `epochs` on; the optimizer has had them from the start."""
+        if epoch == self.epochs:
+            self._train_layers(pl_module, True)
+
+    def _train_layers(self, pl_module: LightningModule, trainable: bool) -> None:
+        layers: list[nn.Module] = getattr(pl_module, "reused_layers", [])
+        if not layers:
+            raise ValueError(
+                "FreezePretrained has nothing to freeze: expected a network that reuses layers, "
+                "--model.pretrained FILE; received none"
+            )
+        if trainable:
+            self.make_trainable(layers)
+        else:
+            self.freeze(layers, train_bn=False)
+        for module in self.flatten_modules(layers):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train(trainable)
