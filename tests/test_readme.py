@@ -77,8 +77,9 @@ def test_python():
 
 
 def test_every_config_is_listed():
-    for config in (ROOT / "configs").glob("*.yaml"):
-        assert f"configs/{config.name}" in README, config.name
+    for config in (ROOT / "configs").rglob("*.yaml"):
+        folder = config.parent.relative_to(ROOT)  # of those in a folder inside of it, the folder is listed
+        assert str(folder if folder.name != "configs" else folder / config.name) in README, config.name
 
 
 def test_links_lead_somewhere():
