@@ -103,7 +103,8 @@ class RunReport(Callback):
 
     def _add_resumed(self, trainer: Trainer) -> None:
         """Add the row of the epoch at whose end the checkpoint was written."""
-        if self._resumed is not None and trainer.current_epoch > len(self.rows):
+        progress: Any = trainer.fit_loop.epoch_progress.current
+        if self._resumed is not None and progress.processed > len(self.rows):
             self.rows.append(self._resumed)
         self._resumed = None
 

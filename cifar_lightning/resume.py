@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
+from rich import get_console
 
 
 class ExactResume(Callback):
     """Save the random generators of Python, NumPy, torch and CUDA, and restore them before the first batch.
 
     Not earlier: making the loader's iterator and the sanity check draw random numbers. Each rank keeps its own.
+    A training that had stopped early does not go on, as Lightning's would.
     """
 
     def __init__(self) -> None:
@@ -45,6 +47,13 @@ class ExactResume(Callback):
                 f"{trainer.world_size}. A resume could not go on with the same batches"
             )
         self._state = states[trainer.global_rank]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave a training alone that had stopped early."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EarlyStopping) and 0 < callback.patience <= callback.wait_count:
+                trainer.should_stop = True
+                get_console().print("the training had stopped early: there is nothing left to train")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Restore the state, once."""

@@ -1,6 +1,7 @@
 """A run's folder: made for it alone, with its logs and its checkpoints."""
 
 import contextlib
+import os
 import pickle
 import shutil
 import time
@@ -59,3 +60,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not {"state_dict", "hyper_parameters"} <= set(checkpoint):
         raise ValueError(f"wrong checkpoint {path}: expected one of MLPClassifier, received {received}")
     return dict(checkpoint)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace a file, unless writing fails: what was there is then left alone."""
+    beside = path.with_name(path.name + ".new")
+    try:
+        beside.write_bytes(content)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

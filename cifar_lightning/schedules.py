@@ -222,13 +222,14 @@ class Performance(Schedule):
 
     def build(self, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
         """See `Schedule.build`."""
-        # Keras counts an epoch as improved if it is better at all; torch asks for a relative 1e-4 by default.
+        # An epoch has improved if it is better by 1e-4, as in Keras; torch's own default is relative.
         return ReduceLROnPlateau(
             optimizer,
             "min" if self.metric == "val_loss" else "max",
             factor=self.factor,
             patience=self.patience,
-            threshold=0.0,
+            threshold=1e-4,
+            threshold_mode="abs",
             min_lr=self.min_lr,
         )
 

@@ -7,6 +7,7 @@ https://arxiv.org/abs/1907.10902. Each trial is a run of `lightning fit` in a fo
 import csv
 import fcntl
 import gc
+import io
 import logging
 import math
 import os
@@ -36,6 +37,7 @@ from cifar_lightning.classifier import MLPClassifier
 from cifar_lightning.cli import CLI, DEBUG_VARIABLE, command
 from cifar_lightning.datamodule import CIFAR10DataModule
 from cifar_lightning.errors import unknown_name
+from cifar_lightning.run_folder import write_whole
 from cifar_lightning.search_space import SearchSpace, read_space
 
 #: Trials that are part of the study; a failed one is not.
@@ -302,7 +304,7 @@ class Search:
     def _train(self, trial: Trial, alive: IO[str]) -> str:
         """Train once, and tell the study what it came to; return the error if it failed, else ""."""
         folder, report = self._folder(trial.number), TrialReport(trial, self.options.metric)
-        state, error = TrialState.FAIL, "interrupted"
+        state, error, threads = TrialState.FAIL, "interrupted", torch.get_num_threads()
         try:
             with (folder / "log.txt").open("w", buffering=1) as log, redirect_stdout(log):
                 CLI([*self.arguments, *self.space.flags(trial.params)], [report], folder)
@@ -312,11 +314,16 @@ class Search:
                 state, error = TrialState.COMPLETE, ""
             else:
                 error = f"no result: expected {self.options.metric} after an epoch, received none"
+        except SystemExit as stop:
+            if stop.code != 2:  # the parser's, which has said what is wrong
+                raise
+            error = f"options that do not parse: {' '.join(self.space.flags(trial.params))}"
         except Exception as exception:
             if os.environ.get(DEBUG_VARIABLE):
                 raise
             error = f"{type(exception).__name__}: {exception}".strip()
         finally:
+            torch.set_num_threads(threads)  # which a training that fails leaves as it has chosen
             with self._alone():
                 if error:
                     trial.set_user_attr("error", error)
@@ -357,25 +364,23 @@ class Search:
     def write_results(self) -> None:
         """Write trials.csv, best.yaml and the plots."""
         trials = self.study.get_trials(deepcopy=False)
-        with _replaced(self.folder / "trials.csv") as path, path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            names = list(self.space.distributions)
-            writer.writerow(
-                ["number", "state", self.options.metric, "validations", "seconds", *names, "folder", "error"]
-            )
-            for trial in trials:
-                seconds = f"{trial.duration.total_seconds():.1f}" if trial.duration else ""
-                value = "" if trial.value is None else trial.value
-                params = [trial.params.get(name, "") for name in names]
-                error = trial.user_attrs.get("error", "")
-                row = [trial.number, trial.state.name.lower(), value, len(trial.intermediate_values), seconds, *params]
-                writer.writerow([*row, self._folder(trial.number).name, error])
+        text, names = io.StringIO(), list(self.space.distributions)
+        writer = csv.writer(text)
+        writer.writerow(["number", "state", self.options.metric, "validations", "seconds", *names, "folder", "error"])
+        for trial in trials:
+            seconds = f"{trial.duration.total_seconds():.1f}" if trial.duration else ""
+            value = "" if trial.value is None else trial.value
+            params = [trial.params.get(name, "") for name in names]
+            error = trial.user_attrs.get("error", "")
+            row = [trial.number, trial.state.name.lower(), value, len(trial.intermediate_values), seconds, *params]
+            writer.writerow([*row, self._folder(trial.number).name, error])
+        write_whole(self.folder / "trials.csv", text.getvalue().encode())
         best = _best(self.study)
         if best is None:
             return
-        with _replaced(self.folder / "best.yaml") as path:
-            config = (self._folder(best.number) / "config.yaml").read_text()
-            path.write_text(f"# Trial {best.number}, the best so far: {self.options.metric} {best.value!r}\n{config}")
+        config = (self._folder(best.number) / "config.yaml").read_text()
+        title = f"# Trial {best.number}, the best so far: {self.options.metric} {best.value!r}\n"
+        write_whole(self.folder / "best.yaml", (title + config).encode())
         _draw(self.study, self.options.metric, self.folder)
 
     def _folder(self, number: int) -> Path:
@@ -432,14 +437,6 @@ def _free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-@contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
-    """A path to write to, which then takes the place of `path`: nobody sees half a file."""
-    part = path.with_name(f".{path.name}")
-    yield part
-    part.replace(path)
 
 
 def _draw(study: Study, metric: str, folder: Path) -> None:

@@ -153,3 +153,15 @@ def test_the_last_checkpoint_is_that_of_the_last_epoch(run):
     report = last["callbacks"]["RunReport"]
     assert [row["epoch"] for row in [*report["rows"], report["present"]]] == list(range(1, 9))
     assert state["best_model_score"] == min(row["val_loss"] for row in report["rows"])
+
+
+def test_a_training_that_stopped_early_does_not_go_on(run):
+    stopping = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss"]
+    flags = [*SMALL, "--model.hidden_sizes=2x10", "--model.lr=0.1", "--trainer.max_epochs=30"]
+    run("fit", *flags, *stopping, "--trainer.callbacks.patience=2")
+    last = next(Path().rglob("last.ckpt"))
+    epoch = torch.load(last, weights_only=True)["epoch"]
+    assert epoch < 29
+    trainer = CLI(["fit", f"--ckpt_path={last}"]).trainer
+    (report,) = (callback for callback in trainer.callbacks if isinstance(callback, RunReport))
+    assert len(report.rows) == epoch + 1

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SMALL
+from matplotlib.axes import Axes
 from PIL import Image
 
-from cifar_lightning.study import results as results_module
+from cifar_lightning import run_folder
 from cifar_lightning.study.__main__ import main
 from cifar_lightning.study.page import write_page
 from cifar_lightning.study.results import Result, Statistic, draw_curves, summarize, write_csv, write_markdown
@@ -65,13 +66,14 @@ def test_statistic(values, text):
 def test_summaries_compare_with_the_first_config():
     first = [result("a", 1, (2.0, 1.5)), result("a", 2, (2.0, 1.7))]  # mean of the best: 1.6
     second = [result("b", 1, (1.9, 1.6), 0.5), result("b", 2, (1.9, 1.8), 0.6)]
-    a, b = summarize([first[0], second[0], first[1], second[1]])
+    a, b = summarize([first[0], second[0], first[1], second[1]], "a")
     assert (a.config, a.seeds, a.parameters) == ("a", [1, 2], 1234)
     assert a.val_loss == Statistic.of([1.5, 1.7])
     assert b.test_accuracy == Statistic.of([0.5, 0.6])
     assert b.epochs_to_first.format(".0f") == "2 (1 of 2)"  # seed 2 never comes there
-    assert summarize([first[0], second[0]])[0].epochs_to_first.mean == 2
-    assert summarize([]) == []
+    assert summarize([first[0], second[0]], "a")[0].epochs_to_first.mean == 2
+    assert summarize(second, "a")[0].epochs_to_first.format(".0f") == "-"  # the first config has no result yet
+    assert summarize([], "a") == []
 
 
 def test_a_result_survives_its_file(tmp_path):
@@ -86,7 +88,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
     def full(*args):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(results_module.os, "replace", full)
+    monkeypatch.setattr(run_folder.os, "replace", full)
     with pytest.raises(OSError, match="No space left"):
         result("b").save(path)
     assert Result.load(path) == result()
@@ -104,12 +106,20 @@ def test_tables(tmp_path):
         ("b", "1", "1.0", "1"),
     ]
     assert float(lines[1]["test_accuracy"]) == 0.47
-    write_markdown(some, tmp_path / "results.md", "scripts/study a b")
+    write_markdown(some, "a", tmp_path / "results.md", "scripts/study a b")
     text = (tmp_path / "results.md").read_text()
     assert "| a | 1, 2 | 1.500 ± 0.000 | 40.00% ± 0.00% | 46.00% ± 1.41% | 50.00% ± 0.00% | 2 ± 0 | 2 ± 0 |" in text
     assert "| b | 1 | 3.000 | 30.00% | 45.00% | 30.00% | 1 | - |" in text
     assert "`scripts/study a b`" in text
-    draw_curves([*some, result("c", 1, (math.nan, math.nan))], tmp_path / "curves.png")
+
+
+def test_curves_are_drawn_with_what_is_not_finite_left_out(tmp_path, monkeypatch):
+    drawn = []
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda self, *args, **kwargs: drawn.append(args) or plot(self, *args, **kwargs))
+    draw_curves([result("a", 1), result("c", 1, (math.nan, math.nan))], tmp_path / "curves.png")
+    assert drawn[0] == ((1.0, 2.0, 3.0), (2.0, 1.5, 1.8))
+    assert drawn[2] == ((1.0, 2.0, 3.0), (0.3, 0.4, 0.5))
     assert Image.open(tmp_path / "curves.png").size == (1560, 600)
 
 
@@ -140,13 +150,30 @@ document.body.dataset.seen = JSON.stringify(seen);
 """
 
 
+def test_the_page_holds_the_results(tmp_path):
+    some = [result("a", 1), result("b", 1, (1.0, math.nan))]
+    (tmp_path / some[0].folder).mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(tmp_path / some[0].folder / "reliability.png")
+    Image.new("RGB", (9, 9)).save(tmp_path / some[0].folder / "learning_curves.png")
+    write_page(some, "a", tmp_path, "scripts/study </script><!-- a")
+    text = (tmp_path / "report.html").read_text()
+    (data,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)
+    page = json.loads(data)
+    assert "<" not in data
+    assert page["command"] == "scripts/study </script><!-- a"
+    assert [config["name"] for config in page["configs"]] == ["a", "b"]
+    assert page["configs"][0]["cells"]["test_accuracy"] == {"text": "45.00%", "value": 0.45}
+    assert [row["val_loss"] for row in page["runs"][1]["rows"]] == [1.0, None]  # JSON has no NaN
+    assert [list(run["pictures"]) for run in page["runs"]] == [["reliability"], []]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium")
 def test_the_page_in_a_browser(tmp_path):
     some = [result("a", 1), result("a", 2), result("b", 1, (3.0, 2.5)), result("c", 1, (1.0, math.nan))]
     (tmp_path / some[0].folder).mkdir(parents=True)
     Image.new("RGB", (9, 9)).save(tmp_path / some[0].folder / "reliability.png")
-    write_page(some, tmp_path, "scripts/study </script> a b c")
+    write_page(some, "a", tmp_path, "scripts/study </script> a b c")
     text = (tmp_path / "report.html").read_text()
     (tmp_path / "driven.html").write_text(DRIVER.join(text.rsplit("</body>", 1)))
     done = subprocess.run(
@@ -206,13 +233,14 @@ def test_another_recipe_in_the_same_folder_is_refused(tmp_path):
 
 def test_a_stopped_run_goes_on_from_its_newest_checkpoint_that_can_be_read(tmp_path, capsys):
     run = Run(tmp_path / "a.yaml", 3, tmp_path / "out", ("--trainer.max_epochs=2",))
+    place = f"--trainer.default_root_dir={tmp_path}/out/seed_3"
     assert run.arguments() == [
         "fit",
         f"--config={tmp_path}/a.yaml",
         "--seed_everything=3",
-        f"--trainer.default_root_dir={tmp_path}/out/seed_3",
         "--trainer.enable_progress_bar=false",
         "--trainer.max_epochs=2",
+        place,
     ]
     for age, name in enumerate(("broken", "newer", "older")):
         path = run.folder / name / "checkpoints" / "last.ckpt"
@@ -222,7 +250,7 @@ def test_a_stopped_run_goes_on_from_its_newest_checkpoint_that_can_be_read(tmp_p
     broken = run.folder / "broken" / "checkpoints" / "last.ckpt"
     broken.write_bytes(broken.read_bytes()[:100])
     os.utime(broken, (2000, 2000))
-    assert run.arguments() == ["fit", f"--ckpt_path={run.folder}/newer/checkpoints/last.ckpt"]
+    assert run.arguments() == ["fit", f"--ckpt_path={run.folder}/newer/checkpoints/last.ckpt", place]
     assert "wrong checkpoint" in capsys.readouterr().out
 
 
@@ -257,11 +285,13 @@ def test_a_study(tmp_path):
     """Good runs, one that fails, one that is interrupted and resumed, and none that runs twice."""
     (tmp_path / "a.yaml").write_text("model: {lr: 0.01}")
     (tmp_path / "b.yaml").write_text("model: {lr: 0.01, dropout: alpha, dropout_p: 2}")  # parses, but can't be built
-    args = ["a.yaml", "b.yaml", "--seeds", "1", "2", "--jobs", "2", "--out", "out", *TINY]
+    (tmp_path / "c.yaml").write_text("trainer: {limit_val_batches: 0}")  # trains, and has no result
+    args = ["a.yaml", "b.yaml", "c.yaml", "--seeds", "1", "2", "--jobs", "2", "--out", "out", *TINY]
     process = study(*args)
     printed = process.communicate()[0]
     assert process.returncode == 1
     assert re.search(r"a, seed 1: validation \d+\.\d+%, test \d+\.\d+%", printed)
+    assert "error: c, seed 1 failed: no result of a run: expected training epochs with a validation loss" in printed
     assert re.search(r"error: b, seed 2 failed: dropout probability out of range.*log\.txt", printed)
     out = tmp_path / "out"
     assert {path.name for path in out.iterdir()} >= {"results.csv", "results.md", "curves.png", "report.html"}
@@ -270,7 +300,7 @@ def test_a_study(tmp_path):
     before = (out / "seed_1" / "a" / "result.json").stat().st_mtime_ns
 
     process = study(*args)
-    assert "2 of 4 runs are finished already" in process.communicate()[0]
+    assert "2 of 6 runs are finished already" in process.communicate()[0]
     assert (out / "seed_1" / "a" / "result.json").stat().st_mtime_ns == before
 
     longer = ["a.yaml", "--seeds", "1", *TINY, "--trainer.max_epochs=60"]

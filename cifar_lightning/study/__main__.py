@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     def write_tables() -> None:
         results = runner.results()
         write_csv(results, options.out / "results.csv")
-        write_markdown(results, options.out / "results.md", command)
+        write_markdown(results, runner.first_config, options.out / "results.md", command)
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # which ends as Ctrl-C does
     runner = Runner(runs, options.jobs, console, write_tables)
@@ -62,8 +62,8 @@ def main(argv: list[str]) -> int:
             write_tables()
             if results := runner.results():
                 draw_curves(results, options.out / "curves.png")
-                write_page(results, options.out, command)
-                console.print(make_table(results))
+                write_page(results, runner.first_config, options.out, command)
+                console.print(make_table(results, runner.first_config))
                 page = options.out / "report.html"
                 console.print(f"to compare the runs, open {page}", highlight=False, soft_wrap=True)
     except KeyboardInterrupt:
@@ -77,14 +77,14 @@ def main(argv: list[str]) -> int:
     return status or int(bool(runner.failed))
 
 
-def make_table(results: list[Result]) -> Table:
+def make_table(results: list[Result], first: str) -> Table:
     """What fits on a narrow screen of results.md."""
     names = ("val_loss", "val_accuracy", "test_accuracy", "epoch_seconds")
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("config", overflow="fold")
     for name in names:
         table.add_column(COLUMNS[name][0], justify="right")
-    for summary in summarize(results):
+    for summary in summarize(results, first):
         table.add_row(summary.config, *(getattr(summary, name).format(COLUMNS[name][1]) for name in names))
     return table
 

@@ -8,24 +8,32 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from cifar_lightning.study.results import COLUMNS, Result, Statistic, summarize, write_whole
+from cifar_lightning.run_folder import write_whole
+from cifar_lightning.study.results import COLUMNS, Result, Statistic, summarize
 
 #: What is left out of the page, because its own chart says it.
 REDUNDANT = {"learning_curves.png"}
 
 
-def write_page(results: Sequence[Result], out: Path, command: str) -> None:
-    """Write `report.html`: plotly's library, the results as JSON, and the page that shows them."""
+def write_page(results: Sequence[Result], first: str, out: Path, command: str) -> None:
+    """Write `report.html`: plotly's library, the results as JSON, and the page that shows them.
+
+    Args:
+        results: At least one.
+        first: Name of the study's first config.
+        out: The study's folder.
+        command: What the study was started by.
+    """
     from plotly.offline import get_plotlyjs
 
     page = files("cifar_lightning.study").joinpath("page.html").read_text()
-    # In a script element, only "</" could end the data too early.
-    data = json.dumps(_data(results, out, command), allow_nan=False).replace("</", "<\\/")
+    # Nothing in a script element must look like markup.
+    data = json.dumps(_data(results, first, out, command), allow_nan=False).replace("<", "\\u003c")
     page = page.replace("/*PLOTLY*/", get_plotlyjs()).replace("/*DATA*/", data)
     write_whole(out / "report.html", page.encode())
 
 
-def _data(results: Sequence[Result], out: Path, command: str) -> dict[str, Any]:
+def _data(results: Sequence[Result], first: str, out: Path, command: str) -> dict[str, Any]:
     quantities = [name for name in results[0].rows[0] if name not in ("epoch", "seconds")]
     return {
         "dataSets": list(dict.fromkeys(result.data_set for result in results)),
@@ -38,7 +46,7 @@ def _data(results: Sequence[Result], out: Path, command: str) -> dict[str, Any]:
                 "parameters": summary.parameters,
                 "cells": {name: _cell(getattr(summary, name), spec) for name, (_, spec) in COLUMNS.items()},
             }
-            for summary in summarize(results)
+            for summary in summarize(results, first)
         ],
         "quantities": sorted(quantities, key=lambda name: (not name.startswith("val_"), name)),
         "runs": [

@@ -4,11 +4,12 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import mean, median, stdev
+
+from cifar_lightning.run_folder import write_whole
 
 Row = dict[str, float]
 
@@ -64,16 +65,6 @@ class Result:
     def load(cls, path: Path) -> "Result":
         """Read what `save` wrote."""
         return cls(**json.loads(path.read_text()))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file, unless writing fails: what was there is then left alone."""
-    beside = path.with_name(path.name + ".new")
-    try:
-        beside.write_bytes(content)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -157,14 +148,13 @@ COLUMNS = {
 }
 
 
-def summarize(results: Sequence[Result]) -> list[Summary]:
-    """One summary a config, in the order of their first results."""
+def summarize(results: Sequence[Result], first: str) -> list[Summary]:
+    """One summary a config, in the order of their first results, where `first` is the study's first config."""
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(result.config, []).append(result)
-    if not groups:
-        return []
-    first_loss = Statistic.of([result.best["val_loss"] for result in next(iter(groups.values()))]).mean
+    first_losses = [result.best["val_loss"] for result in groups.get(first, [])]
+    first_loss = Statistic.of(first_losses).mean if first_losses else math.nan
     return [Summary.of(group, first_loss) for group in groups.values()]
 
 
@@ -183,9 +173,9 @@ def write_csv(results: Sequence[Result], path: Path) -> None:
     write_whole(path, text.getvalue().encode())
 
 
-def write_markdown(results: Sequence[Result], path: Path, command: str) -> None:
-    """Write a table of one row a config, with the command that made it."""
-    summaries = summarize(results)
+def write_markdown(results: Sequence[Result], first: str, path: Path, command: str) -> None:
+    """Write a table of one row a config, with the command that made it; `first` is the study's first config."""
+    summaries = summarize(results, first)
     data_sets = ", ".join(dict.fromkeys(result.data_set for result in results))
     lines = [
         f"On {data_sets or 'nothing yet'}. Mean and standard deviation over the seeds, of the weights with the lowest "

@@ -12,8 +12,9 @@ from typing import Any
 
 from cifar_lightning.cli import CLI, command
 from cifar_lightning.report import RunReport
-from cifar_lightning.run_folder import read_checkpoint
-from cifar_lightning.study.results import Result, write_whole
+from cifar_lightning.resume import BestAndLast
+from cifar_lightning.run_folder import read_checkpoint, write_whole
+from cifar_lightning.study.results import Result
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Run:
 
     def arguments(self) -> list[str]:
         """What `lightning` is called with: to go on with what was stopped, if there is a checkpoint of it."""
+        place = f"--trainer.default_root_dir={self.root}"
         stopped = self.folder.glob("*/checkpoints/last.ckpt")
         for checkpoint in sorted(stopped, key=lambda path: path.stat().st_mtime, reverse=True):
             try:
@@ -80,14 +82,14 @@ class Run:
             except ValueError as broken:  # as a full disk leaves it
                 print(f"{broken}: not resumed")
             else:
-                return ["fit", f"--ckpt_path={checkpoint}"]
+                return ["fit", f"--ckpt_path={checkpoint}", place]
         return [
             "fit",
             f"--config={self.config}",
             f"--seed_everything={self.seed}",
-            f"--trainer.default_root_dir={self.root}",
             "--trainer.enable_progress_bar=false",
             *self.flags,
+            place,
         ]
 
 
@@ -101,6 +103,7 @@ def execute(run: Run) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if run.result.exists():
             return
+        log.truncate(0)  # what an earlier attempt has said is not this one's
         try:
             with command():
                 train_and_test(run).save(run.result)
@@ -115,11 +118,15 @@ def train_and_test(run: Run) -> Result:
     cli = CLI(run.arguments())
     trainer: Any = cli.trainer
     rows = next(callback.rows for callback in trainer.callbacks if isinstance(callback, RunReport))
-    checkpoints, metrics = trainer.checkpoint_callback, {}
-    if checkpoints is not None and checkpoints.best_model_path:
-        (metrics,) = trainer.test(
-            cli.model, cli.datamodule, checkpoints.best_model_path, verbose=False, weights_only=True
+    if not rows or any("val_loss" not in row for row in rows):
+        raise ValueError(
+            "no result of a run: expected training epochs with a validation loss after each, received "
+            f"{len(rows)} epochs, {sum('val_loss' in row for row in rows)} with one"
         )
+    best = next((c.best_model_path for c in trainer.checkpoint_callbacks if isinstance(c, BestAndLast)), "")
+    metrics = {}
+    if best:  # there is none if no loss was finite, or if there are no checkpoints
+        (metrics,) = trainer.test(cli.model, cli.datamodule, best, verbose=False, weights_only=True)
     return Result(
         config=run.config.stem,
         seed=run.seed,

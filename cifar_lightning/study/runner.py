@@ -56,6 +56,11 @@ class Runner:
         """The results so far, in the order of the runs."""
         return [Result.load(run.result) for run in self._runs if run.result.exists()]
 
+    @property
+    def first_config(self) -> str:
+        """Name of the first run's config, which others are compared with."""
+        return self._runs[0].config.stem
+
     def execute(self) -> None:
         """Execute all; on an interruption, stop what is running, which can be resumed."""
         finished = len(self._runs) - len(self._waiting)
@@ -93,7 +98,9 @@ class Runner:
             result = Result.load(run.result)
             what = f"validation {result.best['val_accuracy']:.2%}, test {result.test_accuracy:.2%}, {seconds:.0f} s"
         else:
-            self.failed[run] = _last_line(run).removeprefix("error: ") or f"exit status {process.exitcode}"
+            said = _last_line(run)  # an epoch's, if it was killed
+            what = said.removeprefix("error: ") if said.startswith("error: ") else ""
+            self.failed[run] = what or f"exit status {process.exitcode}"
             what = f"failed: {self.failed[run]} ({run.log})"
         ended = len(self._runs) - len(self._waiting) - len(self._running)
         self._console.print(f"{ended}/{len(self._runs)} {run}: {what}", highlight=False, soft_wrap=True)
