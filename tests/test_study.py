@@ -303,7 +303,7 @@ def test_a_study(tmp_path):
     assert "2 of 6 runs are finished already" in process.communicate()[0]
     assert (out / "seed_1" / "a" / "result.json").stat().st_mtime_ns == before
 
-    longer = ["a.yaml", "--seeds", "1", *TINY, "--trainer.max_epochs=60"]
+    longer = ["a.yaml", "--seeds", "1", *TINY, "--trainer.max_epochs=30"]
     process = study(*longer[:3], "--out", "whole", *longer[3:])
     process.communicate()
     process = study(*longer[:3], "--out", "stopped", *longer[3:])
