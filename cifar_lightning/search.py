@@ -14,20 +14,15 @@ import os
 import sys
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import optuna
 import torch
 from jsonargparse import ArgumentParser
-from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import Callback, LightningModule, Trainer
-from optuna.distributions import BaseDistribution
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
@@ -38,102 +33,17 @@ from cifar_lightning.cli import CLI, DEBUG_VARIABLE, command
 from cifar_lightning.datamodule import CIFAR10DataModule
 from cifar_lightning.errors import unknown_name
 from cifar_lightning.run_folder import write_whole
+from cifar_lightning.search_options import Options, make_pruner, make_sampler
 from cifar_lightning.search_space import SearchSpace, read_space
 
 #: Trials that are part of the study; a failed one is not.
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 #: A process gives up after as many trials that failed, one after another.
 FAILURES_IN_A_ROW = 3
-#: Epochs in which the median rule prunes nothing: they rank learning rates by speed, not by where they lead.
-WARMUP_EPOCHS = 2
 #: Options that may differ from one process to another of the same study.
 PLACE_OPTIONS = {"data.data_dir", "data.download", "trainer.accelerator", "trainer.devices"}
 #: Options of `lightning fit` that have no dot.
 FIT_OPTIONS = {"--config", "-c", "--seed_everything", "--ckpt_path", "--trainer", "--model", "--data"}
-
-
-@dataclass
-class Options:
-    """Options of a search; every other one goes to `lightning fit`.
-
-    Args:
-        trials: Number of trials of the study, by all processes that share it, before and now; failed ones don't count.
-        metric: What to minimize (val_loss) or maximize (val_accuracy): its value after the epoch with the lowest
-            validation loss, whose weights are the trial's best.ckpt.
-        sampler: What draws the trials: tree-structured Parzen estimators, a Gaussian process, or chance.
-        startup_trials: Number of trials that are drawn by chance before the sampler learns from them.
-        pruner: What stops trials early: the median of the others at the same epoch, Hyperband, or nothing.
-        seed: Seed of the sampler. The trainings' own is --seed_everything.
-        out: Folder of the study; by default runs/search/NAME for a space NAME.yaml. Processes and machines that share
-            it share the study.
-        storage: Where Optuna keeps the study: a database's URL, or a journal file, which network file systems need;
-            by default study.db in the folder.
-        study: The study's name in the storage.
-    """
-
-    trials: PositiveInt = 10
-    metric: Literal["val_loss", "val_accuracy"] = "val_loss"
-    sampler: Literal["tpe", "gp", "random"] = "tpe"
-    startup_trials: NonNegativeInt = 5
-    pruner: Literal["median", "hyperband", "none"] = "median"
-    seed: NonNegativeInt = 42
-    out: str | None = None
-    storage: str | None = None
-    study: str = "search"
-
-
-class SeededByNumber(BaseSampler):
-    """A sampler for each trial, seeded by its number.
-
-    What it draws is then a function of the seed, the number and the trials before it: a study that is continued does
-    not repeat its first draws, nor do processes that share it draw the same.
-    """
-
-    def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
-        self._make, self._seed = make, seed
-        self._sampler = make(seed)
-
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Take a new sampler."""
-        self._sampler = self._make((self._seed * 1_000_003 + trial.number) % 2**32)
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """See `BaseSampler`."""
-        return self._sampler.infer_relative_search_space(study, trial)
-
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
-        """See `BaseSampler`."""
-        return self._sampler.sample_relative(study, trial, search_space)
-
-    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
-        """See `BaseSampler`."""
-        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
-
-
-def make_sampler(options: Options) -> BaseSampler:
-    """The sampler that the options name."""
-
-    def make(seed: int) -> BaseSampler:
-        match options.sampler:
-            case "tpe":
-                return TPESampler(seed=seed, n_startup_trials=options.startup_trials)
-            case "gp":
-                return GPSampler(seed=seed, n_startup_trials=options.startup_trials)
-            case "random":
-                return RandomSampler(seed=seed)
-
-    return SeededByNumber(make, options.seed)
-
-
-def make_pruner(options: Options) -> BasePruner:
-    """The pruner that the options name."""
-    match options.pruner:
-        case "median":
-            return MedianPruner(n_warmup_steps=WARMUP_EPOCHS)
-        case "hyperband":
-            return HyperbandPruner()
-        case "none":
-            return NopPruner()
 
 
 class TrialReport(Callback):

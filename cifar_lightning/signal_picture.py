@@ -64,7 +64,8 @@ class SignalPicture(Callback):
         """Draw the picture."""
         folder = _folder(trainer)
         if trainer.is_global_zero and self.rows:
-            draw_signals(self.rows, folder / "signals.png", f"Signals in {folder.parent.name} on {_data_set(trainer)}")
+            data_set = trainer.datamodule.data_set  # type: ignore[attr-defined]
+            draw_signals(self.rows, folder / "signals.png", f"Signals in {folder.parent.name} on {data_set}")
             if self.stop:
                 get_console().print(_table(self.rows))
                 get_console().print(f"the picture is {folder / 'signals.png'}", soft_wrap=True)
@@ -103,10 +104,6 @@ class SignalPicture(Callback):
 
 def _folder(trainer: Trainer) -> Path:
     return Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks
-
-
-def _data_set(trainer: Trainer) -> str:
-    return getattr(trainer.datamodule, "data_set", "unnamed data")  # type: ignore[attr-defined]
 
 
 def write_csv(rows: list[Row], path: Path) -> None:

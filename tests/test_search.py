@@ -17,7 +17,8 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 import cifar_lightning.search as module
-from cifar_lightning.search import Options, TrialReport, main, make_pruner, make_sampler, split_arguments
+from cifar_lightning.search import TrialReport, main, split_arguments
+from cifar_lightning.search_options import Options, make_pruner, make_sampler
 
 SPACE = """
 n: {type: int, low: 1, high: 2}

@@ -1,0 +1,99 @@
+"""The options of a search, and the sampler and the pruner that they name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+from optuna.distributions import BaseDistribution
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+#: Epochs in which the median rule prunes nothing: they rank learning rates by speed, not by where they lead.
+WARMUP_EPOCHS = 2
+
+
+@dataclass
+class Options:
+    """Options of a search; every other one goes to `lightning fit`.
+
+    Args:
+        trials: Number of trials of the study, by all processes that share it, before and now; failed ones don't count.
+        metric: What to minimize (val_loss) or maximize (val_accuracy): its value after the epoch with the lowest
+            validation loss, whose weights are the trial's best.ckpt.
+        sampler: What draws the trials: tree-structured Parzen estimators, a Gaussian process, or chance.
+        startup_trials: Number of trials that are drawn by chance before the sampler learns from them.
+        pruner: What stops trials early: the median of the others at the same epoch, Hyperband, or nothing.
+        seed: Seed of the sampler. The trainings' own is --seed_everything.
+        out: Folder of the study; by default runs/search/NAME for a space NAME.yaml. Processes and machines that share
+            it share the study.
+        storage: Where Optuna keeps the study: a database's URL, or a journal file, which network file systems need;
+            by default study.db in the folder.
+        study: The study's name in the storage.
+    """
+
+    trials: PositiveInt = 10
+    metric: Literal["val_loss", "val_accuracy"] = "val_loss"
+    sampler: Literal["tpe", "gp", "random"] = "tpe"
+    startup_trials: NonNegativeInt = 5
+    pruner: Literal["median", "hyperband", "none"] = "median"
+    seed: NonNegativeInt = 42
+    out: str | None = None
+    storage: str | None = None
+    study: str = "search"
+
+
+class SeededByNumber(BaseSampler):
+    """A sampler for each trial, seeded by its number.
+
+    What it draws is then a function of the seed, the number and the trials before it: a study that is continued does
+    not repeat its first draws, nor do processes that share it draw the same.
+    """
+
+    def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
+        self._make, self._seed = make, seed
+        self._sampler = make(seed)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Take a new sampler."""
+        self._sampler = self._make((self._seed * 1_000_003 + trial.number) % 2**32)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """See `BaseSampler`."""
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
+        """See `BaseSampler`."""
+        return self._sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
+        """See `BaseSampler`."""
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+
+def make_sampler(options: Options) -> BaseSampler:
+    """The sampler that the options name."""
+
+    def make(seed: int) -> BaseSampler:
+        match options.sampler:
+            case "tpe":
+                return TPESampler(seed=seed, n_startup_trials=options.startup_trials)
+            case "gp":
+                return GPSampler(seed=seed, n_startup_trials=options.startup_trials)
+            case "random":
+                return RandomSampler(seed=seed)
+
+    return SeededByNumber(make, options.seed)
+
+
+def make_pruner(options: Options) -> BasePruner:
+    """The pruner that the options name."""
+    match options.pruner:
+        case "median":
+            return MedianPruner(n_warmup_steps=WARMUP_EPOCHS)
+        case "hyperband":
+            return HyperbandPruner()
+        case "none":
+            return NopPruner()
