@@ -1,4 +1,4 @@
-"""A training step as compiled code: loss and gradients in one graph, NAdam's update in one pass.
+"""A training step as compiled code: loss, gradients and update in one graph.
 
 A 20 x 100 network is so small that everything but its matrix products dominates a step of PyTorch: the dispatcher, the
 autograd engine, forty parameters updated one by one.
@@ -8,8 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 import torch._dynamo
@@ -19,6 +18,7 @@ from torch.optim import SGD, NAdam, Optimizer
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Gradients = Sequence[Tensor]
 
 #: More threads must be this much faster than one to be chosen: they lose more than they gain on a busy machine.
 WORTH_A_THREAD = 1.15
@@ -28,14 +28,15 @@ class CompiledStep:
     """One step of training, to be called as `loss, logits = step(inputs, targets)`.
 
     It computes what `F.cross_entropy(model(inputs), targets)`, `backward()` and `optimizer.step()` would, from the
-    same random numbers, to within rounding. Compiled code knows one batch size; others, such as an epoch's short last
-    batch, run eagerly. The model has to be in training mode, and the optimizer to have the state and the schedule that
-    it shall go on with.
+    same random numbers, to within rounding. The step of NAdam and of plain SGD is part of the graph, and leaves the
+    parameters' `grad` as it was: so each gradient is used while it is in the processor's cache. Compiled code knows one
+    batch size; others, such as an epoch's short last batch, run eagerly. The model has to be in training mode, and the
+    optimizer to have the state and the schedule that it shall go on with.
 
     Args:
         model: Maps inputs (B, ...) to logits (B, C).
-        optimizer: Any optimizer of the model's parameters. NAdam, which has no fused form in torch, gets one here.
-        clip: Called after the gradients are known, which are in the parameters' `grad`; None for no clipping.
+        optimizer: Any optimizer of the model's parameters.
+        clip: Maps the gradients to those that the optimizer shall see; None for no clipping.
         batch_size: The batch size to compile for; None for that of the first batch.
         penalty: Computes what is added to the cross-entropy, from the model's parameters; None for nothing.
     """
@@ -44,45 +45,48 @@ class CompiledStep:
         self,
         model: nn.Module,
         optimizer: Optimizer,
-        clip: Callable[[], None] | None = None,
+        clip: Callable[[Gradients], Gradients] | None = None,
         batch_size: int | None = None,
         penalty: Callable[[], Tensor | float] | None = None,
     ) -> None:
         self._parameters = parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self._clip = clip
+        self._optimizer, self._update = optimizer, make_update(optimizer)
+        update, tensors = self._update, self._update.tensors if self._update else []
 
-        def gradients_of(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+        def step(inputs: Tensor, targets: Tensor, factors: Tensor) -> tuple[Tensor, Tensor, Gradients]:
             logits = model(inputs)
             loss = F.cross_entropy(logits, targets)
             if penalty is not None:
                 loss = loss + penalty()
-            return loss.detach(), logits.detach(), torch.autograd.grad(loss, parameters)
+            gradients: Gradients = torch.autograd.grad(loss, parameters)
+            if clip is not None:
+                gradients = clip(gradients)
+            if update is None:
+                return loss.detach(), logits.detach(), gradients
+            with torch.no_grad():
+                update.apply(factors, gradients, *tensors)
+            return loss.detach(), logits.detach(), ()
 
-        self._gradients = gradients_of
-        self._compiled = compile_once(gradients_of)
-        self._update = make_update(optimizer)
+        self._factors = torch.zeros(update.factors if update else 0).to(parameters[0])
+        self._eager, self._compiled = step, compile_once(step)
         self._batch_size = batch_size
-        self._is_compiled = False
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Update the parameters; return the loss (), and the logits (B, C) from before the update."""
         self._batch_size = self._batch_size or len(inputs)
-        if len(inputs) != self._batch_size:
-            loss, logits, gradients = self._gradients(inputs, targets)
-        else:
-            with nullcontext() if self._is_compiled else torch._dynamo.config.patch(trace_autograd_ops=True):
-                loss, logits, gradients = self._compiled(inputs, targets)
-            self._is_compiled = True
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient
-        if self._clip:
-            self._clip()
-        self._update()
+        step = self._compiled if len(inputs) == self._batch_size else self._eager
+        if self._update is not None:
+            self._factors.copy_(torch.tensor(self._update.advance(), dtype=torch.float64))
+        loss, logits, gradients = step(inputs, targets, self._factors)
+        if self._update is None:
+            for parameter, gradient in zip(self._parameters, gradients, strict=True):
+                parameter.grad = gradient.contiguous()  # as fused optimizers read it
+            self._optimizer.step()
         return loss, logits
 
 
 class NAdamUpdate:
-    """NAdam (Dozat 2016) on all parameters in one compiled pass, with the state of `torch.optim.NAdam`.
+    """NAdam (Dozat 2016), with the state of `torch.optim.NAdam`, for a graph to be part of.
 
     With g the gradient, m and v its running mean and mean square, psi the momentum decay,
     mu_t = beta_1 (1 - 0.96^(t psi) / 2) and M_t the product of mu_1 to mu_t:
@@ -90,8 +94,11 @@ class NAdamUpdate:
         p -= lr ((1 - mu_t) / (1 - M_t) g + mu_{t+1} / (1 - M_{t+1}) m) / (sqrt(v / (1 - beta_2^t)) + eps)
     """
 
+    #: Number of factors that change from step to step, those of g, m and v.
+    factors = 3
+
     def __init__(self, optimizer: Optimizer) -> None:
-        self._group = optimizer.param_groups[0]
+        self._optimizer, self._group = optimizer, optimizer.param_groups[0]
         parameters: list[Tensor] = self._group["params"]
         states = [optimizer.state[parameter] for parameter in parameters]
         if not states[0]:  # as torch's own first step makes it
@@ -103,61 +110,89 @@ class NAdamUpdate:
         self._mu_products = torch.stack([state["mu_product"] for state in states])
         for state, step, mu_product in zip(states, self._steps, self._mu_products, strict=True):
             state["step"], state["mu_product"] = step, mu_product
-        moments = [[state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")]
-        constants = (*self._group["betas"], self._group["eps"])
-        self._pass = _CompiledPass(optimizer, _nadam_pass, [*moments, *constants], factors=3)
+        #: Parameters p, running means m, running mean squares v.
+        self.tensors = [parameters, *([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))]
+        #: What does not change from step to step.
+        self.constants: tuple[float, ...] = (*self._group["betas"], self._group["eps"])
 
     @staticmethod
     def supports(optimizer: Optimizer) -> bool:
-        """Whether `optimizer` is a NAdam of one group, with nothing that the pass leaves out."""
+        """Whether `optimizer` is a NAdam of one group, with nothing that is left out here."""
         return type(optimizer) is NAdam and _is_plain(
             optimizer, "weight_decay", "decoupled_weight_decay", "maximize", "capturable", "differentiable"
         )
 
-    def __call__(self) -> None:
-        """Make a step with the gradients that are in the parameters' `grad`."""
+    def advance(self) -> tuple[float, ...]:
+        """Count a step; the factors of g, m and v in it."""
         lr, (beta1, beta2), psi = float(self._group["lr"]), self._group["betas"], self._group["momentum_decay"]
         self._steps += 1
         t = self._steps[0].item()
         mu, mu_next = (beta1 * (1 - 0.5 * 0.96 ** (i * psi)) for i in (t, t + 1))
         self._mu_products *= mu
         product = self._mu_products[0].item()
-        self._pass(lr * (1 - mu) / (1 - product), lr * mu_next / (1 - product * mu_next), 1 / (1 - beta2**t))
+        _mark_stepped(self._optimizer)
+        return lr * (1 - mu) / (1 - product), lr * mu_next / (1 - product * mu_next), 1 / (1 - beta2**t)
+
+    def apply(self, factors: Tensor, gradients: Gradients, *tensors: Sequence[Tensor]) -> None:
+        """Make the step, in place; factors (3,), or (3, M) for tensors in which M networks are stacked."""
+        beta1, beta2, eps = self.constants
+        for g, p, m, v in zip(gradients, *tensors, strict=True):
+            of_g, of_m, of_v = _broadcast(factors, p)
+            m.lerp_(g, 1 - beta1)
+            v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+            p.sub_((of_g * g + of_m * m) / ((of_v * v).sqrt() + eps))
 
 
 class SGDUpdate:
-    """Gradient descent without momentum, on all parameters in one compiled pass: p -= lr g."""
+    """Gradient descent without momentum, for a graph to be part of: p -= lr g."""
+
+    factors = 1
+    constants: tuple[float, ...] = ()
 
     def __init__(self, optimizer: Optimizer) -> None:
-        self._group = optimizer.param_groups[0]
-        self._pass = _CompiledPass(optimizer, _sgd_pass, [], factors=1)
+        self._optimizer, self._group = optimizer, optimizer.param_groups[0]
+        self.tensors: list[list[Tensor]] = [self._group["params"]]
 
     @staticmethod
     def supports(optimizer: Optimizer) -> bool:
-        """Whether `optimizer` is an SGD of one group, with nothing that the pass leaves out."""
+        """Whether `optimizer` is an SGD of one group, with nothing that is left out here."""
         return type(optimizer) is SGD and _is_plain(optimizer, "momentum", "weight_decay", "maximize", "differentiable")
 
-    def __call__(self) -> None:
-        """Make a step with the gradients that are in the parameters' `grad`."""
-        self._pass(float(self._group["lr"]))
+    def advance(self) -> tuple[float, ...]:
+        """Count a step; the factor of g in it."""
+        _mark_stepped(self._optimizer)
+        return (float(self._group["lr"]),)
+
+    def apply(self, factors: Tensor, gradients: Gradients, *tensors: Sequence[Tensor]) -> None:
+        """Make the step, in place; factors (1,), or (1, M) for tensors in which M networks are stacked."""
+        for g, p in zip(gradients, *tensors, strict=True):
+            (of_g,) = _broadcast(factors, p)
+            p.sub_(of_g * g)
 
 
-class _CompiledPass:
-    """A function of parameters, gradients, factors that change from step to step, and arguments that do not."""
+def make_update(optimizer: Optimizer) -> NAdamUpdate | SGDUpdate | None:
+    """One of the updates above, or None: then the optimizer steps itself, by one call for all parameters if it can."""
+    for update in (NAdamUpdate, SGDUpdate):
+        if update.supports(optimizer):
+            return update(optimizer)
+    for group in optimizer.param_groups:
+        if group.get("fused", ...) is None and not group.get("foreach") and not optimizer.state:
+            group["fused"] = True
+        elif group.get("foreach", ...) is None:
+            group["foreach"] = True
+    return None
 
-    def __init__(self, optimizer: Optimizer, function: Callable[..., None], arguments: list[Any], factors: int) -> None:
-        self._optimizer, self._arguments = optimizer, arguments
-        self._parameters: list[Tensor] = optimizer.param_groups[0]["params"]
-        first = self._parameters[0]
-        self._factors = torch.zeros(factors, dtype=first.dtype, device=first.device)
-        self._compiled = compile_once(function)
 
-    @torch.no_grad()
-    def __call__(self, *factors: float) -> None:
-        self._factors.copy_(torch.tensor(factors, dtype=torch.float64))
-        gradients = [parameter.grad for parameter in self._parameters]
-        self._compiled(self._parameters, gradients, self._factors, *self._arguments)
-        self._optimizer._opt_called = True  # type: ignore[attr-defined]  # or a schedule takes it for unused
+def clip_by_norm(gradients: Gradients, bound: float) -> Gradients:
+    """The gradients, scaled down to the norm `bound` of them all; as `torch.nn.utils.clip_grad_norm_` does it."""
+    norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+    scale = (bound / (norm + 1e-6)).clamp(max=1)
+    return [gradient * scale for gradient in gradients]
+
+
+def clip_by_value(gradients: Gradients, bound: float) -> Gradients:
+    """The gradients, each element within -bound to bound."""
+    return [gradient.clamp(-bound, bound) for gradient in gradients]
 
 
 def compile_once(function: Callable[P, T]) -> Callable[P, T]:
@@ -176,53 +211,32 @@ def compile_once(function: Callable[P, T]) -> Callable[P, T]:
             "cpp_wrapper": True,  # kernels called from C++: a tenth of a step at batch 32
         },
     )
-    return compiled
+    is_compiled = False
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        nonlocal is_compiled
+        if is_compiled:
+            return compiled(*args, **kwargs)
+        is_compiled = True
+        with torch._dynamo.config.patch(trace_autograd_ops=True):
+            return compiled(*args, **kwargs)
+
+    return call
+
+
+def _broadcast(factors: Tensor, parameter: Tensor) -> tuple[Tensor, ...]:
+    """Each factor, () or (M,), in a shape that multiplies the parameter, (...) or (M, ...)."""
+    return factors.reshape(factors.shape + (1,) * (parameter.ndim + 1 - factors.ndim)).unbind()
 
 
 def _is_plain(optimizer: Optimizer, *extras: str) -> bool:
     groups = optimizer.param_groups
-    cycles_momentum = "max_momentum" in groups[0]  # a schedule moves what the pass takes for constant
+    cycles_momentum = "max_momentum" in groups[0]  # a schedule moves what is taken for constant
     return len(groups) == 1 and not cycles_momentum and not any(groups[0][name] for name in extras)
 
 
-def _sgd_pass(p: list[Tensor], g: list[Tensor], factors: Tensor) -> None:
-    torch._foreach_sub_(p, torch._foreach_mul(g, factors[0]))
-
-
-def _nadam_pass(
-    p: list[Tensor],
-    g: list[Tensor],
-    factors: Tensor,
-    m: list[Tensor],
-    v: list[Tensor],
-    beta1: float,
-    beta2: float,
-    eps: float,
-) -> None:
-    of_gradient, of_mean, of_square = factors.unbind()
-    torch._foreach_lerp_(m, g, 1 - beta1)
-    torch._foreach_mul_(v, beta2)
-    torch._foreach_addcmul_(v, g, g, value=1 - beta2)
-    denominator = torch._foreach_mul(v, of_square)
-    torch._foreach_sqrt_(denominator)
-    torch._foreach_add_(denominator, eps)
-    update = torch._foreach_mul(g, of_gradient)
-    torch._foreach_add_(update, torch._foreach_mul(m, of_mean))
-    torch._foreach_div_(update, denominator)
-    torch._foreach_sub_(p, update)
-
-
-def make_update(optimizer: Optimizer) -> Callable[[], Any]:
-    """One of the passes above, or the optimizer's own step, by one call for all parameters where it has that."""
-    for update in (NAdamUpdate, SGDUpdate):
-        if update.supports(optimizer):
-            return update(optimizer)
-    for group in optimizer.param_groups:
-        if group.get("fused", ...) is None and not group.get("foreach") and not optimizer.state:
-            group["fused"] = True
-        elif group.get("foreach", ...) is None:
-            group["foreach"] = True
-    return lambda: optimizer.step()
+def _mark_stepped(optimizer: Optimizer) -> None:
+    optimizer._opt_called = True  # type: ignore[attr-defined]  # or a schedule takes it for unused
 
 
 def has_compiler() -> bool:

@@ -22,7 +22,7 @@ from rich import get_console
 from torch import Tensor, nn
 from torch.optim import LBFGS
 
-from cifar_lightning.compiled_step import CompiledStep, choose_threads, has_compiler
+from cifar_lightning.compiled_step import CompiledStep, choose_threads, clip_by_norm, clip_by_value, has_compiler
 from cifar_lightning.errors import unknown_name
 from cifar_lightning.resume import ExactResume
 from cifar_lightning.training_length import count_optimizer_steps
@@ -113,9 +113,9 @@ class Executor:
         """Make the compiled step, if steps are compiled, for the trainer's optimizer as it is."""
         self.step = None
         if self.execution is not None and self.execution.compiled:
-            optimizer, value, kind = trainer.optimizers[0], trainer.gradient_clip_val, trainer.gradient_clip_algorithm
-            clip = partial(module.clip_gradients, optimizer, value, kind) if value else None
-            self.step = CompiledStep(module, optimizer, clip, batch_size, penalty)
+            kind = clip_by_value if trainer.gradient_clip_algorithm == "value" else clip_by_norm
+            clip = partial(kind, bound=float(bound)) if (bound := trainer.gradient_clip_val) else None
+            self.step = CompiledStep(module, trainer.optimizers[0], clip, batch_size, penalty)
 
     def batches_at_once(self, trainer: Trainer) -> Callable[[], int] | None:
         """What says how many batches the loader's next item may hold; None for one at a time."""

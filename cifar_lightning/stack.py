@@ -3,48 +3,56 @@
 from collections.abc import Callable, Sequence
 
 import torch
-import torch._dynamo
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
+from torch.optim import Optimizer
 
-from cifar_lightning.compiled_step import compile_once
+from cifar_lightning.compiled_step import Gradients, compile_once, make_update
+
+Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Gradients]]
 
 
 class Stack:
-    """M networks of one shape, whose gradients are computed together.
+    """M networks of one shape that make each training step together.
 
-    Their parameters and buffers become views of the stacked ones. So each goes on being a network of its own: its
-    optimizer steps it, and whoever evaluates or saves it sees what it has learned. Dropout draws other masks for each.
+    Their parameters and buffers, and what their optimizers keep, become views of stacked tensors. So each goes on being
+    a network of its own: whoever evaluates or saves it sees what it has learned. Dropout draws other masks for each.
 
     Args:
         networks: At least one; all alike but for the values of parameters and buffers, and in training mode.
+        optimizers: One for each, of its parameters in their order. Those of NAdam or of plain SGD that differ in
+            nothing but their rates step all at once.
         compiled: Whether by compiled code, for the shape of the first batch.
 
     Raises:
         ValueError: If there are none, or their shapes differ.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], compiled: bool = False) -> None:
+    def __init__(self, networks: Sequence[nn.Module], optimizers: Sequence[Optimizer], compiled: bool = False) -> None:
         shapes = [{name: value.shape for name, value in network.state_dict().items()} for network in networks]
         if not networks or any(shape != shapes[0] for shape in shapes):
             raise ValueError(
                 "networks that don't stack: expected one or more, with parameters and buffers of the same shapes; "
                 f"received {len(networks)}{' with different ones' if networks else ''}"
             )
-        self._networks = list(networks)
+        self._networks, self._optimizers = list(networks), list(optimizers)
         self._parameters, self._buffers = stack_module_state(self._networks)
         for index, network in enumerate(self._networks):
             for name, parameter in network.named_parameters():
                 parameter.data = self._parameters[name].data[index]
             for name, buffer in network.named_buffers():
                 buffer.data = self._buffers[name][index]
-        self._eager = self._make_gradients()
+        updates = [update for update in map(make_update, self._optimizers) if update is not None]
+        alike = len(updates) == len(networks) and len({(type(update), update.constants) for update in updates}) == 1
+        self._updates = updates if alike else []
+        self._eager = self._make_step()
         self._compiled = compile_once(self._eager) if compiled else self._eager
         self._shape: torch.Size | None = None
 
-    def _make_gradients(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor, tuple[Tensor, ...]]]:
+    def _make_step(self) -> Step:
         template, parameters, buffers = self._networks[0], self._parameters, self._buffers
+        updates, tensors = self._updates, self._stack_state()
 
         def loss_of(
             parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor
@@ -52,31 +60,49 @@ class Stack:
             logits = functional_call(template, (parameters, buffers), (x,))
             return F.cross_entropy(logits, y), logits
 
-        def gradients_of(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        def step(x: Tensor, y: Tensor, factors: Tensor) -> tuple[Tensor, Tensor, Gradients]:
             of_batch = None if y.ndim == 1 else 0
             in_dims = (0, 0, of_batch, of_batch)
             losses, logits = vmap(loss_of, in_dims, randomness="different")(parameters, buffers, x, y)
             # The gradient of the sum is each one's own: no loss depends on another network.
-            gradients = torch.autograd.grad(losses.sum(), list(parameters.values()))
-            return losses.detach(), logits.detach(), gradients
+            gradients: Gradients = torch.autograd.grad(losses.sum(), list(parameters.values()))
+            if not updates:
+                return losses.detach(), logits.detach(), gradients
+            with torch.no_grad():
+                updates[0].apply(factors, gradients, *tensors)
+            return losses.detach(), logits.detach(), ()
 
-        return gradients_of
+        return step
 
-    def compute_gradients(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Put each network's gradients into its parameters' `grad`.
+    def _stack_state(self) -> list[list[Tensor]]:
+        """The stacked tensors that the updates work on, of which those of each optimizer become views."""
+        stacked = [list(self._parameters.values())]
+        for lists in zip(*(update.tensors[1:] for update in self._updates), strict=True):
+            stacked.append([torch.stack(tensors) for tensors in zip(*lists, strict=True)])
+            for index, tensors in enumerate(lists):
+                for tensor, stack in zip(tensors, stacked[-1], strict=True):
+                    tensor.data = stack[index]
+        return stacked
+
+    def step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Update all networks.
 
         Args:
             inputs: A batch that all share, (B, ...), or one for each, (M, B, ...).
             targets: (B,), or (M, B).
 
         Returns:
-            The losses (M,), and the logits (M, B, C).
+            The losses (M,), and the logits (M, B, C) from before the update.
         """
-        first, self._shape = self._shape is None, self._shape or inputs.shape
-        gradients_of = self._compiled if inputs.shape == self._shape else self._eager
-        with torch._dynamo.config.patch(trace_autograd_ops=first):
-            losses, logits, gradients = gradients_of(inputs, targets)
-        for index, network in enumerate(self._networks):
-            for parameter, gradient in zip(network.parameters(), gradients, strict=True):
-                parameter.grad = gradient[index]
+        self._shape = self._shape or inputs.shape
+        step = self._compiled if inputs.shape == self._shape else self._eager
+        first = next(iter(self._parameters.values()))
+        rows = [update.advance() for update in self._updates]
+        factors = torch.tensor(list(zip(*rows, strict=True)), dtype=torch.float64).to(first)
+        losses, logits, gradients = step(inputs, targets, factors)
+        if not self._updates:
+            for index, (network, optimizer) in enumerate(zip(self._networks, self._optimizers, strict=True)):
+                for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+                    parameter.grad = gradient[index].contiguous()  # as fused optimizers read it
+                optimizer.step()
         return losses, logits

@@ -20,7 +20,6 @@ from rich.table import Table
 from torch import Tensor
 
 from cifar_lightning.classifier import MLPClassifier
-from cifar_lightning.compiled_step import make_update
 from cifar_lightning.components import build_optimizer
 from cifar_lightning.errors import unknown_name
 from cifar_lightning.lr_finder import stop_before_training
@@ -44,18 +43,16 @@ class _Copy:
     data_hparams: dict[str, Any]
     rows: list[dict[str, float]] = field(default_factory=list)
 
-    def prepare(self, steps: int | None, compiled: bool) -> None:
+    def prepare(self, steps: int | None) -> None:
         """Build optimizer and schedule, as a training of its own would."""
         hparams = self.model.hparams
         self.optimizer = build_optimizer(hparams["optimizer"], self.model.network.parameters(), hparams["lr"])
         self.schedule = build_schedule(hparams["schedule"])
         constant = self.schedule == Constant()
         self.scheduler = None if constant else self.schedule.build(self.optimizer, steps)
-        self.update = make_update(self.optimizer) if compiled else lambda: self.optimizer.step()
 
-    def step(self) -> None:
-        """Learn from the gradients."""
-        self.update()
+    def after_step(self) -> None:
+        """Do what follows the optimizer's step."""
         self.model.network.constrain_()
         if self.scheduler is not None and self.schedule.interval == "step":
             self.scheduler.step()
@@ -174,15 +171,16 @@ class Sweep(Callback):
     def _train(self, trainer: Trainer, module: MLPClassifier) -> None:
         execution = module.choose_execution()
         torch.set_num_threads(execution.threads)
-        stack = Stack([each.model.network for each in self.copies], execution.compiled)
         for each in self.copies:
-            each.prepare(count_optimizer_steps(trainer), execution.compiled)
+            each.prepare(count_optimizer_steps(trainer))
+        networks, optimizers = zip(*((each.model.network, each.optimizer) for each in self.copies), strict=True)
+        stack = Stack(networks, optimizers, execution.compiled)
         step = 0
         for epoch in range(trainer.max_epochs or 1):
             seen, losses, hits = 0, torch.zeros(len(self.copies)), torch.zeros(len(self.copies))
             for images, labels in self._batches(trainer, epoch):
                 standardized = self.copies[0].model.standardize(images.flatten(0, -4)).view(images.shape)
-                batch_losses, logits = stack.compute_gradients(standardized, labels)
+                batch_losses, logits = stack.step(standardized, labels)
                 step += 1
                 every = trainer.log_every_n_steps  # type: ignore[attr-defined]
                 if every and step % every == 0:
@@ -190,7 +188,7 @@ class Sweep(Callback):
                         rate = float(each.optimizer.param_groups[0]["lr"])
                         self._log(each, {"train_step_loss": loss, "lr": rate, "epoch": epoch}, step)
                 for each in self.copies:
-                    each.step()
+                    each.after_step()
                 size = labels.shape[-1]
                 seen += size
                 losses += batch_losses.cpu() * size

@@ -17,36 +17,72 @@ def batch(*shape):
     return torch.randn(*shape, 12, dtype=torch.float64), torch.randint(0, 3, shape)
 
 
+def optimizers_of(networks, optimizer, **arguments):
+    return [optimizer(network.parameters(), lr=0.01 * (i + 1), **arguments) for i, network in enumerate(networks)]
+
+
+OPTIMIZERS = [
+    pytest.param(torch.optim.SGD, {}, id="SGD"),
+    pytest.param(torch.optim.NAdam, {}, id="NAdam"),
+    pytest.param(torch.optim.SGD, {"momentum": 0.9}, id="momentum"),  # which steps each by itself
+]
+
+
+@pytest.mark.parametrize(("optimizer", "arguments"), OPTIMIZERS)
 @pytest.mark.parametrize("shape", [(16,), (3, 16)], ids=["shared batch", "batches of their own"])
 @pytest.mark.parametrize("normalization", ["none", "batch", "layer"])
 @pytest.mark.filterwarnings("ignore")
-def test_each_network_gets_its_own_gradients(shape, normalization):
+def test_each_network_makes_its_own_steps(shape, normalization, optimizer, arguments):
     ours = networks(normalization=normalization)
     theirs = copy.deepcopy(ours)
-    stack = Stack(ours)
+    our_optimizers, their_optimizers = (optimizers_of(nets, optimizer, **arguments) for nets in (ours, theirs))
+    stack = Stack(ours, our_optimizers)
     for _ in range(3):
         inputs, targets = batch(*shape)
-        losses, logits = stack.compute_gradients(inputs, targets)
-        for i, (our, their) in enumerate(zip(ours, theirs, strict=True)):
+        losses, logits = stack.step(inputs, targets)
+        for i, (their, their_optimizer) in enumerate(zip(theirs, their_optimizers, strict=True)):
             x, y = (inputs, targets) if len(shape) == 1 else (inputs[i], targets[i])
-            their.zero_grad()
+            their_optimizer.zero_grad()
             expected = their(x)
             loss = F.cross_entropy(expected, y)
             loss.backward()
-            torch.testing.assert_close(losses[i], loss.detach(), rtol=1e-12, atol=1e-12)
-            torch.testing.assert_close(logits[i], expected.detach(), rtol=1e-12, atol=1e-12)
-            for p, q in zip(our.parameters(), their.parameters(), strict=True):
-                torch.testing.assert_close(p.grad, q.grad, rtol=1e-10, atol=1e-12)
-            for network in (our, their):
-                torch.optim.SGD(network.parameters(), lr=0.1 * (i + 1)).step()
+            their_optimizer.step()
+            torch.testing.assert_close(losses[i], loss.detach(), rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(logits[i], expected.detach(), rtol=1e-8, atol=1e-8)
     for our, their in zip(ours, theirs, strict=True):
         for name, value in their.state_dict().items():  # running statistics too
-            torch.testing.assert_close(our.state_dict()[name], value, rtol=1e-10, atol=1e-12)
+            torch.testing.assert_close(our.state_dict()[name], value, rtol=1e-8, atol=1e-8)
+    for our, their in zip(our_optimizers, their_optimizers, strict=True):  # with which torch could go on
+        for ours_, theirs_ in zip(our.state.values(), their.state.values(), strict=True):
+            for name, value in theirs_.items():
+                torch.testing.assert_close(ours_[name], value, rtol=1e-6, atol=1e-8)
+
+
+def test_optimizers_that_differ_in_more_than_rates_step_each_by_itself():
+    ours = networks(2)
+    theirs = copy.deepcopy(ours)
+    betas = (0.9, 0.999), (0.8, 0.99)
+    our_optimizers, their_optimizers = (
+        [torch.optim.NAdam(net.parameters(), lr=0.01, betas=b) for net, b in zip(nets, betas, strict=True)]
+        for nets in (ours, theirs)
+    )
+    stack = Stack(ours, our_optimizers)
+    for _ in range(3):
+        inputs, targets = batch(16)
+        stack.step(inputs, targets)
+        for their, optimizer in zip(theirs, their_optimizers, strict=True):
+            optimizer.zero_grad()
+            F.cross_entropy(their(inputs), targets).backward()
+            optimizer.step()
+    for our, their in zip(ours, theirs, strict=True):
+        for p, q in zip(our.parameters(), their.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-10)
 
 
 def test_dropout_draws_other_masks_for_each():
     twin = DeepMLP(12, 3, [64], dropout="alpha", dropout_p=0.5).double()
-    _, logits = Stack([twin, copy.deepcopy(twin)]).compute_gradients(*batch(16))
+    twins = [twin, copy.deepcopy(twin)]
+    _, logits = Stack(twins, optimizers_of(twins, torch.optim.SGD)).step(*batch(16))
     assert not torch.allclose(*logits)
 
 
@@ -55,14 +91,14 @@ def test_dropout_draws_other_masks_for_each():
 def test_compiled_it_computes_the_same():
     ours = networks()
     theirs = copy.deepcopy(ours)
-    stacks = Stack(ours, compiled=True), Stack(theirs)
+    stacks = [Stack(nets, optimizers_of(nets, torch.optim.NAdam), compiled=nets is ours) for nets in (ours, theirs)]
     for shape in ((16,), (16,), (5,)):
         inputs = batch(*shape)
-        for ours_, theirs_ in zip(*(stack.compute_gradients(*inputs) for stack in stacks), strict=True):
-            torch.testing.assert_close(ours_, theirs_, rtol=1e-10, atol=1e-12)
+        for ours_, theirs_ in zip(*(stack.step(*inputs) for stack in stacks), strict=True):
+            torch.testing.assert_close(ours_, theirs_, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("wrong", [[], [DeepMLP(12, 3, [8]), DeepMLP(12, 3, [9])]])
 def test_networks_that_do_not_stack_are_refused(wrong):
     with pytest.raises(ValueError, match="don't stack: expected one or more, .*; received"):
-        Stack(wrong)
+        Stack(wrong, optimizers_of(wrong, torch.optim.SGD))
