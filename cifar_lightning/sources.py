@@ -149,10 +149,13 @@ def _read_checked(path: Path, md5: str) -> bytes:
 
 def _join_batches(files: Iterable[bytes]) -> tuple[Tensor, Tensor]:
     """Images (N, 3, 32, 32), uint8, and labels (N,) of pickled batches."""
-    batches = [pickle.loads(file, encoding="latin1") for file in files]
-    images = torch.cat([torch.from_numpy(batch["data"]) for batch in batches])  # (N, 3072), channels first
-    labels = torch.tensor([label for batch in batches for label in batch["labels"]])
-    return images.view(-1, 3, 32, 32), labels
+    content = bytearray()  # grown in place, where joining tensors at the end would hold all images twice
+    labels: list[int] = []
+    for file in files:
+        batch = pickle.loads(file, encoding="latin1")
+        content += batch["data"].data  # (N, 3072), channels first
+        labels += batch["labels"]
+    return torch.frombuffer(content, dtype=torch.uint8).view(-1, 3, 32, 32), torch.tensor(labels)
 
 
 def make_synthetic(train_size: int) -> ImageSet:

@@ -19,7 +19,7 @@ class Statistics(NamedTuple):
     std: Tensor  # (3, 32, 32), float32, positive
 
 
-def compute_statistics(images: Tensor, scaling: Scaling, chunk: int = 1000) -> Statistics:
+def compute_statistics(images: Tensor, scaling: Scaling, chunk: int = 200, indices: Tensor | None = None) -> Statistics:
     """Compute the statistics of `images`, to be called on the training split only.
 
     A feature that never changes gets standard deviation 1, so that it becomes 0 and not NaN.
@@ -28,13 +28,15 @@ def compute_statistics(images: Tensor, scaling: Scaling, chunk: int = 1000) -> S
         images: (N, C, H, W), uint8.
         scaling: What to compute.
         chunk: Number of images that are converted at a time, to bound memory.
+        indices: (M,), which of the images; by default all.
 
     Raises:
         ValueError: For an unknown scaling, or if there are no images.
     """
     if scaling not in get_args(Scaling):
         raise unknown_name("scaling", scaling, get_args(Scaling))
-    if len(images) == 0:
+    indices = torch.arange(len(images)) if indices is None else indices
+    if len(indices) == 0:
         raise ValueError("no training images: expected at least one to compute statistics, received none")
     shape = images.shape[1:]
     mean, std = torch.zeros(shape), torch.ones(shape)
@@ -44,11 +46,11 @@ def compute_statistics(images: Tensor, scaling: Scaling, chunk: int = 1000) -> S
         # uint8 sums of x and x² are exact in float64.
         x_sum = torch.zeros(shape, dtype=torch.float64)
         x2_sum = torch.zeros(shape, dtype=torch.float64)
-        for part in images.split(chunk):
-            x = part.double()
+        for part in indices.split(chunk):
+            x = images.index_select(0, part).double()
             x_sum += x.sum(0)
             x2_sum += x.square_().sum(0)
-        m, m2 = x_sum / len(images), x2_sum / len(images)
+        m, m2 = x_sum / len(indices), x2_sum / len(indices)
         if scaling == "channel":
             m, m2 = m.mean((1, 2), keepdim=True).expand(shape), m2.mean((1, 2), keepdim=True).expand(shape)
         variance = m2 - m.square()
