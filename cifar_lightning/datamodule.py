@@ -141,7 +141,7 @@ class CIFAR10DataModule(LightningDataModule):
                 f"train_size out of range: expected 1 to {len(train)}, the size of the training split; received {size}"
             )
         self._train, self._val = train[:size], val
-        self.statistics = compute_statistics(images.train_images, self.hparams["scaling"], indices=self._train)
+        self.statistics = compute_statistics(images.train_images, self.hparams["scaling"], self._train)
         self.images = images
         self.save_hyperparameters({"data_set": images.name})  # for every log of the run
 

@@ -8,7 +8,7 @@ IMAGES = torch.randint(0, 256, (300, 3, 32, 32), dtype=torch.uint8, generator=to
 
 def standardized(images, scaling):
     module = Standardize()
-    module.set_statistics(compute_statistics(IMAGES, scaling, chunk=70))
+    module.set_statistics(compute_statistics(IMAGES, scaling))
     return module(images)
 
 
@@ -16,6 +16,20 @@ def test_feature_scaling_is_that_of_a_standard_scaler():
     x = IMAGES.double()
     expected = (x - x.mean(0)) / x.std(0, correction=0)
     torch.testing.assert_close(standardized(IMAGES, "feature"), expected.float())
+
+
+def test_statistics_are_those_of_the_images_named():
+    indices = torch.arange(0, 300, 7)
+    ours, theirs = compute_statistics(IMAGES, "feature", indices), compute_statistics(IMAGES[indices], "feature")
+    assert torch.equal(ours.mean, theirs.mean)
+    assert torch.equal(ours.std, theirs.std)
+
+
+def test_sums_are_exact_where_they_are_largest():
+    white = torch.full((1000, 3, 32, 32), 255, dtype=torch.uint8)
+    white[0] = 254
+    statistics = compute_statistics(white, "feature")
+    torch.testing.assert_close(statistics.std, white.double().std(0, correction=0).float(), rtol=1e-6, atol=0)
 
 
 def test_channel_scaling():
