@@ -212,7 +212,7 @@ def test_shell_completion(capsys):
     from cifar_lightning.cli import main
 
     with pytest.raises(SystemExit) as stop:
-        main(["--print_completion=shtab-bash"])
+        main(["--print_completion", "shtab-bash"])
     assert stop.value.code in (0, None)
     assert "--model.activation" in capsys.readouterr().out
 
