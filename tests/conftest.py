@@ -33,6 +33,12 @@ def _scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no learning curves, which take longer than a small training, where nothing is said of them."""
+    monkeypatch.setattr("cifar_lightning.report.draw_learning_curves", lambda rows, path, title: None)
+
+
+@pytest.fixture
 def cifar10_dir() -> str:
     """The directory of the real files."""
     if not CIFAR10_DIR:

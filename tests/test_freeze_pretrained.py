@@ -8,6 +8,8 @@ from lightning.pytorch import Callback, Trainer
 
 from cifar_lightning import CIFAR10DataModule, FreezePretrained, MLPClassifier
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 LAYERS = ["--model.hidden_sizes=[20,10]", "--model.activation=elu", "--model.normalization=batch",
           "--model.norm_input=true", "--model.max_norm=0.9", "--model.optimizer=SGD", "--model.optimizer.momentum=0.9",
           "--model.optimizer.weight_decay=0.01", "--model.lr=0.1"]  # fmt: skip

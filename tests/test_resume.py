@@ -11,6 +11,8 @@ from cifar_lightning.cli import CLI
 from cifar_lightning.report import RunReport
 from cifar_lightning.resume import collect_generators, restore_generators
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ONE_CYCLE = [
     f"--config={ROOT}/configs/one_cycle.yaml",
     *SMALL,

@@ -9,6 +9,8 @@ from PIL import Image
 from cifar_lightning import Constant, Cosine, Exponential, OneCycle, Performance, PiecewiseConstant, Power
 from cifar_lightning.schedules import build_schedule, schedule_component
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def rates(schedule, steps, lr=0.05, optimizer=None):
     """The rate of each step, and the one after the last."""

@@ -20,6 +20,8 @@ import cifar_lightning.search as module
 from cifar_lightning.search import TrialReport, main, split_arguments
 from cifar_lightning.search_options import Options, make_pruner, make_sampler
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SPACE = """
 n: {type: int, low: 1, high: 2}
 model.hidden_sizes: "{n}x8"

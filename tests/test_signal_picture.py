@@ -12,6 +12,8 @@ from PIL import Image
 from cifar_lightning import CIFAR10DataModule, MLPClassifier, compiled_step, execution, measure_signals
 from cifar_lightning.signal_picture import QUANTITIES, SignalPicture, draw_signals
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 PICTURE = "--trainer.callbacks+=SignalPicture"
 BASE = [
     f"--config={ROOT}/configs/alpha_dropout.yaml",
