@@ -25,24 +25,35 @@ class Options:
             validation loss, whose weights are the trial's best.ckpt.
         sampler: What draws the trials: tree-structured Parzen estimators, a Gaussian process, or chance.
         startup_trials: Number of trials that are drawn by chance before the sampler learns from them.
-        pruner: What stops trials early: the median of the others at the same epoch, Hyperband, or nothing.
+        pruner: What stops trials early: the median of the others at the same epoch, Hyperband, or nothing. "auto" is the
+            median; with a Gaussian process nothing, for it learns nothing from what was stopped, and draws it again.
         seed: Seed of the sampler. The trainings' own is --seed_everything.
         out: Folder of the study; by default runs/search/NAME for a space NAME.yaml. Processes and machines that share
             it share the study.
         storage: Where Optuna keeps the study: a database's URL, or a journal file, which network file systems need;
             by default study.db in the folder.
         study: The study's name in the storage.
+
+    Raises:
+        ValueError: For a pruner beside a Gaussian process.
     """
 
     trials: PositiveInt = 10
     metric: Literal["val_loss", "val_accuracy"] = "val_loss"
     sampler: Literal["tpe", "gp", "random"] = "tpe"
     startup_trials: NonNegativeInt = 5
-    pruner: Literal["median", "hyperband", "none"] = "median"
+    pruner: Literal["auto", "median", "hyperband", "none"] = "auto"
     seed: NonNegativeInt = 42
     out: str | None = None
     storage: str | None = None
     study: str = "search"
+
+    def __post_init__(self) -> None:
+        if self.sampler == "gp" and self.pruner not in ("auto", "none"):
+            raise ValueError(
+                "a Gaussian process learns from whole trials only, and would draw a pruned one again and again: "
+                f"expected --pruner none with --sampler gp, received {self.pruner}"
+            )
 
 
 class SeededByNumber(BaseSampler):
@@ -90,10 +101,10 @@ def make_sampler(options: Options) -> BaseSampler:
 
 def make_pruner(options: Options) -> BasePruner:
     """The pruner that the options name."""
-    match options.pruner:
-        case "median":
-            return MedianPruner(n_warmup_steps=WARMUP_EPOCHS)
-        case "hyperband":
-            return HyperbandPruner()
-        case "none":
+    match options.pruner, options.sampler:
+        case ("none", _) | ("auto", "gp"):
             return NopPruner()
+        case "hyperband", _:
+            return HyperbandPruner()
+        case _:
+            return MedianPruner(n_warmup_steps=WARMUP_EPOCHS)

@@ -216,9 +216,18 @@ def test_what_is_drawn_is_a_function_of_seed_and_number(sampler):
     assert draw(storages[2], [5], seed=2) != whole
 
 
-@pytest.mark.parametrize(("pruner", "pruned"), [("median", True), ("hyperband", True), ("none", False)])
-def test_pruners_stop_the_worse(pruner, pruned):
-    study = optuna.create_study(pruner=make_pruner(Options(pruner=pruner)))
+@pytest.mark.parametrize(
+    ("options", "pruned"),
+    [
+        ({}, True),
+        ({"pruner": "median"}, True),
+        ({"pruner": "hyperband"}, True),
+        ({"pruner": "none"}, False),
+        ({"sampler": "gp"}, False),
+    ],
+)
+def test_pruners_stop_the_worse(options, pruned):
+    study = optuna.create_study(pruner=make_pruner(Options(**options)))
     stopped = 0
     for number in range(20):
         trial = study.ask({"x": FloatDistribution(0, 1)})
@@ -236,6 +245,11 @@ def test_pruners_stop_the_worse(pruner, pruned):
 @pytest.mark.parametrize(
     ("space", "flags", "message"),
     [
+        (
+            "model.lr: [0.1]",
+            ["--sampler=gp", "--pruner=median"],
+            "expected --pruner none with --sampler gp, received median",
+        ),
         ("model.lrr: [0.1]", [], "unknown option in the search space: expected one of model."),
         ("model.lrr: [0.1]", [], "received 'model.lrr' (did you mean 'model.lr'"),
         ("mdel.lr: [0.1]", [], "expected one of model, data, trainer; received 'mdel.lr'"),
@@ -267,7 +281,14 @@ def test_help_lists_every_option(capsys):
         main(["--help"])
     assert stop.value.code == 0
     printed = " ".join(capsys.readouterr().out.split())
-    for text in ("--trials", "val_loss,val_accuracy", "tpe,gp,random", "median,hyperband,none", "--storage", "--out"):
+    for text in (
+        "--trials",
+        "val_loss,val_accuracy",
+        "tpe,gp,random",
+        "auto,median,hyperband,none",
+        "--storage",
+        "--out",
+    ):
         assert text in printed
 
 
