@@ -25,8 +25,8 @@ class Options:
             validation loss, whose weights are the trial's best.ckpt.
         sampler: What draws the trials: tree-structured Parzen estimators, a Gaussian process, or chance.
         startup_trials: Number of trials that are drawn by chance before the sampler learns from them.
-        pruner: What stops trials early: the median of the others at the same epoch, Hyperband, or nothing. "auto" is the
-            median; with a Gaussian process nothing, for it learns nothing from what was stopped, and draws it again.
+        pruner: What stops trials early: the median of the others at the same epoch, Hyperband, or nothing. "auto" is
+            the median; with a Gaussian process nothing, for that learns nothing from what is stopped, and repeats it.
         seed: Seed of the sampler. The trainings' own is --seed_everything.
         out: Folder of the study; by default runs/search/NAME for a space NAME.yaml. Processes and machines that share
             it share the study.
