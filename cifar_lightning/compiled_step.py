@@ -217,9 +217,10 @@ def compile_once(function: Callable[P, T]) -> Callable[P, T]:
         nonlocal is_compiled
         if is_compiled:
             return compiled(*args, **kwargs)
-        is_compiled = True
         with torch._dynamo.config.patch(trace_autograd_ops=True):
-            return compiled(*args, **kwargs)
+            result = compiled(*args, **kwargs)
+        is_compiled = True
+        return result
 
     return call
 
