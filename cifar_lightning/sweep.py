@@ -193,8 +193,9 @@ class Sweep(Callback):
                 seen += size
                 losses += batch_losses.cpu() * size
                 hits += (logits.argmax(-1) == labels).sum(-1).cpu()
-            for each, loss, accuracy in zip(self.copies, losses / seen, hits / seen, strict=True):
-                row = {"train_loss": loss.item(), "train_accuracy": accuracy.item(), **_validate(trainer, each.model)}
+            validated = _validate(trainer, [each.model for each in self.copies])
+            for each, loss, accuracy, row in zip(self.copies, losses / seen, hits / seen, validated, strict=True):
+                row = {"train_loss": loss.item(), "train_accuracy": accuracy.item(), **row}
                 self._log(each, row | {"epoch": epoch}, step)
                 each.end_epoch(row)
             best = min(self.copies, key=lambda each: each.best["val_loss"])
@@ -269,14 +270,19 @@ def _refuse_what_can_not_act(trainer: Trainer) -> None:
 
 
 @torch.no_grad()
-def _validate(trainer: Trainer, model: MLPClassifier) -> dict[str, float]:
-    model.eval()
+def _validate(trainer: Trainer, models: list[MLPClassifier]) -> list[dict[str, float]]:
+    """Each one's loss and accuracy on the validation split, whose images are standardized once."""
     device = trainer.strategy.root_device
-    loss, hits, seen = 0.0, 0, 0
+    losses, hits, seen = [0.0] * len(models), [0] * len(models), 0
+    for model in models:
+        model.eval()
     for images, labels in trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]
-        logits = model(images.to(device)).float()
-        loss += F.cross_entropy(logits, labels.to(device), reduction="sum").item()
-        hits += int((logits.argmax(-1) == labels.to(device)).sum())
+        inputs, targets = models[0].standardize(images.to(device)), labels.to(device)
+        for index, model in enumerate(models):
+            logits = model.network(inputs)
+            losses[index] += F.cross_entropy(logits, targets, reduction="sum").item()
+            hits[index] += int((logits.argmax(-1) == targets).sum())
         seen += len(labels)
-    model.train()
-    return {"val_loss": loss / seen, "val_accuracy": hits / seen}
+    for model in models:
+        model.train()
+    return [{"val_loss": loss / seen, "val_accuracy": hit / seen} for loss, hit in zip(losses, hits, strict=True)]
