@@ -210,11 +210,12 @@ class MLPClassifier(LightningModule):
         """Choose how the steps are executed."""
         self.executor.start(self.trainer, self.choose_execution())
 
-    def choose_execution(self) -> Execution:
-        """How the steps of the present training had best be executed."""
+    def choose_execution(self, networks: int = 1) -> Execution:
+        """How the steps of the present training, of so many networks at once, had best be executed."""
         own = [name for name in STEP_METHODS if getattr(type(self), name) is not getattr(MLPClassifier, name)]
         obstacle = f"{type(self).__name__}.{own[0]}" if own else ""
-        return self.executor.choose(self.trainer, self, self.network.linears()[0], self._batch_size, obstacle)
+        examples = networks * (self._batch_size or 32)
+        return self.executor.choose(self.trainer, self, self.network.linears()[0], examples, obstacle)
 
     @property
     def _batch_size(self) -> int | None:

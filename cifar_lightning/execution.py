@@ -62,7 +62,7 @@ class Execution:
     reason: str = ""
 
     def __str__(self) -> str:
-        kind = f"compiled, {self.steps} at once" if self.compiled else "plain"
+        kind = "compiled" + f", {self.steps} at once" * (self.steps > 1) if self.compiled else "plain"
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
         return f"Training steps: {kind}, {threads}" + (f" ({self.reason})" if self.reason else "")
 
@@ -90,14 +90,12 @@ class Executor:
         self._threads: int | None = None  # of the process, before the training took another number
 
     def choose(
-        self, trainer: Trainer, module: LightningModule, layer: nn.Linear, batch_size: int | None, obstacle: str
+        self, trainer: Trainer, module: LightningModule, layer: nn.Linear, batch_size: int, obstacle: str
     ) -> Execution:
         """Call `choose_execution`, where `layer` is the largest one."""
         resumed, self.resumed = self.resumed, None
         widths = layer.in_features, layer.out_features
-        return choose_execution(
-            trainer, module, self._compile, self._steps, widths, batch_size or 32, resumed, obstacle
-        )
+        return choose_execution(trainer, module, self._compile, self._steps, widths, batch_size, resumed, obstacle)
 
     def start(self, trainer: Trainer, execution: Execution) -> None:
         """Execute the steps so from now on, and say so."""

@@ -5,7 +5,7 @@ import csv
 import itertools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,8 @@ class Sweep(Callback):
         return _Copy(values, seed, model, place, loggers, dict(data.hparams))
 
     def _train(self, trainer: Trainer, module: MLPClassifier) -> None:
-        execution = module.choose_execution()
+        execution = replace(module.choose_execution(len(self.copies)), steps=1)
+        get_console().print(f"{len(self.copies)} networks as one. {execution}", highlight=False)
         torch.set_num_threads(execution.threads)
         for each in self.copies:
             each.prepare(count_optimizer_steps(trainer))

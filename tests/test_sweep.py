@@ -79,7 +79,8 @@ def test_leaves_logs_curves_and_checkpoints_of_each(run, tmp_path):
     said, folder = sweep(run, tmp_path, "{lr: [0.01, 0.1]}")
     assert "Sweep on synthetic" in said
     assert "Training on" not in said  # there is no other training
-    assert "Training steps" not in said
+    assert said.count("Training steps") == 1
+    assert "2 networks as one. Training steps: plain, 1 thread (compiling does not pay" in said
     with (folder / "sweep.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [row["lr"] for row in table] == ["0.01", "0.1"]
