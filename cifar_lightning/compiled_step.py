@@ -209,6 +209,7 @@ def compile_once(function: Callable[P, T]) -> Callable[P, T]:
             "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,
             "fallback_random": True,  # dropout masks as in eager mode
             "cpp_wrapper": True,  # kernels called from C++: a tenth of a step at batch 32
+            "cpp_cache_precompile_headers": False,  # they would be looked through even where nothing is compiled
         },
     )
     is_compiled = False
