@@ -147,7 +147,7 @@ def choose_execution(
         compile: "never"; "always", or else an error; or where it is safe and pays ("auto").
         steps: Number of steps in one hook, if nothing needs fewer.
         widths: Number of inputs and outputs of the largest layer, by which the number of threads is chosen.
-        batch_size: Number of images a step.
+        batch_size: Number of images a step, of all networks if several step at once.
         resumed: How the steps of a training that is resumed were executed: kept, unless `compile` contradicts it.
         obstacle: What the module itself knows that the compiled step can't do; "" for nothing.
 
