@@ -33,7 +33,7 @@ OPTIMIZERS = [
 @pytest.mark.parametrize("normalization", ["none", "batch", "layer"])
 @pytest.mark.filterwarnings("ignore")
 def test_each_network_makes_its_own_steps(shape, normalization, optimizer, arguments):
-    ours = networks(normalization=normalization)
+    ours = networks(normalization=normalization, norm_input=normalization == "batch")
     theirs = copy.deepcopy(ours)
     our_optimizers, their_optimizers = (optimizers_of(nets, optimizer, **arguments) for nets in (ours, theirs))
     stack = Stack(ours, our_optimizers)
@@ -79,8 +79,9 @@ def test_optimizers_that_differ_in_more_than_rates_step_each_by_itself():
             torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-10)
 
 
-def test_dropout_draws_other_masks_for_each():
-    twin = DeepMLP(12, 3, [64], dropout="alpha", dropout_p=0.5).double()
+@pytest.mark.parametrize("position", ["last", "input_and_all"])  # the first layer's input shared, and not
+def test_dropout_draws_other_masks_for_each(position):
+    twin = DeepMLP(12, 3, [64], dropout="alpha", dropout_p=0.5, dropout_position=position).double()
     twins = [twin, copy.deepcopy(twin)]
     _, logits = Stack(twins, optimizers_of(twins, torch.optim.SGD)).step(*batch(16))
     assert not torch.allclose(*logits)
