@@ -30,6 +30,19 @@ NormalizationName = Literal["none", "batch", "layer"]
 DropoutName = Literal["none", "standard", "alpha"]
 
 
+class Linear(nn.Linear):
+    """`nn.Linear`, whose bias is added by the kernel that comes next where it is compiled.
+
+    As x W^T + b it would become addmm, which first copies b into each row: 5 % of a step at batch 32.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (..., in_features) to (..., out_features)."""
+        if torch.compiler.is_compiling() and self.bias is not None:
+            return input @ self.weight.mT - -self.bias
+        return F.linear(input, self.weight, self.bias)
+
+
 class ELU(nn.ELU):
     """`nn.ELU`, with exp(x) - 1 in the place of expm1 where it is compiled, which takes an eighth of the time.
 

@@ -1,7 +1,7 @@
 """Several networks of one shape trained as one: each layer's matrix products are one batched product."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.optim import Optimizer
 
-from cifar_lightning.compiled_step import Gradients, compile_once, make_update
-
-Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Gradients]]
+from cifar_lightning.compiled_step import Gradients, Step, compile_once, make_update
+from cifar_lightning.layers import Linear
 
 
 class Stack:
@@ -61,17 +60,17 @@ class Stack:
             logits = functional_call(template, (parameters, buffers), (x,))
             return F.cross_entropy(logits, y), logits
 
-        def step(x: Tensor, y: Tensor, factors: Tensor) -> tuple[Tensor, Tensor, Gradients]:
+        def step(x: Tensor, y: Tensor, factors: Tensor) -> tuple[Tensor, ...]:
             of_batch = None if y.ndim == 1 else 0
             in_dims = (0, 0, of_batch, of_batch)
             losses, logits = vmap(loss_of, in_dims, randomness="different")(parameters, buffers, x, y)
             # The gradient of the sum is each one's own: no loss depends on another network.
             gradients: Gradients = torch.autograd.grad(losses.sum(), list(parameters.values()))
             if not updates:
-                return losses.detach(), logits.detach(), gradients
+                return losses.detach(), logits.detach(), *gradients
             with torch.no_grad():
                 updates[0].apply(factors, gradients, *tensors)
-            return losses.detach(), logits.detach(), ()
+            return losses.detach(), logits.detach()
 
         return step
 
@@ -99,8 +98,8 @@ class Stack:
         step = self._compiled if inputs.shape == self._shape else self._eager
         first = next(iter(self._parameters.values()))
         rows = [update.advance() for update in self._updates]
-        factors = torch.tensor(list(zip(*rows, strict=True)), dtype=torch.float64).to(first)
-        losses, logits, gradients = step(inputs, targets, factors)
+        factors = torch.tensor(list(zip(*rows, strict=True)), dtype=first.dtype, device=first.device)
+        losses, logits, *gradients = step(inputs, targets, factors)
         if not self._updates:
             for index, (network, optimizer) in enumerate(zip(self._networks, self._optimizers, strict=True)):
                 for parameter, gradient in zip(network.parameters(), gradients, strict=True):
@@ -124,7 +123,7 @@ class _FirstLinear(nn.Linear):
 def _make_template(network: nn.Module) -> nn.Module:
     """A copy of the network, to be called with the parameters of each."""
     template = copy.deepcopy(network).to("meta")
-    linears = (module for module in template.modules() if type(module) is nn.Linear)
+    linears = (module for module in template.modules() if type(module) in (Linear, nn.Linear))
     if (first := next(linears, None)) is not None:
         first.__class__ = _FirstLinear
     return template
