@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
+from cifar_lightning.batches import Batches
 from cifar_lightning.components import build_optimizer, optimizer_component
 from cifar_lightning.evaluation import Predictions, gather
 from cifar_lightning.execution import STEP_METHODS, Compile, Execution, Executor, one_by_one
@@ -285,9 +286,9 @@ class MLPClassifier(LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.network.constrain_()
 
-    def training_step(self, batch: Batch | Sequence[Batch], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch | Batches, batch_idx: int) -> Tensor:
         """Return the loss of a batch; if compiled, train on one or several batches and return the last loss."""
-        batches: Sequence[Any] = [batch] if isinstance(batch[0], Tensor) else batch
+        batches: Sequence[Batch] = batch.split() if isinstance(batch, Batches) else [batch]
         if batch_idx == 0:
             self._check_labels(batches[0][1])
         if self.executor.step is None:
