@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -288,9 +288,9 @@ class MLPClassifier(LightningModule):
 
     def training_step(self, batch: Batch | Batches, batch_idx: int) -> Tensor:
         """Return the loss of a batch; if compiled, train on one or several batches and return the last loss."""
-        batches: Sequence[Batch] = batch.split() if isinstance(batch, Batches) else [batch]
         if batch_idx == 0:
-            self._check_labels(batches[0][1])
+            self._check_labels(batch[1])
+        batches: Iterable[Batch] = batch.split() if isinstance(batch, Batches) else [batch]
         if self.executor.step is None:
             ((images, labels),) = batches
             logits = self(images)

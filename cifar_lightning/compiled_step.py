@@ -30,7 +30,8 @@ class CompiledStep:
     same random numbers, to within rounding. The step of NAdam and of plain SGD is part of the graph, and leaves the
     parameters' `grad` as it was: so each gradient is used while it is in the processor's cache. Compiled code knows one
     batch size; others, such as an epoch's short last batch, run eagerly. The model has to be in training mode, and the
-    optimizer to have the state and the schedule that it shall go on with.
+    optimizer to have the state and the schedule that it shall go on with. From then on, both must keep their tensors: a
+    module's `load_state_dict` copies into them, an optimizer's puts others in their place.
 
     Args:
         model: Maps inputs (B, ...) to logits (B, C).
@@ -237,8 +238,8 @@ def _call_and_record(compiled: Step, args: Sequence[Tensor]) -> tuple[tuple[Tens
     with torch._dynamo.config.patch(trace_autograd_ops=True), patch.object(CompiledFxGraph, "__call__", record):
         results = compiled(*args)
     ((code, given, outputs),) = calls  # fullgraph
-    places = [(i, j) for i, tensor in enumerate(given) for j, arg in enumerate(args) if tensor is arg]
-    order = [next(i for i, output in enumerate(outputs) if output is result) for result in results]
+    places = [(i, j) for i, tensor in enumerate(given) for j, arg in enumerate(args) if tensor.is_set_to(arg)]
+    order = [next(i for i, output in enumerate(outputs) if output.is_set_to(result)) for result in results]
     for i, _ in places:
         given[i] = None  # a batch that need not be kept
 

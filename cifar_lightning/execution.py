@@ -1,6 +1,6 @@
 """How the steps of a training are executed: plainly, or compiled and several in one of Lightning's hooks."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, TypeVar, get_args
@@ -250,7 +250,7 @@ def batches_until_an_event(trainer: Trainer, most: int) -> int:
     return max(1, int(min(counts)))
 
 
-def one_by_one(trainer: Trainer, batches: Sequence[T]) -> Iterator[T]:
+def one_by_one(trainer: Trainer, batches: Iterable[T]) -> Iterator[T]:
     """Yield the batches; between two, do what Lightning does between two batches, and nothing that takes a callback."""
     loop = trainer.fit_loop.epoch_loop
     optimizer_step = loop.automatic_optimization.optim_progress.optimizer.step
