@@ -240,8 +240,9 @@ def _call_and_record(compiled: Step, args: Sequence[Tensor]) -> tuple[tuple[Tens
     ((code, given, outputs),) = calls  # fullgraph
     places = [(i, j) for i, tensor in enumerate(given) for j, arg in enumerate(args) if tensor.is_set_to(arg)]
     order = [next(i for i, output in enumerate(outputs) if output.is_set_to(result)) for result in results]
+    assert {j for _, j in places} == {j for j, arg in enumerate(args) if arg.numel()}  # or a first batch would stay
     for i, _ in places:
-        given[i] = None  # a batch that need not be kept
+        given[i] = None
 
     def call(*args: Tensor) -> tuple[Tensor, ...]:
         inputs = given.copy()

@@ -33,7 +33,8 @@ DropoutName = Literal["none", "standard", "alpha"]
 class Linear(nn.Linear):
     """`nn.Linear`, whose bias is added by the kernel that comes next where it is compiled.
 
-    As x W^T + b it would become addmm, which first copies b into each row: 5 % of a step at batch 32.
+    Inductor makes a sum of product and bias, x W^T + b, addmm again, which first copies b into each row: 5 % of a step
+    at batch 32. It leaves x W^T - (-b), the same to the last bit, alone.
     """
 
     def forward(self, input: Tensor) -> Tensor:
