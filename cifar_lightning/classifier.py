@@ -238,7 +238,11 @@ class MLPClassifier(LightningModule):
 
         A new cycle begins at its own first rate, where a restored optimizer still has the last of the old one.
         """
-        self.executor.prepare_step(self.trainer, self, self._batch_size, self.network.penalty)
+        # Just the layers, if they are all that a forward pass is: with a rate beside them, each rate's code is another.
+        hooks = self._forward_pre_hooks or self._forward_hooks or self._backward_pre_hooks or self._backward_hooks
+        plain = type(self).forward is MLPClassifier.forward and not hooks
+        model = self.as_sequential() if plain else self
+        self.executor.prepare_step(self.trainer, model, self._batch_size, self.network.penalty)
         if self._new_cycle:
             scheduler = self.trainer.lr_scheduler_configs[0].scheduler
             for group, lr in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):

@@ -8,16 +8,16 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
-from unittest.mock import patch
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, NAdam, Optimizer
 
+from cifar_lightning.compile_once import compile_once
+
 Gradients = Sequence[Tensor]
-Step = Callable[..., tuple[Tensor, ...]]
 
 #: More threads must be this much faster than one to be chosen: they lose more than they gain on a busy machine.
 WORTH_A_THREAD = 1.15
@@ -51,7 +51,9 @@ class CompiledStep:
     ) -> None:
         self._parameters = parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._optimizer, self._update = optimizer, make_update(optimizer)
-        update, tensors = self._update, self._update.tensors if self._update else []
+        # (Not the optimizer itself: what the step can read is what its compiled code is found by.)
+        update = partial(self._update.apply, self._update.constants) if self._update else None
+        tensors = self._update.tensors if self._update else []
 
         def step(inputs: Tensor, targets: Tensor, factors: Tensor) -> tuple[Tensor, ...]:
             logits = model(inputs)
@@ -64,7 +66,7 @@ class CompiledStep:
             if update is None:
                 return loss.detach(), logits.detach(), *gradients
             with torch.no_grad():
-                update.apply(factors, gradients, *tensors)
+                update(factors, gradients, *tensors)
             return loss.detach(), logits.detach()
 
         self._eager, self._compiled = step, compile_once(step)
@@ -130,9 +132,10 @@ class NAdamUpdate:
         _mark_stepped(self._optimizer)
         return lr * (1 - mu) / (1 - product), lr * mu_next / (1 - product * mu_next), 1 / (1 - beta2**t)
 
-    def apply(self, factors: Tensor, gradients: Gradients, *tensors: Sequence[Tensor]) -> None:
+    @staticmethod
+    def apply(constants: tuple[float, ...], factors: Tensor, gradients: Gradients, *tensors: Sequence[Tensor]) -> None:
         """Make the step, in place; factors (3,), or (3, M) for tensors in which M networks are stacked."""
-        beta1, beta2, eps = self.constants
+        beta1, beta2, eps = constants
         for g, p, m, v in zip(gradients, *tensors, strict=True):
             of_g, of_m, of_v = _broadcast(factors, p)
             m.lerp_(g, 1 - beta1)
@@ -159,7 +162,8 @@ class SGDUpdate:
         _mark_stepped(self._optimizer)
         return (float(self._group["lr"]),)
 
-    def apply(self, factors: Tensor, gradients: Gradients, *tensors: Sequence[Tensor]) -> None:
+    @staticmethod
+    def apply(constants: tuple[float, ...], factors: Tensor, gradients: Gradients, *tensors: Sequence[Tensor]) -> None:
         """Make the step, in place; factors (1,), or (1, M) for tensors in which M networks are stacked."""
         for g, p in zip(gradients, *tensors, strict=True):
             (of_g,) = _broadcast(factors, p)
@@ -189,69 +193,6 @@ def clip_by_norm(gradients: Gradients, bound: float) -> Gradients:
 def clip_by_value(gradients: Gradients, bound: float) -> Gradients:
     """The gradients, each element within -bound to bound."""
     return [gradient.clamp(-bound, bound) for gradient in gradients]
-
-
-def compile_once(function: Step) -> Step:
-    """Compile a function of tensors for the shapes that it is first called with, and must always be called with.
-
-    What else it reads and writes, parameters and the like, has to stay the same tensors too. So from the second call on
-    the generated code is called directly: guards, and what Dynamo and AOTAutograd do around it with each of more than
-    a hundred tensors, are a tenth of a step at batch 32.
-    """
-    compiled: Step = torch.compile(  # type: ignore[call-overload]  # whose stubs lack isolate_recompiles
-        function,
-        fullgraph=True,
-        dynamic=False,
-        isolate_recompiles=True,  # several networks in a process share no limit
-        options={
-            "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,
-            "fallback_random": True,  # dropout masks as in eager mode
-            "cpp_wrapper": True,  # kernels called from C++: a tenth of a step at batch 32
-            "cpp_cache_precompile_headers": False,  # they would be looked through even where nothing is compiled
-        },
-    )
-    generated: Step | None = None
-
-    def call(*args: Tensor) -> tuple[Tensor, ...]:
-        nonlocal generated
-        if generated is not None:
-            return generated(*args)
-        results, generated = _call_and_record(compiled, args)
-        return results
-
-    return call
-
-
-def _call_and_record(compiled: Step, args: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], Step]:
-    """Call a compiled function; return its results, and what calls the generated code as this call did."""
-    from torch._inductor.output_code import CompiledFxGraph  # (whose import takes a second)
-
-    calls: list[tuple[Any, list[Any], Sequence[Tensor]]] = []
-    run: Any = CompiledFxGraph.__call__
-
-    def record(graph: CompiledFxGraph, inputs: list[Tensor]) -> Sequence[Tensor]:
-        given = list(inputs)  # which the call empties
-        outputs: Sequence[Tensor] = run(graph, inputs)
-        calls.append((graph.current_callable, given, outputs))
-        return outputs
-
-    with torch._dynamo.config.patch(trace_autograd_ops=True), patch.object(CompiledFxGraph, "__call__", record):
-        results = compiled(*args)
-    ((code, given, outputs),) = calls  # fullgraph
-    places = [(i, j) for i, tensor in enumerate(given) for j, arg in enumerate(args) if tensor.is_set_to(arg)]
-    order = [next(i for i, output in enumerate(outputs) if output.is_set_to(result)) for result in results]
-    assert {j for _, j in places} == {j for j, arg in enumerate(args) if arg.numel()}  # or a first batch would stay
-    for i, _ in places:
-        given[i] = None
-
-    def call(*args: Tensor) -> tuple[Tensor, ...]:
-        inputs = given.copy()
-        for i, j in places:
-            inputs[i] = args[j]
-        outputs = code(inputs)
-        return tuple(outputs[i] for i in order)
-
-    return results, call
 
 
 def _broadcast(factors: Tensor, parameter: Tensor) -> tuple[Tensor, ...]:

@@ -106,14 +106,14 @@ class Executor:
             get_console().print(str(execution), highlight=False)
 
     def prepare_step(
-        self, trainer: Trainer, module: LightningModule, batch_size: int | None, penalty: Callable[[], Tensor | float]
+        self, trainer: Trainer, model: nn.Module, batch_size: int | None, penalty: Callable[[], Tensor | float]
     ) -> None:
-        """Make the compiled step, if steps are compiled, for the trainer's optimizer as it is."""
+        """Make the compiled step of `model`, if steps are compiled, for the trainer's optimizer as it is."""
         self.step = None
         if self.execution is not None and self.execution.compiled:
             kind = clip_by_value if trainer.gradient_clip_algorithm == "value" else clip_by_norm
             clip = partial(kind, bound=float(bound)) if (bound := trainer.gradient_clip_val) else None
-            self.step = CompiledStep(module, trainer.optimizers[0], clip, batch_size, penalty)
+            self.step = CompiledStep(model, trainer.optimizers[0], clip, batch_size, penalty)
 
     def batches_at_once(self, trainer: Trainer) -> Callable[[], int] | None:
         """What says how many batches the loader's next item may hold; None for one at a time."""

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.optim import Optimizer
 
-from cifar_lightning.compiled_step import Gradients, Step, compile_once, make_update
+from cifar_lightning.compile_once import Step, compile_once
+from cifar_lightning.compiled_step import Gradients, make_update
 from cifar_lightning.layers import Linear
 
 
@@ -52,7 +54,8 @@ class Stack:
 
     def _make_step(self) -> Step:
         template, parameters, buffers = _make_template(self._networks[0]), self._parameters, self._buffers
-        updates, tensors = self._updates, self._stack_state()
+        update = partial(self._updates[0].apply, self._updates[0].constants) if self._updates else None
+        tensors = self._stack_state()
 
         def loss_of(
             parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor
@@ -66,10 +69,10 @@ class Stack:
             losses, logits = vmap(loss_of, in_dims, randomness="different")(parameters, buffers, x, y)
             # The gradient of the sum is each one's own: no loss depends on another network.
             gradients: Gradients = torch.autograd.grad(losses.sum(), list(parameters.values()))
-            if not updates:
+            if update is None:
                 return losses.detach(), logits.detach(), *gradients
             with torch.no_grad():
-                updates[0].apply(factors, gradients, *tensors)
+                update(factors, gradients, *tensors)
             return losses.detach(), logits.detach()
 
         return step

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from conftest import ROOT, SMALL
 from torch import nn
 
-from cifar_lightning import DeepMLP, compiled_step
+from cifar_lightning import DeepMLP, compile_once, compiled_step
 from cifar_lightning.cli import main
 from cifar_lightning.compiled_step import CompiledStep, choose_threads, clip_by_norm, clip_by_value, has_compiler
 from cifar_lightning.layers import ELU, SELU
@@ -171,22 +171,26 @@ def test_the_first_20_steps_are_those_of_the_plain_path(tmp_path, config, precis
         "--data.batch_size=20", "--model.dropout_position=all", "--trainer.logger=CSVLogger",
         "--trainer.limit_val_batches=0", "--trainer.callbacks=null", "--trainer.enable_checkpointing=false",
     ]  # fmt: skip
-    losses = {}
-    for compile in ("never", "always"):
-        folder = tmp_path / compile
+    losses, graphs = {}, {}
+    for run, compile in {"never": "never", "always": "always", "always, again": "always"}.items():
+        folder = tmp_path / run
         main(["fit", *flags, f"--model.compile={compile}", f"--trainer.logger.save_dir={folder}"])
+        graphs[run] = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         lines = next(folder.rglob("metrics.csv")).read_text().splitlines()
         column = lines[0].split(",").index("train_step_loss")
-        losses[compile] = [float(line.split(",")[column]) for line in lines[1:] if line.split(",")[column]]
+        losses[run] = [float(line.split(",")[column]) for line in lines[1:] if line.split(",")[column]]
     assert len(losses["always"]) == 20
     steps = STEPS.get(config, 20)
     assert losses["always"][:steps] == pytest.approx(losses["never"][:steps], rel=tolerance)
+    assert losses["always, again"] == losses["always"]
+    assert graphs["always, again"] == graphs["always"]  # the code was found
     torch._dynamo.reset()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 def test_compiles_one_graph_and_then_calls_nothing_but_its_code(monkeypatch):
+    monkeypatch.setattr(compile_once, "_load", lambda key, tensors: None)  # as if it had never been compiled
     model, optimizer, plain, plain_optimizer = twins(torch.optim.NAdam)
     step = CompiledStep(model, optimizer)
     torch._dynamo.utils.counters.clear()

@@ -90,13 +90,17 @@ def test_dropout_draws_other_masks_for_each(position):
 @pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 def test_compiled_it_computes_the_same():
-    ours = networks()
-    theirs = copy.deepcopy(ours)
-    stacks = [Stack(nets, optimizers_of(nets, torch.optim.NAdam), compiled=nets is ours) for nets in (ours, theirs)]
+    first, again, plain = networks(), networks(), networks()
+    stacks = [Stack(nets, optimizers_of(nets, torch.optim.NAdam), nets is not plain) for nets in (first, again, plain)]
     for shape in ((16,), (16,), (5,)):
         inputs = batch(*shape)
-        for ours_, theirs_ in zip(*(stack.step(*inputs) for stack in stacks), strict=True):
-            torch.testing.assert_close(ours_, theirs_, rtol=1e-8, atol=1e-10)
+        results = [stacks[0].step(*inputs)]
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        results += [stack.step(*inputs) for stack in stacks[1:]]
+        for of_first, of_again, of_plain in zip(*results, strict=True):
+            assert torch.equal(of_first, of_again)
+            torch.testing.assert_close(of_first, of_plain, rtol=1e-8, atol=1e-10)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs  # the first one's code was found
 
 
 @pytest.mark.parametrize("wrong", [[], [DeepMLP(12, 3, [8]), DeepMLP(12, 3, [9])]])
