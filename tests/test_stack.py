@@ -90,7 +90,8 @@ def test_dropout_draws_other_masks_for_each(position):
 @pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 def test_compiled_it_computes_the_same():
-    first, again, plain = networks(), networks(), networks()
+    first = networks()
+    again, plain = copy.deepcopy(first), copy.deepcopy(first)
     stacks = [Stack(nets, optimizers_of(nets, torch.optim.NAdam), nets is not plain) for nets in (first, again, plain)]
     for shape in ((16,), (16,), (5,)):
         inputs = batch(*shape)
