@@ -110,8 +110,8 @@ def load_official(place: Path) -> ImageSet:
     read = _folder_reader(place) if place.is_dir() else _read_archive(place).__getitem__
     train = _join_batches(read(name) for name, _ in CIFAR10.train_list)
     test = _join_batches(read(name) for name, _ in CIFAR10.test_list)
-    classes = pickle.loads(read(CIFAR10.meta["filename"]), encoding="latin1")[CIFAR10.meta["key"]]
-    return ImageSet("CIFAR-10", tuple(classes), *train, *test)
+    classes = pickle.loads(read(CIFAR10.meta["filename"]), encoding="bytes")[CIFAR10.meta["key"].encode()]
+    return ImageSet("CIFAR-10", tuple(name.decode() for name in classes), *train, *test)
 
 
 def _folder_reader(folder: Path) -> Callable[[str], bytes]:
@@ -152,9 +152,9 @@ def _join_batches(files: Iterable[bytes]) -> tuple[Tensor, Tensor]:
     content = bytearray()  # grown in place, where joining tensors at the end would hold all images twice
     labels: list[int] = []
     for file in files:
-        batch = pickle.loads(file, encoding="latin1")
-        content += batch["data"].data  # (N, 3072), channels first
-        labels += batch["labels"]
+        batch = pickle.loads(file, encoding="bytes")  # Python 2's strings, which would be decoded and encoded again
+        content += batch[b"data"].data  # (N, 3072), channels first
+        labels += batch[b"labels"]
     return torch.frombuffer(content, dtype=torch.uint8).view(-1, 3, 32, 32), torch.tensor(labels)
 
 

@@ -19,6 +19,17 @@ from cifar_lightning.sources import (
 CLASSES = [f"class{k}" for k in range(10)]
 
 
+class Python2Pickler(pickle._Pickler):
+    """Writes every string as Python 2 did, which made the official files."""
+
+    def save_string(self, obj):
+        content = obj if isinstance(obj, bytes) else obj.encode()
+        self.write(pickle.BINSTRING + len(content).to_bytes(4, "little") + content)
+        self.memoize(obj)
+
+    dispatch = pickle._Pickler.dispatch | {str: save_string, bytes: save_string}
+
+
 @pytest.fixture
 def official(tmp_path, monkeypatch):
     """A small set in the official files' format, with torchvision's checksums set to match, and its archive."""
@@ -27,7 +38,8 @@ def official(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
 
     def write(name, content):
-        (folder / name).write_bytes(pickle.dumps(content))
+        with (folder / name).open("wb") as file:
+            Python2Pickler(file, protocol=2).dump(content)
         return name, hashlib.md5((folder / name).read_bytes()).hexdigest()
 
     def batch(name):
