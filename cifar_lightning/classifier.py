@@ -238,15 +238,20 @@ class MLPClassifier(LightningModule):
 
         A new cycle begins at its own first rate, where a restored optimizer still has the last of the old one.
         """
-        # Just the layers, if they are all that a forward pass is: with a rate beside them, each rate's code is another.
-        hooks = self._forward_pre_hooks or self._forward_hooks or self._backward_pre_hooks or self._backward_hooks
-        plain = type(self).forward is MLPClassifier.forward and not hooks
-        model = self.as_sequential() if plain else self
-        self.executor.prepare_step(self.trainer, model, self._batch_size, self.network.penalty)
+        self.executor.prepare_step(self.trainer, self._layers(), self._batch_size, self.network.penalty)
         if self._new_cycle:
             scheduler = self.trainer.lr_scheduler_configs[0].scheduler
             for group, lr in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
                 group["lr"] = lr
+
+    def _layers(self) -> nn.Module:
+        """What the compiled step runs: the layers alone, without hyperparameters, of which each would be compiled anew.
+
+        The module itself where its forward pass is another one, or is watched.
+        """
+        hooks = self._forward_pre_hooks or self._forward_hooks or self._backward_pre_hooks or self._backward_hooks
+        own = type(self).forward is not MLPClassifier.forward or "forward" in vars(self)
+        return self if own or hooks else self.as_sequential()
 
     def _resume_cycle(self, checkpoint: dict[str, Any]) -> None:
         """See to it that a resumed training has the length that its schedule was made for, or refuse.

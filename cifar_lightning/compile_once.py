@@ -12,7 +12,7 @@ import pickle
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import BuiltinFunctionType, FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 from unittest.mock import patch
 
@@ -23,7 +23,7 @@ from torch.nn.modules.module import _has_any_global_hook
 Step = Callable[..., tuple[Tensor, ...]]
 
 PACKAGE = Path(__file__).parent
-#: Whose code is known by a version, or by the files of this package.
+#: Whose code is known by a version, or by this package's files.
 KNOWN_CODE = {PACKAGE.name, "torch", *sys.stdlib_module_names}
 
 #: Inductor's.
@@ -43,7 +43,7 @@ def compile_once(function: Step) -> Step:
 
     On a CPU, a function that can read nothing but tensors and this package's, torch's and Python's own objects finds
     the code that an equal one left in Inductor's cache: at its first call too, nothing is traced. (What is looked at is
-    its closure. Names of a module are taken to be as the module's file has them.)
+    its closure. Functions and classes are taken to be as their files have them, not as somebody has patched them.)
     """
     generated: Step | None = None
 
@@ -89,9 +89,9 @@ class _Reader(pickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         """For a local function, its place in the source and what its closure holds; all else as pickle does it."""
-        if not isinstance(obj, type | FunctionType | BuiltinFunctionType):
-            return NotImplemented
         _check_code(obj)
+        if isinstance(obj, MethodType):  # which need not be the one that its object has by that name
+            return tuple, ((obj.__self__, obj.__func__),)
         if isinstance(obj, FunctionType) and "<locals>" in obj.__qualname__:
             code, cells = obj.__code__, [cell.cell_contents for cell in obj.__closure__ or ()]
             place = obj.__module__, obj.__qualname__, code.co_firstlineno
@@ -99,9 +99,21 @@ class _Reader(pickle.Pickler):
         return NotImplemented
 
 
-def _check_code(obj: type | FunctionType | BuiltinFunctionType) -> None:
-    if obj.__module__.partition(".")[0] not in KNOWN_CODE:
-        raise pickle.PicklingError(f"code of {obj.__module__}")
+def _check_code(obj: Any) -> None:
+    """Refuse a function, a class or an object of a class whose code is not known."""
+    module = getattr(obj, "__module__", None) or type(obj).__module__
+    if module.partition(".")[0] not in KNOWN_CODE:
+        raise pickle.PicklingError(f"code of {module}")
+
+
+def _hash_sources() -> str:
+    """A hash of this package's files; "" if it is installed without them."""
+    files = [(str(path.relative_to(PACKAGE)), path.read_bytes()) for path in sorted(PACKAGE.rglob("*.py"))]
+    return hashlib.sha256(pickle.dumps(files)).hexdigest() if files else ""
+
+
+#: Of the files as they were imported: if one is changed later, the code that runs is not the file's.
+SOURCES = _hash_sources()
 
 
 def key_of(function: Step, args: Sequence[Tensor]) -> tuple[str | None, list[Tensor]]:
@@ -113,33 +125,36 @@ def key_of(function: Step, args: Sequence[Tensor]) -> tuple[str | None, list[Ten
     """
     from torch._inductor import config
 
-    if config.force_disable_caches or not config.fx_graph_cache or _has_any_global_hook():
+    modes = torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack() or _has_any_global_hook()
+    cached = config.fx_graph_cache and not config.force_disable_caches
+    if modes or not cached or not SOURCES or _hash_sources() != SOURCES:
         return None, []
     file = io.BytesIO()
     reader = _Reader(file)
     try:
         reader.dump(function)
         tensors = reader.tensors.copy()
-        reader.dump((args, _surroundings()))
-    except (pickle.PicklingError, TypeError, AttributeError):  # as pickle refuses what it can't write down
+        reader.dump((args, SOURCES, _surroundings()))
+    except Exception:  # whatever does not let itself be written down has no key
         return None, []
+    if len({tensor.untyped_storage()._cdata for tensor in tensors}) < len(tensors):
+        return None, []  # some overlap, which makes another graph
     return hashlib.sha256(file.getvalue()).hexdigest(), tensors
 
 
 def _surroundings() -> tuple[object, ...]:
-    """What else decides which code is generated: versions, this package's code, options, threads, the processor."""
+    """What else decides which code is generated: versions, torch's settings and state, the processor."""
     from torch._C._dynamo.guards import GlobalStateGuard
     from torch._inductor.cpu_vec_isa import pick_vec_isa
 
-    sources = [(path.name, path.read_bytes()) for path in sorted(PACKAGE.glob("*.py"))]
-    assert sources, "the package's modules have source files"
     settings = [
         (name, sorted(map(str, value)) if isinstance(value, set) else value)  # whose order is a process's own
         for module in (torch._dynamo, torch._functorch, torch._inductor)
-        for name, value in module.config.save_config_portable().items()
+        for name, value in module.config.get_config_copy().items()
+        if not name.endswith("_dir")  # some of which are where the process runs
     ]
     versions = sys.version, torch.__version__, torch.version.git_version
-    return versions, sources, settings, GlobalStateGuard().__getstate__(), str(pick_vec_isa())
+    return versions, settings, GlobalStateGuard().__getstate__(), str(pick_vec_isa())
 
 
 # ---------------------------------------------------------------------------------------------- generated code
@@ -153,16 +168,16 @@ def _entry(key: str) -> Path:
 
 def _load(key: str | None, tensors: Sequence[Tensor]) -> Step | None:
     """What calls the code of that key with these tensors, if there is such code."""
-    if key is None or not _entry(key).exists():
+    if key is None:
         return None
     from torch._inductor.codecache import PyCodeCache, get_path
 
-    entry = json.loads(_entry(key).read_text())
-    path = get_path(entry["code"], "py")[2]
-    if not Path(path).exists():
+    try:
+        entry = json.loads(_entry(key).read_text())
+        with torch._inductor.config.patch(OPTIONS):
+            code = PyCodeCache.load_by_key_path(entry["code"], get_path(entry["code"], "py")[2]).call
+    except FileNotFoundError:  # of the entry, or of the code, as when a cleaner of old files came by
         return None
-    with torch._inductor.config.patch(OPTIONS):
-        code = PyCodeCache.load_by_key_path(entry["code"], path).call
     given = [None if number is None else tensors[number] for number in entry["given"]]
     return _bind(code, given, entry["places"], entry["order"])
 

@@ -206,6 +206,8 @@ def _obstacle(trainer: Trainer, module: LightningModule) -> str:
             return type(callback).__name__
     if not all(parameter.requires_grad for parameter in module.parameters()):
         return "frozen parameters"
+    if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in module.parameters()):
+        return "hooks of parameters"
     watcher = _first(_names_with(trainer, module, GRADIENT_HOOKS))
     return f"{watcher}, which follows each gradient" if watcher else ""
 

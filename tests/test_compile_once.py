@@ -1,11 +1,14 @@
+import functools
 import os
 import subprocess
 import sys
 from functools import partial
+from types import MethodType
 
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from cifar_lightning import DeepMLP, compile_once, compiled_step
 from cifar_lightning.compile_once import key_of
@@ -107,11 +110,29 @@ def test_what_is_around_the_function_is_in_the_key(monkeypatch, tmp_path):
     with torch.no_grad():
         keys.append(key())
     monkeypatch.setattr(compile_once, "PACKAGE", tmp_path)
-    for source in ("a = 1", "a = 2"):
-        (tmp_path / "layers.py").write_text(source)
+    for name in ("layers.py", "part/layers.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+        monkeypatch.setattr(compile_once, "SOURCES", compile_once._hash_sources())
         keys.append(key())
     assert None not in keys
     assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.usefixtures("eager")
+def test_no_key_where_the_sources_are_not_what_runs(monkeypatch, tmp_path):
+    monkeypatch.setattr(compile_once, "PACKAGE", tmp_path)  # another content
+    assert key() is None
+    monkeypatch.setattr(compile_once, "SOURCES", compile_once._hash_sources())  # none at all
+    assert key() is None
+
+
+@pytest.mark.usefixtures("eager")
+def test_overlapping_tensors_have_no_key():  # they are another graph, which numbers and shapes do not tell
+    def overlap(network):
+        network.hidden[1].linear.bias.data = network.hidden[0].linear.bias.data
+
+    assert key(change=overlap) is None
 
 
 class Doubled(DeepMLP):
@@ -119,20 +140,50 @@ class Doubled(DeepMLP):
         return 2 * super().forward(x)
 
 
-@pytest.mark.usefixtures("eager")
-def test_foreign_code_has_no_key(monkeypatch):
-    def hook(module, args, output):
-        return 2 * output
+class Watching(TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return function(*args, **kwargs or {})
 
-    assert key(change=lambda network: network.hidden[0].register_forward_hook(hook)) is None
-    assert key(clip=lambda gradients: gradients) is None
-    network = Doubled(**NETWORK)
-    assert key(CompiledStep(network, torch.optim.SGD(network.parameters(), lr=0.1))._eager) is None
-    handle = nn.modules.module.register_module_forward_hook(hook)  # on every module that there is
+
+def double(module, *args):
+    return 2 * args[-1]
+
+
+def patch_forward(network):
+    network.output.forward = MethodType(double, network.output)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {"change": lambda network: network.hidden[0].register_forward_hook(double)},
+        {"change": lambda network: setattr(network.output, "forward", double)},
+        {"change": patch_forward},
+        {"change": lambda network: setattr(network.output, "forward", functools.cache(double))},
+        {
+            "change": lambda network: nn.utils.parametrizations.weight_norm(network.output)
+        },  # which refuses to be pickled
+        {"change": lambda network: setattr(network, "__class__", Doubled)},
+        {"clip": lambda gradients: gradients},
+        {"clip": partial(double, None)},
+    ],
+)
+def test_foreign_code_has_no_key(foreign):
+    assert key(**foreign) is None
+
+
+@pytest.mark.usefixtures("eager")
+def test_what_watches_all_modules_or_functions_leaves_no_key():
+    handle = nn.modules.module.register_module_forward_hook(double)
     try:
         assert key() is None
     finally:
         handle.remove()
+    with Watching():
+        assert key() is None
+    with torch._inductor.config.patch(post_grad_custom_post_pass=double):
+        assert key() is None
     with torch.compiler.config.patch(force_disable_caches=True):
         assert key() is None
     assert key() is not None

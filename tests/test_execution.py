@@ -263,6 +263,13 @@ def test_frozen_parameters_are_trained_plainly():
     assert choose("auto", module).reason == "frozen parameters"
 
 
+@pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_parameters_with_hooks_are_trained_plainly(register):
+    module = MLPClassifier(hidden_sizes=[4])
+    getattr(module.network.output.weight, register)(lambda tensor: None)
+    assert choose("auto", module).reason == "hooks of parameters"
+
+
 def test_a_subclass_that_follows_each_batch_gets_each_batch():
     class Watching(MLPClassifier):
         def on_train_batch_end(self, outputs, batch, batch_idx):
