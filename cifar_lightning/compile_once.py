@@ -137,7 +137,7 @@ def key_of(function: Step, args: Sequence[Tensor]) -> tuple[str | None, list[Ten
         reader.dump((args, SOURCES, _surroundings()))
     except Exception:  # whatever does not let itself be written down has no key
         return None, []
-    if len({tensor.untyped_storage()._cdata for tensor in tensors}) < len(tensors):
+    if len({tensor.untyped_storage()._cdata for tensor in reader.tensors}) < len(reader.tensors):
         return None, []  # some overlap, which makes another graph
     return hashlib.sha256(file.getvalue()).hexdigest(), tensors
 
