@@ -71,6 +71,7 @@ class _Reader(pickle.Pickler):
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=5)
+        self.fast = True  # by values alone: which equal strings are one object is a process's own
         self.tensors: list[Tensor] = []
         self._numbers: dict[int, int] = {}
 
@@ -151,7 +152,7 @@ def _surroundings() -> tuple[object, ...]:
         (name, sorted(map(str, value)) if isinstance(value, set) else value)  # whose order is a process's own
         for module in (torch._dynamo, torch._functorch, torch._inductor)
         for name, value in module.config.get_config_copy().items()
-        if not name.endswith("_dir")  # some of which are where the process runs
+        if "_dir" not in name  # some of which are where the process runs
     ]
     versions = sys.version, torch.__version__, torch.version.git_version
     return versions, settings, GlobalStateGuard().__getstate__(), str(pick_vec_isa())

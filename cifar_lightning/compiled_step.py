@@ -19,8 +19,8 @@ from cifar_lightning.compile_once import compile_once
 
 Gradients = Sequence[Tensor]
 
-#: More threads must be this much faster than one at the products to be chosen. A whole step gains less than they do, and
-#: loses more where another process takes a core: with 1.25, batch 32 lost half of what it lost with 1.15, and 128 nothing.
+#: More threads must be this much faster than one at the products to be chosen. A whole step gains less, and loses
+#: more where another process takes a core: at batch 32, twice as much with 1.15 as with 1.25.
 WORTH_A_THREAD = 1.25
 
 
