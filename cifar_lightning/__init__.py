@@ -7,14 +7,16 @@ which is imported when they are first asked for.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from cifar_lightning.alpha_dropout import AlphaDropout, alpha_dropout
-from cifar_lightning.compiled_step import CompiledStep
-from cifar_lightning.initializers import initialize_, variance_scaling_
-from cifar_lightning.lr_sweep import LRSweep, find_lr
-from cifar_lightning.mc_dropout import MCPrediction, mc_dropout, mc_predict
-from cifar_lightning.mlp import DeepMLP
-from cifar_lightning.pretrained import copy_hidden_layers
-from cifar_lightning.schedules import (
+from cifar_lightning.analysis.mc_dropout import MCPrediction, mc_dropout, mc_predict
+from cifar_lightning.analysis.signals import LayerSignal, measure_signals
+from cifar_lightning.compiled.step import CompiledStep
+from cifar_lightning.nn.alpha_dropout import AlphaDropout, alpha_dropout
+from cifar_lightning.nn.initializers import initialize_, variance_scaling_
+from cifar_lightning.nn.mlp import DeepMLP
+from cifar_lightning.nn.standardize import Standardize, compute_statistics
+from cifar_lightning.nn.transfer import copy_hidden_layers
+from cifar_lightning.optim.lr_range_test import LRSweep, find_lr
+from cifar_lightning.optim.schedules import (
     Constant,
     Cosine,
     Exponential,
@@ -23,20 +25,18 @@ from cifar_lightning.schedules import (
     PiecewiseConstant,
     Power,
 )
-from cifar_lightning.signals import LayerSignal, measure_signals
-from cifar_lightning.standardize import Standardize, compute_statistics
 
 if TYPE_CHECKING:
-    from cifar_lightning.classifier import MLPClassifier
-    from cifar_lightning.datamodule import CIFAR10DataModule
-    from cifar_lightning.freeze_pretrained import FreezePretrained
-    from cifar_lightning.lr_finder import LRFinder
+    from cifar_lightning.callbacks.freeze_pretrained import FreezePretrained
+    from cifar_lightning.callbacks.lr_finder import LRFinder
+    from cifar_lightning.training.classifier import MLPClassifier
+    from cifar_lightning.training.datamodule import CIFAR10DataModule
 
 _LIGHTNING = {
-    "CIFAR10DataModule": "cifar_lightning.datamodule",
-    "FreezePretrained": "cifar_lightning.freeze_pretrained",
-    "LRFinder": "cifar_lightning.lr_finder",
-    "MLPClassifier": "cifar_lightning.classifier",
+    "CIFAR10DataModule": "cifar_lightning.training.datamodule",
+    "FreezePretrained": "cifar_lightning.callbacks.freeze_pretrained",
+    "LRFinder": "cifar_lightning.callbacks.lr_finder",
+    "MLPClassifier": "cifar_lightning.training.classifier",
 }
 
 __all__ = [

@@ -8,7 +8,7 @@ SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 def main() -> None:
     """Run the command line."""
-    from cifar_lightning.cli import main
+    from cifar_lightning.cli.main import main
 
     main()
 

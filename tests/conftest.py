@@ -8,7 +8,7 @@ import lightning.pytorch  # noqa: F401 (its log handler keeps the stream of its 
 import pytest
 import torch
 
-from cifar_lightning.sources import ENVIRONMENT_VARIABLE
+from cifar_lightning.data.sources import ENVIRONMENT_VARIABLE
 
 ROOT = Path(__file__).parent.parent
 #: Flags that make any config train on a few synthetic images.
@@ -35,7 +35,7 @@ def _scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw no learning curves, which take longer than a small training, where nothing is said of them."""
-    monkeypatch.setattr("cifar_lightning.report.draw_learning_curves", lambda rows, path, title: None)
+    monkeypatch.setattr("cifar_lightning.callbacks.report.draw_learning_curves", lambda rows, path, title: None)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def cifar10_dir() -> str:
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Run the command line in this process, and return what it printed."""
-    from cifar_lightning.cli import main
+    from cifar_lightning.cli.main import main
 
     def run(*args: str) -> str:
         capfd.readouterr()
@@ -63,7 +63,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
 @pytest.fixture
 def fail(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Run the command line on a user's mistake, and return the one message that it must end with."""
-    from cifar_lightning.cli import main
+    from cifar_lightning.cli.main import main
 
     def fail(*args: str) -> str:
         capfd.readouterr()

@@ -106,12 +106,12 @@ def test_study(checkout):
     os.utime(checkout / "pyproject.toml", (later, later))
     printed, said = call(checkout, "study", "a.yaml", "--seeds", "1")
     assert "--editable .[study]" in said
-    assert printed.endswith("python -m cifar_lightning.study a.yaml --seeds 1")
+    assert printed.endswith("python -m cifar_lightning.experiments.study a.yaml --seeds 1")
 
 
 def test_search_passes_its_arguments_on(checkout):
     printed, _ = call(checkout, "search", "space.yaml", "--config", "a.yaml")
-    assert printed == "python -m cifar_lightning.search space.yaml --config a.yaml"
+    assert printed == "python -m cifar_lightning.experiments.search.search space.yaml --config a.yaml"
 
 
 @pytest.mark.slow

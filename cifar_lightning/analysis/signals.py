@@ -1,0 +1,95 @@
+"""What happens to a signal on its way through a deep network: its mean and spread after each layer, forward and back.
+
+X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010,
+section 4; G. Klambauer et al., "Self-Normalizing Neural Networks", NeurIPS 2017, https://arxiv.org/abs/1706.02515.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from cifar_lightning.analysis.mc_dropout import dropout_modules
+
+
+@dataclass(frozen=True)
+class LayerSignal:
+    """What a layer hands to the next one, and what comes back to it.
+
+    A mean or standard deviation is that of a unit over the examples, averaged over the units: it says whether the
+    *examples* can still be told apart, which a large but constant activation can't.
+
+    Args:
+        activation_mean: Mean of the layer's output.
+        activation_std: Its standard deviation.
+        gradient_mean: Mean of the gradient of an example's loss with respect to that output.
+        gradient_std: Its standard deviation.
+        input_share: Share of the output's variance that comes from the input, and not from dropout's masks: the
+            correlation of two passes with other masks. 1 without dropout, about 0 where nothing is left of the input.
+    """
+
+    activation_mean: float
+    activation_std: float
+    gradient_mean: float
+    gradient_std: float
+    input_share: float
+
+
+def measure_signals(
+    network: nn.Module, layers: Iterable[nn.Module], inputs: Tensor, labels: Tensor
+) -> list[LayerSignal]:
+    """Measure the outputs of `layers`, and the gradients of the cross-entropy with respect to them.
+
+    In the mode that the network is in: dropout drops, and batch normalization goes by the batch, if it is training.
+    Nothing is changed: no gradient, running statistic, mode or random generator. What has left the range of the dtype
+    is measured as it is: 0, infinite or NaN.
+
+    Args:
+        network: Maps inputs (N, ...) to logits (N, K).
+        layers: Modules inside of it, such as `net.hidden` of a `DeepMLP`, or the ReLUs of any network.
+        inputs: (N, ...), floating, as the network takes them.
+        labels: (N,), integers.
+
+    Returns:
+        A signal for each call of one of the layers, in the order of the calls.
+
+    Raises:
+        ValueError: If the network calls none of the layers.
+    """
+    outputs: list[Tensor] = []
+    hooks = [layer.register_forward_hook(lambda _, __, output: outputs.append(output)) for layer in layers]
+    copies = 2 if dropout_modules(network) else 1  # two passes with other masks, as one with twice the rows
+    x = inputs.detach().repeat(copies, *[1] * (inputs.ndim - 1)).requires_grad_()
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}  # which batch norm overwrites
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count())), torch.enable_grad():
+            logits = functional_call(network, buffers, (x,))
+            # The sum: an example's gradient should not depend on how many others are measured with it.
+            loss = F.cross_entropy(logits, labels.repeat(copies), reduction="sum")
+            if not outputs:
+                raise ValueError("nothing to measure: expected layers that the network calls, received none of them")
+            gradients = torch.autograd.grad(loss, outputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [
+        LayerSignal(*_mean_and_std(output), *_mean_and_std(gradient), _correlation(*output.chunk(copies)))
+        for output, gradient in zip(outputs, gradients, strict=True)
+    ]
+
+
+def _mean_and_std(values: Tensor) -> tuple[float, float]:
+    units = values.detach().flatten(1).double()  # (N, units); squares of small float32 numbers need float64's range
+    return units.mean().item(), units.std(0, correction=0).mean().item()
+
+
+def _correlation(first: Tensor, second: Tensor | None = None) -> float:
+    """Of two passes over the same examples, unit by unit: Σ cov / Σ var; 1 if there is only one."""
+    if second is None:
+        return 1.0
+    a, b = (part.detach().flatten(1).double() for part in (first, second))
+    a, b = a - a.mean(0), b - b.mean(0)
+    return ((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt()).item()

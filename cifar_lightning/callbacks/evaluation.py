@@ -1,0 +1,178 @@
+"""What a trained network is worth: each way to predict measured side by side, as a table and in pictures."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from rich import get_console
+from rich.box import SIMPLE
+from rich.table import Table
+from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from cifar_lightning.analysis.mc_dropout import MCPrediction
+from cifar_lightning.analysis.metrics import MutualInformation, Reliability, evaluation_metrics
+from cifar_lightning.analysis.plots import draw_confusion_matrix, draw_images, draw_reliability
+
+#: What a step of an evaluation returns: probabilities, or a sampled prediction, by the way to predict.
+Predictions = dict[str, Tensor | MCPrediction]
+
+MOST_UNCERTAIN = 25
+COLUMNS = {
+    "accuracy": "accuracy",
+    "top3_accuracy": "top 3",
+    "nll": "NLL",
+    "brier": "Brier",
+    "ece": "ECE",
+    "aurc": "AURC",
+    "entropy": "entropy",
+    "mutual_information": "MI",
+}
+
+
+class EvaluationReport(Callback):
+    """In `validate` and `test`, measure every way to predict that the module's step returns.
+
+    Logs the measures, prints them as a table, and writes `evaluation.csv`, `reliability.png`, `confusion_matrix.png`
+    and, for Monte-Carlo predictions, `most_uncertain.png`.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget the last evaluation."""
+        self._metrics: dict[str, MetricCollection] = {}
+        self._reliability: dict[str, Reliability] = {}
+        self._confusion: MulticlassConfusionMatrix | None = None
+        self._information = MutualInformation()
+        self._uncertain: dict[str, Tensor] = {}
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Add a batch, unless this is a validation within a training."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self.on_test_batch_end(trainer, pl_module, outputs, batch)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Add a batch."""
+        images, labels = batch
+        for way, prediction in outputs.items():
+            probabilities = prediction.mean if isinstance(prediction, MCPrediction) else prediction
+            if way not in self._metrics:
+                self._start(way, probabilities)
+            self._metrics[way].update(probabilities, labels)
+            self._reliability[way].update(probabilities, labels)
+            if isinstance(prediction, MCPrediction):
+                self._information.to(images.device).update(probabilities, prediction.expected_entropy)
+                self._keep_most_uncertain(
+                    {
+                        "information": prediction.mutual_information,
+                        "images": images,
+                        "labels": labels,
+                        "mean": prediction.mean,
+                        "std": prediction.std,
+                    }
+                )
+        assert self._confusion is not None, "there is a way to predict"
+        self._confusion.update(next(iter(outputs.values())), labels)
+
+    def _start(self, way: str, probabilities: Tensor) -> None:
+        num_classes, device = probabilities.shape[1], probabilities.device
+        self._metrics[way] = evaluation_metrics(num_classes).to(device)
+        self._reliability[way] = Reliability().to(device)
+        if self._confusion is None:
+            self._confusion = MulticlassConfusionMatrix(num_classes, validate_args=False).to(device)
+
+    def _keep_most_uncertain(self, batch: dict[str, Tensor]) -> None:
+        both = {name: torch.cat([self._uncertain.get(name, new[:0]), new]) for name, new in batch.items()}
+        order = both["information"].argsort(descending=True, stable=True)[:MOST_UNCERTAIN]
+        self._uncertain = {name: values[order] for name, values in both.items()}
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report, unless this is a validation within a training."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._report(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report."""
+        self._report(trainer, pl_module, "test")
+
+    def _report(self, trainer: Trainer, pl_module: LightningModule, split: str) -> None:
+        rows = {way: {k: v.item() for k, v in metrics.compute().items()} for way, metrics in self._metrics.items()}
+        curves = {way: metric.compute() for way, metric in self._reliability.items()}
+        assert self._confusion is not None, "there was a batch"
+        confusion = self._confusion.compute()
+        if self._uncertain:
+            information = self._information.compute().item()
+            next(row for way, row in rows.items() if way.startswith("MC"))["mutual_information"] = information
+            if trainer.world_size > 1:
+                gathered = {name: gather(pl_module, values) for name, values in self._uncertain.items()}
+                self._uncertain = {}
+                self._keep_most_uncertain(gathered)
+        for way, row in rows.items():
+            kind = {"MC": "mc_", "en": "ensemble_"}.get(way[:2], "")
+            names = row if kind else row.keys() - {"accuracy", "top3_accuracy"}  # which the module itself logs
+            pl_module.log_dict({f"{split}_{kind}{name}": row[name] for name in names}, sync_dist=True)
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks
+        if not trainer.is_global_zero or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        data_set = getattr(trainer.datamodule, "data_set", "unnamed data")  # type: ignore[attr-defined]
+        title = f"{folder.parent.name} on {data_set}, {split} split"
+        count = int(confusion.sum())
+        get_console().print(_table(rows, f"{title}, {count:,} images"))
+        _write_csv(rows, data_set, count, folder / "evaluation.csv")
+        classes = getattr(pl_module, "classes", None) or [str(k) for k in range(len(confusion))]
+        draw_reliability(curves, folder / "reliability.png", title)
+        way = next(iter(rows))
+        draw_confusion_matrix(confusion, classes, folder / "confusion_matrix.png", f"{title}, {way}")
+        if self._uncertain:
+            kept = self._uncertain
+            captions = [
+                f"true {classes[label]}, MI {information:.2f}"
+                for label, information in zip(kept["labels"].tolist(), kept["information"].tolist(), strict=True)
+            ]
+            draw_images(
+                kept["images"],
+                kept["mean"],
+                captions,
+                classes,
+                folder / "most_uncertain.png",
+                f"{title}: highest mutual information (MI, nats)",
+                kept["std"],
+            )
+
+
+def gather(pl_module: LightningModule, values: Tensor) -> Tensor:
+    """The rows of `values`, (N, ...), of all ranks, which may have different numbers of them."""
+    if pl_module.trainer.world_size == 1:
+        return values
+    parts: list[Any] = [None] * pl_module.trainer.world_size
+    torch.distributed.all_gather_object(parts, values.cpu())
+    return torch.cat(parts).to(values.device)
+
+
+def _table(rows: dict[str, dict[str, float]], title: str) -> Table:
+    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("prediction", no_wrap=True)
+    left_to_the_file = ("top3_accuracy", "entropy")  # the screen may have no more than 80 columns
+    columns = {name: column for name, column in COLUMNS.items() if name not in left_to_the_file}
+    for name in columns.values():
+        table.add_column(name, justify="right", no_wrap=True, min_width=6)
+    for way, row in rows.items():
+        cells = [f"{row[name]:.2%}" if "accuracy" in name else f"{row[name]:.4f}" for name in columns if name in row]
+        table.add_row(way, *cells)
+    return table
+
+
+def _write_csv(rows: dict[str, dict[str, float]], data_set: str, count: int, path: Path) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["prediction", "data_set", "images", *COLUMNS])
+        for way, row in rows.items():
+            writer.writerow([way, data_set, count, *(row.get(name, "") for name in COLUMNS)])

@@ -1,0 +1,129 @@
+"""Predictions as a table on the screen and on the disk, and as a picture."""
+
+import csv
+import time
+from collections import Counter
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich import get_console
+from rich.box import SIMPLE
+from rich.table import Table
+from torch import Tensor
+
+from cifar_lightning.analysis.mc_dropout import MCPrediction, entropy
+from cifar_lightning.analysis.plots import draw_images
+from cifar_lightning.data.image_files import FileBatch
+
+SHOWN = 25  # rows on the screen, and images in the picture
+COLUMNS = ("path", "label", "class", "probability", "top 3", "MC spread", "entropy")
+
+
+class PredictionTable(Callback):
+    """In `predict`, write `predictions.csv` and `predictions.png`, print the first rows, and say what was skipped.
+
+    A row has the image's path (or its index among the test images), its label if known, the predicted class with its
+    probability, the three most probable classes, the standard deviation of the probability over Monte-Carlo passes,
+    and the entropy of the probabilities, in nats. Memory does not grow with the number of images. Beyond one device
+    each rank writes the rows of its own share, and the first rank draws and prints its own.
+    """
+
+    def __init__(self) -> None:
+        self.broken: list[tuple[str, str]] = []
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the table."""
+        suffix = "" if trainer.world_size == 1 else f"_{trainer.global_rank}"
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._file = (self._folder / f"predictions{suffix}.csv").open("w", newline="")
+        self._writer = csv.writer(self._file)
+        self._writer.writerow(COLUMNS)
+        self._rows: list[list[str]] = []
+        self._drawn: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._conversions: Counter[str] = Counter()
+        self._count, self._start = 0, time.perf_counter()
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Write the rows of a batch."""
+        classes = getattr(pl_module, "classes", None)
+        probabilities = outputs.mean if isinstance(outputs, MCPrediction) else outputs
+        std = outputs.std if isinstance(outputs, MCPrediction) else torch.full_like(probabilities, torch.nan)
+        classes = classes or [str(k) for k in range(probabilities.shape[1])]
+        if isinstance(batch, FileBatch):
+            paths, labels = batch.paths, [""] * len(batch.paths)
+            self.broken += batch.broken
+            self._conversions.update(batch.conversions)
+        else:
+            first, step = self._count * trainer.world_size + trainer.global_rank, trainer.world_size
+            paths = [str(first + i * step) for i in range(len(batch[1]))]
+            labels = [classes[label] for label in batch[1].tolist()]
+        columns = [column.tolist() for column in (probabilities, std, entropy(probabilities))]
+        for path, label, row, spread, uncertainty in zip(paths, labels, *columns, strict=True):
+            top = sorted(range(len(row)), key=row.__getitem__, reverse=True)[:3]
+            best, three = top[0], " ".join(f"{classes[k]}:{row[k]:.4f}" for k in top)
+            sampled = "" if isnan(spread[best]) else f"{spread[best]:.4f}"
+            cells = [path, label, classes[best], f"{row[best]:.4f}", three, sampled, f"{uncertainty:.4f}"]
+            self._writer.writerow(cells)
+            if len(self._rows) < SHOWN:
+                self._rows.append(cells)
+        if (room := SHOWN - sum(len(part[0]) for part in self._drawn)) > 0 and len(paths):
+            self._drawn.append((batch[0][:room], probabilities[:room], std[:room]))
+        self._count += len(paths)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the table, draw the picture, and report."""
+        self._file.close()
+        if not trainer.is_global_zero:
+            return
+        seconds = time.perf_counter() - self._start
+        console = get_console()
+        console.print(_table(self._rows))
+        if self._count > len(self._rows):
+            console.print(f"... and {self._count - len(self._rows):,} more in the file")
+        if self._drawn:
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            source = (
+                "image files"
+                if getattr(data, "files", None)
+                else f"images of {getattr(data, 'data_set', 'unnamed data')}"
+            )
+            self._draw(getattr(pl_module, "classes", None), source)
+        for what, count in self._conversions.items():
+            console.print(f"{count:,} images were {what}")
+        for path, reason in self.broken:
+            console.print(f"skipped {path}: {reason}", markup=False)
+        rate = self._count / seconds
+        console.print(f"{self._count:,} images, {rate:,.0f} a second; predictions are in {self._file.name}")
+
+    def _draw(self, classes: list[str] | None, source: str) -> None:
+        images, probabilities, std = (torch.cat(parts) for parts in zip(*self._drawn, strict=True))
+        captions = [Path(row[0]).name[:24] + (f" ({row[1]})" if row[1] else "") for row in self._rows]
+        draw_images(
+            images,
+            probabilities,
+            captions,
+            classes or [str(k) for k in range(probabilities.shape[1])],
+            self._folder / "predictions.png",
+            f"the first {len(images)} of {self._count:,} {source}",
+            None if std.isnan().any() else std,
+        )
+
+
+def _table(rows: list[list[str]]) -> Table:
+    """The rows, shortened to what 80 columns can hold."""
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    widths = {"image": None, "class": 10, "p": 6, "next": None, "spread": 6, "entropy": 7}
+    for name, width in widths.items():
+        table.add_column(name, no_wrap=True, min_width=width)
+    for path, label, best, probability, top, spread, uncertainty in rows:
+        following = (part.split(":") for part in top.split()[1:])
+        name = Path(path).name + (f" ({label})" if label else "")
+        next_best = ", ".join(f"{which} {float(p):.2f}" for which, p in following)
+        table.add_row(name, best, probability, next_best, spread, uncertainty)
+    return table

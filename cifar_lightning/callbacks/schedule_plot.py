@@ -1,0 +1,87 @@
+"""A picture of a schedule, without training."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.core.optimizer import _init_optimizers_and_lr_schedulers
+from rich import get_console
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from cifar_lightning.callbacks.lr_finder import stop_before_training
+from cifar_lightning.training.lightning_internals import count_optimizer_steps
+
+
+class SchedulePlot(Callback):
+    """Before a training, draw its learning rate, and its momentum if that moves, as `schedule.png`; then stop.
+
+    A schedule that goes by a metric is drawn as if the metric never improved.
+    """
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw and stop.
+
+        Raises:
+            ValueError: If the length of the training is not known.
+        """
+        total = count_optimizer_steps(trainer)
+        if total is None or trainer.max_epochs in (None, -1):
+            raise ValueError(
+                "a schedule of unknown length can't be drawn: expected --trainer.max_epochs, received "
+                f"{trainer.max_epochs}"
+            )
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks
+        rates, momenta = simulate(pl_module, total, -(-total // trainer.max_epochs))
+        if trainer.is_global_zero:
+            folder.mkdir(parents=True, exist_ok=True)
+            draw_schedule(rates, momenta, total / trainer.max_epochs, folder / "schedule.png")
+            console = get_console()
+            first, most, last = rates[0], max(rates), rates[-1]
+            console.print(f"{total:,} steps: rate {first:.3g} at first, {most:.3g} at most, {last:.3g} at last")
+            console.print(f"the picture is {folder / 'schedule.png'}", soft_wrap=True)
+        stop_before_training(trainer)
+
+
+def simulate(pl_module: LightningModule, total: int, steps_per_epoch: int) -> tuple[list[float], list[float]]:
+    """Rate and momentum of each of `total` steps, from optimizer and schedule made for the purpose."""
+    optimizers, configs = _init_optimizers_and_lr_schedulers(pl_module)
+    optimizer = optimizers[0]
+    rates, momenta = [], []
+    for step in range(1, total + 1):
+        rates.append(float(optimizer.param_groups[0]["lr"]))
+        momenta.append(_momentum(optimizer))
+        for config in configs:
+            if config.interval == "step" or step % steps_per_epoch == 0:
+                _advance(config.scheduler)
+    return rates, momenta
+
+
+def _advance(scheduler: Any) -> None:
+    scheduler.optimizer._opt_called = True  # or torch warns of the steps that the optimizer does not make
+    if isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step(0.0)
+    else:
+        scheduler.step()
+
+
+def _momentum(optimizer: Optimizer) -> float:
+    group = optimizer.param_groups[0]
+    return float(group["betas"][0] if "betas" in group else group.get("momentum", 0.0))
+
+
+def draw_schedule(rates: list[float], momenta: list[float], steps_per_epoch: float, path: Path) -> None:
+    """Draw rate and, if it moves, momentum against the epoch."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    epochs = [step / steps_per_epoch for step in range(len(rates))]
+    axes.plot(epochs, rates, color="C0")
+    axes.set(xlabel="epoch", ylabel="learning rate", title="Schedule", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    if len(set(momenta)) > 1:
+        twin = axes.twinx()
+        twin.plot(epochs, momenta, color="C1")
+        twin.set_ylabel("momentum", color="C1")
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,159 @@
+"""The signal picture: a network's activations and gradients by layer, at initialization and after each epoch."""
+
+import csv
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich import get_console
+from rich.box import SIMPLE
+from rich.table import Table
+
+from cifar_lightning.analysis.signals import LayerSignal, measure_signals
+from cifar_lightning.callbacks.lr_finder import stop_before_training
+from cifar_lightning.training.classifier import MLPClassifier
+from cifar_lightning.training.datamodule import CIFAR10DataModule
+
+#: An epoch (0 is the initialization), a layer (0 is the input, the last one the logits), and its `LayerSignal`.
+Row = dict[str, float]
+QUANTITIES = [field.name for field in fields(LayerSignal)]
+
+
+class SignalPicture(Callback):
+    """Measure the signals in an `MLPClassifier` on the first training images, as `measure_signals` does.
+
+    Writes `signals.csv` and `signals.png` into the run's folder. The training is bitwise the same as without it. The
+    rows are kept in checkpoints, so a resumed run draws the whole training.
+
+    Args:
+        every_n_epochs: After which epochs to measure, besides the initialization.
+        num_images: Number of images that are measured.
+        stop: Whether to stop before the training.
+
+    Raises:
+        ValueError: For a number below 1, or a module or data module of another package.
+    """
+
+    def __init__(self, every_n_epochs: int = 1, num_images: int = 500, stop: bool = False) -> None:
+        for name, value in (("every_n_epochs", every_n_epochs), ("num_images", num_images)):
+            if value < 1:
+                raise ValueError(f"{name} out of range: expected at least 1, received {value}")
+        self.every_n_epochs, self.num_images, self.stop = every_n_epochs, num_images, stop
+        self.rows: list[Row] = []
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the initialization, unless the training is resumed."""
+        if trainer.ckpt_path is None:
+            self.rows = []
+            self._measure(trainer, pl_module, 0)
+        elif self.stop:
+            raise ValueError(
+                "no initialization to measure: expected no --ckpt_path where SignalPicture stops before the training, "
+                f"received {str(trainer.ckpt_path)!r}"
+            )
+        if self.stop:
+            stop_before_training(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure, if it is this epoch's turn."""
+        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self._measure(trainer, pl_module, trainer.current_epoch + 1)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the picture."""
+        folder = _folder(trainer)
+        if trainer.is_global_zero and self.rows:
+            data_set = trainer.datamodule.data_set  # type: ignore[attr-defined]
+            draw_signals(self.rows, folder / "signals.png", f"Signals in {folder.parent.name} on {data_set}")
+            if self.stop:
+                get_console().print(_table(self.rows))
+                get_console().print(f"the picture is {folder / 'signals.png'}", soft_wrap=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Draw what an interrupted training came to."""
+        if isinstance(exception, KeyboardInterrupt):
+            self.on_fit_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after the rows so far."""
+        self.rows = state_dict["rows"]
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(pl_module, MLPClassifier) or not isinstance(data, CIFAR10DataModule):
+            raise ValueError(
+                "SignalPicture can't measure this: expected MLPClassifier and CIFAR10DataModule (measure_signals is "
+                f"for other networks), received {type(pl_module).__name__} and {type(data).__name__}"
+            )
+        folder = _folder(trainer)
+        if not trainer.is_global_zero:
+            return
+        images, labels = (part.to(pl_module.device) for part in data.first_training_images(self.num_images))
+        network = pl_module.network
+        layers = [network.input, *network.hidden, network.output]
+        signals = measure_signals(network, layers, pl_module.standardize(images), labels)
+        self.rows += [{"epoch": epoch, "layer": layer, **asdict(signal)} for layer, signal in enumerate(signals)]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_csv(self.rows, folder / "signals.csv")
+
+
+def _folder(trainer: Trainer) -> Path:
+    return Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks
+
+
+def write_csv(rows: list[Row], path: Path) -> None:
+    """Write a row for each layer of each epoch."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["epoch", "layer", *QUANTITIES])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def draw_signals(rows: list[Row], path: Path, title: str) -> None:
+    """Draw each quantity against the layer, a line an epoch; `input_share` only if there is dropout."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    dropout = any(row["input_share"] != 1 for row in rows)
+    epochs = sorted({row["epoch"] for row in rows})
+    colours, scale = colormaps["viridis"], Normalize(1, max(2, epochs[-1]))
+    figure = Figure(figsize=(12 if dropout else 8, 6.5), layout="constrained")
+    figure.suptitle(title)
+    grid = figure.subplots(2, 3 if dropout else 2, squeeze=False)
+    places = dict(zip(QUANTITIES, (grid[0, 0], grid[0, 1], grid[1, 0], grid[1, 1], *grid[0, 2:]), strict=False))
+    for quantity, axes in places.items():
+        for epoch in epochs:
+            layers, values = zip(*((row["layer"], row[quantity]) for row in rows if row["epoch"] == epoch), strict=True)
+            colour = colours(scale(epoch)) if epoch else "black"
+            label = f"epoch {epoch:.0f}" if epoch else "initialization"
+            axes.plot(layers, values, marker=".", markersize=3, linewidth=1, color=colour, label=label)
+        axes.set(title=quantity.replace("_", " "), xlabel="layer (0: the input, last: the logits)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        if quantity.endswith("std") and any(0 < row[quantity] < float("inf") for row in rows):
+            axes.set_yscale("log")
+        if len(epochs) == 1 or epochs[0] == 0:
+            axes.legend(handles=axes.lines[:1])
+    if dropout:
+        grid[1, 2].axis("off")
+    if len(epochs) > 1:
+        figure.colorbar(ScalarMappable(scale, colours), ax=grid, label="epoch", ticks=MaxNLocator(integer=True))
+    figure.savefig(path, dpi=120)
+
+
+def _table(rows: list[Row]) -> Table:
+    """The input, the first, the middle and the last hidden layer, and the logits."""
+    table = Table("layer", *(quantity.replace("_", " ") for quantity in QUANTITIES), box=SIMPLE)
+    last = len(rows) - 1
+    for index in sorted({0, 1, last // 2, last - 1, last}):
+        name = {0: "input", last: "logits"}.get(index, str(index))
+        table.add_row(name, *(f"{rows[index][quantity]:.3g}" for quantity in QUANTITIES))
+    return table

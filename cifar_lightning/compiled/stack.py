@@ -1,0 +1,132 @@
+"""Several networks of one shape trained as one: each layer's matrix products are one batched product."""
+
+import copy
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.optim import Optimizer
+
+from cifar_lightning.compiled.code_cache import Step, compile_once
+from cifar_lightning.compiled.step import Gradients, make_update
+from cifar_lightning.nn.layers import Linear
+
+
+class Stack:
+    """M networks of one shape that make each training step together.
+
+    Their parameters and buffers, and what their optimizers keep, become views of stacked tensors. So each goes on being
+    a network of its own: whoever evaluates or saves it sees what it has learned. Dropout draws other masks for each.
+
+    Args:
+        networks: At least one; all alike but for the values of parameters and buffers, and in training mode.
+        optimizers: One for each, of its parameters in their order. Those of NAdam or of plain SGD that differ in
+            nothing but their rates step all at once.
+        compiled: Whether by compiled code, for the shape of the first batch.
+
+    Raises:
+        ValueError: If there are none, or their shapes differ.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], optimizers: Sequence[Optimizer], compiled: bool = False) -> None:
+        shapes = [{name: value.shape for name, value in network.state_dict().items()} for network in networks]
+        if not networks or any(shape != shapes[0] for shape in shapes):
+            raise ValueError(
+                "networks that don't stack: expected one or more, with parameters and buffers of the same shapes; "
+                f"received {len(networks)}{' with different ones' if networks else ''}"
+            )
+        self._networks, self._optimizers = list(networks), list(optimizers)
+        self._parameters, self._buffers = stack_module_state(self._networks)
+        for index, network in enumerate(self._networks):
+            for name, parameter in network.named_parameters():
+                parameter.data = self._parameters[name].data[index]
+            for name, buffer in network.named_buffers():
+                buffer.data = self._buffers[name][index]
+        updates = [update for update in map(make_update, self._optimizers) if update is not None]
+        alike = len(updates) == len(networks) and len({(type(update), update.constants) for update in updates}) == 1
+        self._updates = updates if alike else []
+        self._eager = self._make_step()
+        self._compiled = compile_once(self._eager) if compiled else self._eager
+        self._shape: torch.Size | None = None
+
+    def _make_step(self) -> Step:
+        template, parameters, buffers = _make_template(self._networks[0]), self._parameters, self._buffers
+        update = partial(self._updates[0].apply, self._updates[0].constants) if self._updates else None
+        tensors = self._stack_state()
+
+        def loss_of(
+            parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            logits = functional_call(template, (parameters, buffers), (x,))
+            return F.cross_entropy(logits, y), logits
+
+        def step(x: Tensor, y: Tensor, factors: Tensor) -> tuple[Tensor, ...]:
+            of_batch = None if y.ndim == 1 else 0
+            in_dims = (0, 0, of_batch, of_batch)
+            losses, logits = vmap(loss_of, in_dims, randomness="different")(parameters, buffers, x, y)
+            # The gradient of the sum is each one's own: no loss depends on another network.
+            gradients: Gradients = torch.autograd.grad(losses.sum(), list(parameters.values()))
+            if update is None:
+                return losses.detach(), logits.detach(), *gradients
+            with torch.no_grad():
+                update(factors, gradients, *tensors)
+            return losses.detach(), logits.detach()
+
+        return step
+
+    def _stack_state(self) -> list[list[Tensor]]:
+        """The stacked tensors that the updates work on, of which those of each optimizer become views."""
+        stacked = [list(self._parameters.values())]
+        for lists in zip(*(update.tensors[1:] for update in self._updates), strict=True):
+            stacked.append([torch.stack(tensors) for tensors in zip(*lists, strict=True)])
+            for index, tensors in enumerate(lists):
+                for tensor, stack in zip(tensors, stacked[-1], strict=True):
+                    tensor.data = stack[index]
+        return stacked
+
+    def step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Update all networks.
+
+        Args:
+            inputs: A batch that all share, (B, ...), or one for each, (M, B, ...).
+            targets: (B,), or (M, B).
+
+        Returns:
+            The losses (M,), and the logits (M, B, C) from before the update.
+        """
+        self._shape = self._shape or inputs.shape
+        step = self._compiled if inputs.shape == self._shape else self._eager
+        first = next(iter(self._parameters.values()))
+        rows = [update.advance() for update in self._updates]
+        factors = torch.tensor(list(zip(*rows, strict=True)), dtype=first.dtype, device=first.device)
+        losses, logits, *gradients = step(inputs, targets, factors)
+        if not self._updates:
+            for index, (network, optimizer) in enumerate(zip(self._networks, self._optimizers, strict=True)):
+                for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+                    parameter.grad = gradient[index].contiguous()  # as fused optimizers read it
+                optimizer.step()
+        return losses, logits
+
+
+class _FirstLinear(nn.Linear):
+    """`nn.Linear` as (W x^T)^T + b: one product for all networks that share x, and dW in W's own layout.
+
+    As x W^T, vmap would make a product for each and transposed gradients, of which the update is ten times as slow.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (B, in_features) to (B, out_features)."""
+        product = (self.weight @ input.mT).mT
+        return product if self.bias is None else product + self.bias
+
+
+def _make_template(network: nn.Module) -> nn.Module:
+    """A copy of the network, to be called with the parameters of each."""
+    template = copy.deepcopy(network).to("meta")
+    linears = (module for module in template.modules() if type(module) in (Linear, nn.Linear))
+    if (first := next(linears, None)) is not None:
+        first.__class__ = _FirstLinear
+    return template

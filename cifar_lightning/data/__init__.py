@@ -1,0 +1,1 @@
+"""Where images come from, how they are split, and in which order they are seen. Torch only."""

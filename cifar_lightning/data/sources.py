@@ -1,0 +1,205 @@
+"""Where the images come from: CIFAR-10's official files, or a synthetic set in their format."""
+
+import hashlib
+import io
+import os
+import pickle
+import tarfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cifar_lightning.data.synthetic import synthetic_images
+from cifar_lightning.errors import unknown_name
+
+#: cifar10_or_synthetic takes the synthetic set, with a banner, when CIFAR-10 is neither on the disk nor in reach.
+Source = Literal["cifar10", "synthetic", "cifar10_or_synthetic"]
+
+ENVIRONMENT_VARIABLE = "CIFAR10_DIR"
+DEFAULT_DIR = "data"
+ALTERNATIVES = f"""\
+To provide CIFAR-10, put one of these into a directory and name it by --data.data_dir or {ENVIRONMENT_VARIABLE}:
+  cifar-10-python.tar.gz   the official archive, https://www.cs.toronto.edu/~kriz/cifar.html
+  cifar-10-batches-py/     the same, unpacked (torchvision and Keras keep it in this form)
+Or train on made-up images: --data.source synthetic"""
+
+
+class DataUnavailableError(ValueError):
+    """CIFAR-10 is neither on the disk nor in reach."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A data set in CIFAR-10's format, in memory.
+
+    Args:
+        name: Name that logs, plots and tables show.
+        classes: Name of each class.
+        train_images: (N, 3, 32, 32), uint8.
+        train_labels: (N,), int64, an index into `classes`.
+        test_images: (M, 3, 32, 32), uint8.
+        test_labels: (M,), int64.
+
+    Raises:
+        ValueError: If a shape, a dtype or a label is not so.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+    def __post_init__(self) -> None:
+        for images, labels in (
+            (self.train_images, self.train_labels),
+            (self.test_images, self.test_labels),
+        ):
+            if images.dtype != torch.uint8 or images.shape != (len(labels), 3, 32, 32):
+                raise ValueError(
+                    f"wrong images in {self.name}: expected uint8 of shape ({len(labels)}, 3, 32, 32), "
+                    f"received {images.dtype} of shape {tuple(images.shape)}"
+                )
+            if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
+                raise ValueError(
+                    f"wrong labels in {self.name}: expected 0 to {len(self.classes) - 1}, "
+                    f"received {int(labels.min())} to {int(labels.max())}"
+                )
+
+
+def find_data_dir(data_dir: str | None) -> Path:
+    """The directory of the official files: `data_dir`, else CIFAR10_DIR, else "data".
+
+    Raises:
+        DataUnavailableError: If a directory was named, by argument or variable, that does not exist.
+    """
+    named = data_dir or os.environ.get(ENVIRONMENT_VARIABLE)
+    if named and not Path(named).is_dir():
+        said = "data_dir" if data_dir else ENVIRONMENT_VARIABLE
+        received = "a file" if Path(named).is_file() else "no such directory"
+        raise DataUnavailableError(
+            f"wrong {said}: expected a directory with CIFAR-10's files, received {named!r} ({received})\n{ALTERNATIVES}"
+        )
+    return Path(named or DEFAULT_DIR)
+
+
+def find_official(directory: Path) -> Path | None:
+    """The unpacked folder or the archive in `directory` (or `directory` itself), or None if neither is there."""
+    from torchvision.datasets import CIFAR10
+
+    folder, archive = directory / CIFAR10.base_folder, directory / CIFAR10.filename
+    for place in (folder, directory):
+        if any((place / name).exists() for name, _ in CIFAR10.train_list + CIFAR10.test_list):
+            return place
+    return archive if archive.exists() else None
+
+
+def load_official(place: Path) -> ImageSet:
+    """Read CIFAR-10 from the official folder or archive; nothing is unpickled whose MD5 is not the official one.
+
+    Raises:
+        ValueError: If a file is missing, truncated or altered.
+    """
+    from torchvision.datasets import CIFAR10
+
+    read = _folder_reader(place) if place.is_dir() else _read_archive(place).__getitem__
+    train = _join_batches(read(name) for name, _ in CIFAR10.train_list)
+    test = _join_batches(read(name) for name, _ in CIFAR10.test_list)
+    classes = pickle.loads(read(CIFAR10.meta["filename"]), encoding="bytes")[CIFAR10.meta["key"].encode()]
+    return ImageSet("CIFAR-10", tuple(name.decode() for name in classes), *train, *test)
+
+
+def _folder_reader(folder: Path) -> Callable[[str], bytes]:
+    """What reads one file at a time, to bound memory."""
+    from torchvision.datasets import CIFAR10
+
+    checksums = dict([*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])])
+    return lambda name: _read_checked(folder / name, checksums[name])
+
+
+def _read_archive(path: Path) -> dict[str, bytes]:
+    from torchvision.datasets import CIFAR10
+
+    content = io.BytesIO(_read_checked(path, CIFAR10.tgz_md5))
+    with tarfile.open(fileobj=content) as archive:
+        opened = [(Path(member.name).name, archive.extractfile(member)) for member in archive]
+        return {name: file.read() for name, file in opened if file is not None}
+
+
+def _read_checked(path: Path, md5: str) -> bytes:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DataUnavailableError(
+            f"incomplete CIFAR-10: expected the file {path.name} in {path.parent}, received none\n{ALTERNATIVES}"
+        ) from None
+    received = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if received != md5:
+        raise ValueError(
+            f"altered or truncated file {path}: expected the official MD5 {md5}, "
+            f"received {received} ({len(content):,} bytes). Delete it and fetch it again"
+        )
+    return content
+
+
+def _join_batches(files: Iterable[bytes]) -> tuple[Tensor, Tensor]:
+    """Images (N, 3, 32, 32), uint8, and labels (N,) of pickled batches."""
+    content = bytearray()  # grown in place, where joining tensors at the end would hold all images twice
+    labels: list[int] = []
+    for file in files:
+        batch = pickle.loads(file, encoding="bytes")  # Python 2's strings, which would be decoded and encoded again
+        content += batch[b"data"].data  # (N, 3072), channels first
+        labels += batch[b"labels"]
+    return torch.frombuffer(content, dtype=torch.uint8).view(-1, 3, 32, 32), torch.tensor(labels)
+
+
+def make_synthetic(train_size: int) -> ImageSet:
+    """The synthetic set, with a fifth as many test images as training images."""
+    classes, train, test = synthetic_images(train_size, max(1, train_size // 5))
+    return ImageSet("synthetic", classes, *train, *test)
+
+
+def select_classes(images: ImageSet, chosen: Sequence[int | str]) -> tuple[ImageSet, Tensor]:
+    """The images of some classes, with labels 0, 1, ... in the order in which the classes are given.
+
+    Args:
+        images: All images.
+        chosen: The classes, each by its name or its index.
+
+    Returns:
+        The images that are left, and where each training image stands among them, (N,), int64: -1 if it does not.
+
+    Raises:
+        ValueError: If there is no such class, fewer than two are chosen, or one of them twice.
+    """
+    known = images.classes
+    for choice in chosen:
+        if choice not in (*known, *range(len(known))):
+            raise unknown_name("class", choice, known)
+    names = tuple(known[choice] if isinstance(choice, int) else choice for choice in chosen)
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"wrong classes: expected at least two, each of them once; received {list(chosen)}")
+    labels = torch.tensor([names.index(name) if name in names else -1 for name in known])
+    train_labels, test_labels = labels[images.train_labels], labels[images.test_labels]
+    train, test = (train_labels >= 0).nonzero().squeeze(1), (test_labels >= 0).nonzero().squeeze(1)
+    places = torch.full_like(train_labels, -1)
+    places[train] = torch.arange(len(train))
+    left_out = [name for name in known if name not in names]
+    data_set = f"{images.name} ({', '.join(names)})"
+    if 0 < len(left_out) < len(names) and names == tuple(name for name in known if name in names):
+        data_set = f"{images.name} without {', '.join(left_out)}"  # short enough for a title, and still no other set's
+    # (index_select copies whole images, where indexing would copy bytes.)
+    selected = ImageSet(
+        data_set,
+        names,
+        images.train_images.index_select(0, train),
+        train_labels[train],
+        images.test_images.index_select(0, test),
+        test_labels[test],
+    )
+    return selected, places

@@ -1,0 +1,1 @@
+"""A search: trainings whose options Optuna draws from a space."""

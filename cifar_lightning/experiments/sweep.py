@@ -1,0 +1,289 @@
+"""A sweep: a training for each combination of some values, all at once."""
+
+import copy
+import csv
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.loggers import Logger
+from rich import get_console
+from rich.box import SIMPLE
+from rich.table import Table
+from torch import Tensor
+
+from cifar_lightning.callbacks.lr_finder import stop_before_training
+from cifar_lightning.callbacks.report import draw_learning_curves
+from cifar_lightning.cli.run_folder import make_loggers
+from cifar_lightning.compiled.stack import Stack
+from cifar_lightning.errors import unknown_name
+from cifar_lightning.optim.class_paths import build_optimizer
+from cifar_lightning.optim.schedules import Constant, build_schedule
+from cifar_lightning.training.classifier import MLPClassifier
+from cifar_lightning.training.lightning_internals import count_optimizer_steps
+from cifar_lightning.training.resume import collect_generators, restore_generators
+
+
+@dataclass
+class _Copy:
+    """One of the trainings."""
+
+    values: dict[str, float]
+    seed: int
+    model: MLPClassifier
+    folder: Path
+    loggers: list[Logger]
+    data_hparams: dict[str, Any]
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def prepare(self, steps: int | None) -> None:
+        """Build optimizer and schedule, as a training of its own would."""
+        hparams = self.model.hparams
+        self.optimizer = build_optimizer(hparams["optimizer"], self.model.network.parameters(), hparams["lr"])
+        self.schedule = build_schedule(hparams["schedule"])
+        constant = self.schedule == Constant()
+        self.scheduler = None if constant else self.schedule.build(self.optimizer, steps)
+
+    def after_step(self) -> None:
+        """Do what follows the optimizer's step."""
+        self.model.network.constrain_()
+        if self.scheduler is not None and self.schedule.interval == "step":
+            self.scheduler.step()
+
+    def end_epoch(self, row: dict[str, float]) -> None:
+        """Step a schedule that goes by epochs, and take note of what the epoch came to."""
+        row |= {"epoch": len(self.rows) + 1.0, "lr": float(self.optimizer.param_groups[0]["lr"])}
+        if self.scheduler is not None and self.schedule.monitor is not None:
+            self.scheduler.step(row[self.schedule.monitor])  # type: ignore[arg-type]  # a ReduceLROnPlateau
+        elif self.scheduler is not None and self.schedule.interval == "epoch":
+            self.scheduler.step()
+        self.rows.append(row)
+        self.save("last")
+        if row is self.best:
+            self.save("best")
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The epoch of the lowest validation loss."""
+        return min(self.rows, key=lambda row: row["val_loss"])
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint that evaluations and `load_from_checkpoint` take."""
+        path = self.folder / "checkpoints" / f"{name}.ckpt"
+        path.parent.mkdir(exist_ok=True)
+        # (Views of the stack, of which torch.save would write all.)
+        state = {
+            key: value.clone() if isinstance(value, Tensor) else value for key, value in self.model.state_dict().items()
+        }
+        checkpoint = {
+            "state_dict": state,
+            "hyper_parameters": dict(self.model.hparams),
+            "pytorch-lightning_version": lightning.__version__,
+            "epoch": len(self.rows) - 1,
+            "classes": self.model.classes,
+            "datamodule_hyper_parameters": self.data_hparams,
+        }
+        torch.save(checkpoint, path)
+
+
+class Sweep(Callback):
+    """In the place of one training, train a network for each combination of some values, all as one `Stack`.
+
+    Each gets a folder with the usual logs, learning curves and checkpoints; `sweep.csv` lists all. Then the fit ends.
+    A copy starts from the weights, and sees the batches, of its own single run; dropout masks are others. All train for
+    `max_epochs`, and no other callback acts.
+
+    Args:
+        vary: Values by name: "lr", "seed", or an argument of the optimizer or the schedule, as "optimizer.momentum".
+
+    Raises:
+        ValueError: If there is nothing to vary, or an unknown name.
+    """
+
+    def __init__(self, vary: dict[str, list[float]]) -> None:
+        if not vary or not all(vary.values()):
+            raise ValueError(f"nothing to sweep: expected values by name, as in {{lr: [0.01, 0.1]}}; received {vary}")
+        self.vary = vary
+        self.copies: list[_Copy] = []
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Train them all, report, and stop."""
+        if not isinstance(pl_module, MLPClassifier) or trainer.world_size > 1:
+            raise ValueError(
+                f"nothing to sweep here: expected an MLPClassifier on one device, received a "
+                f"{type(pl_module).__name__} on {trainer.world_size}"
+            )
+        _refuse_what_can_not_act(trainer)
+        if pl_module.network.l1 or pl_module.network.l2:
+            raise ValueError(
+                "a sweep adds no penalty to the loss: expected --model.l1 0 and --model.l2 0, "
+                f"received {pl_module.network.l1} and {pl_module.network.l2}"
+            )
+        generators, seed, threads = collect_generators(), os.environ.get("PL_GLOBAL_SEED"), torch.get_num_threads()
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        try:
+            self.copies = [self._make_copy(trainer, pl_module, values, folder) for values in self._combinations()]
+            self._train(trainer, pl_module)
+        finally:
+            torch.set_num_threads(threads)
+            restore_generators(generators)
+            os.environ.pop("PL_GLOBAL_SEED", None)
+            if seed is not None:
+                os.environ["PL_GLOBAL_SEED"] = seed
+        self._report(trainer, folder)
+        stop_before_training(trainer)
+
+    def _combinations(self) -> list[dict[str, float]]:
+        return [dict(zip(self.vary, values, strict=True)) for values in itertools.product(*self.vary.values())]
+
+    def _make_copy(self, trainer: Trainer, module: MLPClassifier, values: dict[str, float], folder: Path) -> _Copy:
+        hparams: dict[str, Any] = copy.deepcopy(dict(module.hparams))
+        for name, value in values.items():
+            group, _, argument = name.partition(".")
+            known = ["lr", "seed", *(f"{g}.{a}" for g in ("optimizer", "schedule") for a in hparams[g]["init_args"])]
+            if name not in known:
+                raise unknown_name("name to vary", name, known)
+            if argument:
+                hparams[group]["init_args"][argument] = value
+            elif name == "lr":
+                hparams["lr"] = value
+        seed = int(values.get("seed", os.environ.get("PL_GLOBAL_SEED", 0)))
+        seed_everything(seed, verbose=False)
+        model = MLPClassifier(**hparams)
+        model.classes = module.classes
+        model.standardize.load_state_dict(module.standardize.state_dict())
+        model.to(trainer.strategy.root_device)
+        place = folder / "_".join(f"{name}={value:.10g}" for name, value in values.items())
+        place.mkdir(parents=True, exist_ok=True)
+        loggers = make_loggers(place)
+        for logger in loggers:
+            logger.log_hyperparams(dict(model.hparams) | {"seed": seed})
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        return _Copy(values, seed, model, place, loggers, dict(data.hparams))
+
+    def _train(self, trainer: Trainer, module: MLPClassifier) -> None:
+        execution = replace(module.choose_execution(len(self.copies)), steps=1)
+        get_console().print(f"{len(self.copies)} networks as one. {execution}", highlight=False)
+        torch.set_num_threads(execution.threads)
+        for each in self.copies:
+            each.prepare(count_optimizer_steps(trainer))
+        networks, optimizers = zip(*((each.model.network, each.optimizer) for each in self.copies), strict=True)
+        stack = Stack(networks, optimizers, execution.compiled)
+        step = 0
+        for epoch in range(trainer.max_epochs or 1):
+            seen, losses, hits = 0, torch.zeros(len(self.copies)), torch.zeros(len(self.copies))
+            for images, labels in self._batches(trainer, epoch):
+                standardized = self.copies[0].model.standardize(images.flatten(0, -4)).view(images.shape)
+                batch_losses, logits = stack.step(standardized, labels)
+                step += 1
+                every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+                if every and step % every == 0:
+                    for each, loss in zip(self.copies, batch_losses.tolist(), strict=True):
+                        rate = float(each.optimizer.param_groups[0]["lr"])
+                        self._log(each, {"train_step_loss": loss, "lr": rate, "epoch": epoch}, step)
+                for each in self.copies:
+                    each.after_step()
+                size = labels.shape[-1]
+                seen += size
+                losses += batch_losses.cpu() * size
+                hits += (logits.argmax(-1) == labels).sum(-1).cpu()
+            validated = _validate(trainer, [each.model for each in self.copies])
+            for each, loss, accuracy, row in zip(self.copies, losses / seen, hits / seen, validated, strict=True):
+                row = {"train_loss": loss.item(), "train_accuracy": accuracy.item(), **row}
+                self._log(each, row | {"epoch": epoch}, step)
+                each.end_epoch(row)
+            best = min(self.copies, key=lambda each: each.best["val_loss"])
+            get_console().print(
+                f"epoch {epoch + 1:3}  best so far: {best.folder.name}, val_accuracy {best.best['val_accuracy']:.4f}",
+                highlight=False,
+            )
+
+    def _log(self, each: _Copy, row: dict[str, float], steps: int) -> None:
+        for logger in each.loggers:
+            logger.log_metrics(row, steps - 1)
+
+    def _batches(self, trainer: Trainer, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (B, 3, 32, 32), or (M, B, 3, 32, 32) where seeds and so orders differ, with their labels."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        loaders = {}
+        for each in self.copies:
+            loaders[each.seed] = loader = data.train_dataloader()
+            if data.hparams["order_seed"] is None:
+                loader.sampler.seed = each.seed
+            loader.sampler.set_epoch(epoch)
+        limit = trainer.limit_train_batches
+        length = len(next(iter(loaders.values())))
+        count = min(length, limit) if isinstance(limit, int) else int(length * limit)
+        device = trainer.strategy.root_device
+        for batches in itertools.islice(zip(*loaders.values(), strict=True), count):
+            if len(loaders) == 1 or data.hparams["order_seed"] is not None:
+                images, labels = batches[0]
+            else:
+                of_seed = dict(zip(loaders, batches, strict=True))
+                images, labels = (
+                    torch.stack(part) for part in zip(*(of_seed[c.seed] for c in self.copies), strict=True)
+                )
+            yield images.to(device), labels.to(device)
+
+    def _report(self, trainer: Trainer, folder: Path) -> None:
+        data_set = trainer.datamodule.data_set  # type: ignore[attr-defined]
+        table = Table(*self.vary, "best epoch", "val loss", "val accuracy", title=f"Sweep on {data_set}", box=SIMPLE)
+        with (folder / "sweep.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow([*self.vary, "epoch", "val_loss", "val_accuracy", "folder"])
+            for each in self.copies:
+                best = each.best
+                values = [f"{value:.10g}" for value in each.values.values()]
+                writer.writerow([*values, int(best["epoch"]), best["val_loss"], best["val_accuracy"], each.folder.name])
+                table.add_row(*values, f"{best['epoch']:.0f}", f"{best['val_loss']:.4f}", f"{best['val_accuracy']:.2%}")
+                draw_learning_curves(
+                    each.rows, each.folder / "learning_curves.png", f"{each.folder.name} on {data_set}"
+                )
+                for logger in each.loggers:
+                    logger.finalize("success")
+        get_console().print(table)
+
+
+def _refuse_what_can_not_act(trainer: Trainer) -> None:
+    epochs = trainer.max_epochs
+    given: dict[str, tuple[Any, list[Any]]] = {
+        "ckpt_path": (trainer.ckpt_path, [None]),
+        "model.pretrained": (getattr(trainer.lightning_module, "pretrained", None), [None]),
+        "trainer.gradient_clip_val": (trainer.gradient_clip_val, [None, 0]),
+        "trainer.accumulate_grad_batches": (trainer.accumulate_grad_batches, [1]),
+        "trainer.precision": (trainer.precision, ["32-true"]),
+        "trainer.max_steps": (trainer.max_steps, [-1]),
+        "trainer.max_epochs": (epochs, [epochs if epochs is not None and epochs > 0 else 1]),
+        "trainer.limit_val_batches": (trainer.limit_val_batches, [1.0]),
+        "trainer.val_check_interval": (trainer.val_check_interval, [1.0]),
+        "trainer.check_val_every_n_epoch": (trainer.check_val_every_n_epoch, [1]),
+    }
+    for name, (value, possible) in given.items():
+        if value not in possible:
+            raise ValueError(f"--{name} is not for a sweep: expected {possible[0]}, received {value}")
+
+
+@torch.no_grad()
+def _validate(trainer: Trainer, models: list[MLPClassifier]) -> list[dict[str, float]]:
+    """Each one's loss and accuracy on the validation split, whose images are standardized once."""
+    device = trainer.strategy.root_device
+    losses, hits, seen = [0.0] * len(models), [0] * len(models), 0
+    for model in models:
+        model.eval()
+    for images, labels in trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]
+        inputs, targets = models[0].standardize(images.to(device)), labels.to(device)
+        for index, model in enumerate(models):
+            logits = model.network(inputs)
+            losses[index] += F.cross_entropy(logits, targets, reduction="sum").item()
+            hits[index] += int((logits.argmax(-1) == targets).sum())
+        seen += len(labels)
+    for model in models:
+        model.train()
+    return [{"val_loss": loss / seen, "val_accuracy": hit / seen} for loss, hit in zip(losses, hits, strict=True)]

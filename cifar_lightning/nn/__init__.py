@@ -1,0 +1,1 @@
+"""What a network is made of: layers, initializers, dropout, standardization. Torch only."""

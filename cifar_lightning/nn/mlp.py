@@ -1,0 +1,236 @@
+"""The deep multilayer perceptron."""
+
+import re
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from cifar_lightning.errors import unknown_name
+from cifar_lightning.nn.initializers import InitName, initialize_
+from cifar_lightning.nn.layers import (
+    ActivationName,
+    DropoutName,
+    Linear,
+    NormalizationName,
+    make_activation,
+    make_dropout,
+    make_normalization,
+)
+
+NormPosition = Literal["before_activation", "after_activation"]
+DropoutPosition = Literal["last", "all", "input_and_all"]
+
+
+def parse_hidden_sizes(sizes: Sequence[int] | str) -> list[int]:
+    """The list of layer widths that `sizes` stands for: itself, or "20x100" for twenty layers of 100.
+
+    Raises:
+        ValueError: If it is empty, or holds anything but positive integers.
+    """
+    if isinstance(sizes, str):
+        match = re.fullmatch(r"\s*(\d+)\s*x\s*(\d+)\s*", sizes)
+        parsed: list[int] = [int(match[2])] * int(match[1]) if match else []
+    else:
+        parsed = list(sizes)
+    if not parsed or not all(type(size) is int and size > 0 for size in parsed):
+        raise ValueError(
+            "wrong hidden_sizes: expected at least one positive integer, as in [300, 100], "
+            f"or LAYERSxNEURONS, as in 20x100; received {sizes!r}"
+        )
+    return parsed
+
+
+class DeepMLP(nn.Module):
+    """Flatten, [norm], [dropout], hidden layers of (linear, [norm], activation, [norm], [dropout]), linear.
+
+    The default is self-normalizing: SELU, LeCun normal, no normalization, no dropout (Klambauer et al. 2017).
+
+    Args:
+        in_features: Number of inputs of an example, after flattening.
+        num_classes: Number of logits.
+        hidden_sizes: Width of each hidden layer, as a sequence or as "20x100".
+        activation: Activation of the hidden layers.
+        activation_args: Its parameters, as torch's class takes them, such as {"negative_slope": 0.2}.
+        init: Initializer of the hidden layers' weights; biases start at 0.
+        output_init: Initializer of the output layer's weights.
+        normalization: Normalization of each hidden layer.
+        norm_position: Whether it stands before or after the activation.
+        norm_input: Whether the input is normalized too.
+        norm_momentum: Weight of the newest batch in batch norm's running statistics (1 minus Keras's momentum).
+        norm_eps: Added to the variance in a normalization.
+        bias: Whether hidden linear layers have a bias. None: all but those that a batch norm follows directly,
+            which would subtract it again.
+        dropout: Kind of dropout.
+        dropout_p: Probability that an element is dropped, 0 <= p < 1.
+        dropout_position: After the last hidden layer only, after every hidden layer, or also on the input.
+        max_norm: Largest Euclidean norm of the weights into a hidden unit (Keras's `max_norm` constraint),
+            imposed by `constrain_`; None for no constraint.
+        l1: Factor of the sum of all weights' absolute values in `penalty`; biases are not penalized.
+        l2: Factor of the sum of their squares (Keras's `l2`: twice as strong as a `weight_decay` of the same value).
+
+    Raises:
+        ValueError: For a value that is out of range or a name that is unknown.
+    """
+
+    def __init__(
+        self,
+        in_features: int = 3072,
+        num_classes: int = 10,
+        hidden_sizes: Sequence[int] | str = "20x100",
+        activation: ActivationName = "selu",
+        activation_args: Mapping[str, Any] | None = None,
+        init: InitName = "lecun_normal",
+        output_init: InitName = "glorot_uniform",
+        normalization: NormalizationName = "none",
+        norm_position: NormPosition = "before_activation",
+        norm_input: bool = False,
+        norm_momentum: float = 0.1,
+        norm_eps: float = 1e-5,
+        bias: bool | None = None,
+        dropout: DropoutName = "none",
+        dropout_p: float = 0.1,
+        dropout_position: DropoutPosition = "last",
+        max_norm: float | None = None,
+        l1: float = 0.0,
+        l2: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.hidden_sizes = sizes = parse_hidden_sizes(hidden_sizes)
+        _check_choices(in_features, num_classes, normalization, norm_position, norm_input, dropout_position, max_norm)
+        for name, factor in (("l1", l1), ("l2", l2)):
+            if not 0 <= factor < float("inf"):
+                raise ValueError(f"{name} out of range: expected 0 or a positive number, received {factor}")
+        if bias is None:
+            bias = not (normalization == "batch" and norm_position == "before_activation")
+        self.in_features = in_features
+        self.activation, self.init, self.normalization = activation, init, normalization
+        self.dropout, self.max_norm, self.l1, self.l2 = dropout, max_norm, l1, l2
+
+        def norm(features: int) -> nn.Module:
+            return make_normalization(normalization, features, norm_momentum, norm_eps)
+
+        def drop(here: bool) -> nn.Module:
+            return make_dropout(dropout if here else "none", dropout_p)
+
+        def hidden_layer(fan_in: int, fan_out: int, last: bool) -> nn.Sequential:
+            middle = {"norm": norm(fan_out), "activation": make_activation(activation, activation_args)}
+            if norm_position == "after_activation":
+                middle = dict(reversed(middle.items()))
+            return _chain(
+                linear=Linear(fan_in, fan_out, bias=bias),
+                **middle,
+                dropout=drop(last or dropout_position != "last"),
+            )
+
+        self.input = _chain(
+            norm=norm(in_features) if norm_input else nn.Identity(),
+            dropout=drop(dropout_position == "input_and_all"),
+        )
+        widths = [in_features, *sizes]
+        self.hidden = nn.Sequential(
+            *(hidden_layer(widths[i], widths[i + 1], last=i == len(sizes) - 1) for i in range(len(sizes)))
+        )
+        self.output = Linear(sizes[-1], num_classes)
+        self._initialize(init, output_init)
+        if activation == "selu" and (gaps := self.self_normalization_gaps()):
+            warnings.warn(f"this SELU network does not normalize itself: {'; '.join(gaps)}", stacklevel=2)
+
+    def _initialize(self, init: InitName, output_init: InitName) -> None:
+        for linear in self.linears():
+            initialize_(linear.weight, output_init if linear is self.output else init)
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
+
+    def linears(self) -> list[nn.Linear]:
+        """The linear layers, from the first hidden one to the output."""
+        return [module for module in self.modules() if isinstance(module, nn.Linear)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, ...) with `in_features` values an example to logits (B, num_classes).
+
+        Raises:
+            ValueError: If an example has another number of values.
+        """
+        x = x.flatten(1)  # (B, in_features)
+        if x.shape[1] != self.in_features:
+            raise ValueError(f"wrong input shape: expected {self.in_features} values an example, received {x.shape[1]}")
+        logits: Tensor = self.output(self.hidden(self.input(x)))
+        return logits
+
+    def as_sequential(self) -> nn.Sequential:
+        """The same layers in a row, for whoever wants to run only some of them."""
+        return nn.Sequential(nn.Flatten(), self.input, self.hidden, self.output)
+
+    @torch.no_grad()
+    def constrain_(self) -> None:
+        """Scale down the weights into each hidden unit, unless frozen, to the norm `max_norm`; for after each step."""
+        if self.max_norm is not None:
+            for linear in (linear for linear in self.linears()[:-1] if linear.weight.requires_grad):
+                linear.weight.copy_(torch.renorm(linear.weight, p=2, dim=0, maxnorm=self.max_norm))
+
+    def penalty(self) -> Tensor | float:
+        """What is to be added to a loss: l1 sum |w| + l2 sum w^2 over the weights w of all linear layers."""
+        terms = [self.l1 * linear.weight.abs().sum() for linear in self.linears() if self.l1]
+        terms += [self.l2 * linear.weight.square().sum() for linear in self.linears() if self.l2]
+        return torch.stack(terms).sum() if terms else 0.0
+
+    def self_normalization_gaps(self, standardized_input: bool = True) -> list[str]:
+        """What keeps the network from normalizing itself, and why (Klambauer et al. 2017): empty if nothing does.
+
+        Args:
+            standardized_input: Whether each input feature has mean 0 and variance 1.
+        """
+        conditions = {
+            f"the activation is {self.activation}: only SELU has mean 0 and variance 1 as a stable fixed point": (
+                self.activation == "selu"
+            ),
+            f"the initializer is {self.init}: the fixed point needs weights of variance 1/fan_in, LeCun's": (
+                self.init.startswith("lecun")
+            ),
+            "the input is not standardized: the first layer must be given mean 0 and variance 1": standardized_input,
+            f"the dropout is {self.dropout}: only alpha dropout keeps mean and variance": self.dropout != "standard",
+            f"there is {self.normalization} normalization: it takes the place of self-normalization": (
+                self.normalization == "none"
+            ),
+            "max_norm is set: it takes the weights away from variance 1/fan_in": self.max_norm is None,
+        }
+        return [gap for gap, holds in conditions.items() if not holds]
+
+    def is_self_normalizing(self, standardized_input: bool = True) -> bool:
+        """Whether `self_normalization_gaps` finds none."""
+        return not self.self_normalization_gaps(standardized_input)
+
+
+def _chain(**modules: nn.Module) -> nn.Sequential:
+    """The modules in a row, by name, without the identities."""
+    return nn.Sequential(OrderedDict((k, m) for k, m in modules.items() if not isinstance(m, nn.Identity)))
+
+
+def _check_choices(
+    in_features: int,
+    num_classes: int,
+    normalization: NormalizationName,
+    norm_position: NormPosition,
+    norm_input: bool,
+    dropout_position: DropoutPosition,
+    max_norm: float | None,
+) -> None:
+    if in_features < 1 or num_classes < 1:
+        raise ValueError(
+            "wrong network size: expected in_features >= 1 and num_classes >= 1; "
+            f"received in_features={in_features}, num_classes={num_classes}"
+        )
+    if norm_position not in get_args(NormPosition):
+        raise unknown_name("norm_position", norm_position, get_args(NormPosition))
+    if norm_input and normalization == "none":
+        raise ValueError(
+            "norm_input without a normalization: expected normalization 'batch' or 'layer', received 'none'"
+        )
+    if dropout_position not in get_args(DropoutPosition):
+        raise unknown_name("dropout_position", dropout_position, get_args(DropoutPosition))
+    if max_norm is not None and not max_norm > 0:
+        raise ValueError(f"max_norm out of range: expected a positive number or null, received {max_norm}")

@@ -1,0 +1,109 @@
+"""Optimizers and schedules as primitives: {"class_path": ..., "init_args": {...}}.
+
+In this form they stand in YAML files and in checkpoints, which then load without running foreign code.
+"""
+
+import functools
+import inspect
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any, TypedDict
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from cifar_lightning.errors import unknown_name
+
+PRIMITIVES = (str, int, float, bool, list, tuple, type(None))
+
+
+class Component(TypedDict):
+    """A class and its arguments, as primitives."""
+
+    class_path: str
+    init_args: dict[str, Any]
+
+
+def as_component(value: Any, base: type, namespace: str, set_elsewhere: Mapping[str, str]) -> Component:
+    """The primitives that `value` stands for.
+
+    Args:
+        value: A class name in `namespace`, a class path, a subclass of `base`, a `functools.partial` of one, or the
+            primitives.
+        base: What the class must be a subclass of.
+        namespace: Module in which short names are looked up.
+        set_elsewhere: Arguments that are refused here, each with where it is set instead.
+
+    Raises:
+        ValueError: For an unknown class or argument.
+    """
+    match value:
+        case Mapping() if "class_path" in value:
+            path, init_args = value["class_path"], dict(value.get("init_args") or {})
+        case functools.partial():
+            path, init_args = value.func, dict(value.keywords)
+        case _:
+            path, init_args = value, {}
+    cls = find_class(path, base, namespace)
+    for name, place in set_elsewhere.items():
+        if name in init_args:
+            raise ValueError(f"{name} given twice: expected it as {place} only, received {cls.__name__}({name}=...)")
+    parameters = inspect.signature(cls).parameters
+    known = set(parameters) - {"params", *set_elsewhere}
+    for name in init_args:
+        if name not in known:
+            raise unknown_name(f"argument of {cls.__name__}", name, sorted(known))
+    # Defaults are stored too, so that a checkpoint outlives a change of them.
+    defaults = {name: parameters[name].default for name in parameters if name in known}
+    init_args = {name: value for name, value in defaults.items() if isinstance(value, PRIMITIVES)} | init_args
+    # YAML knows no tuples.
+    init_args = {name: list(arg) if isinstance(arg, tuple) else arg for name, arg in init_args.items()}
+    return {"class_path": f"{_public_module(cls)}.{cls.__name__}", "init_args": init_args}
+
+
+def find_class(path: Any, base: type, namespace: str) -> type:
+    """The subclass of `base` called `path`, from `namespace` or, by its full path, from an imported module.
+
+    A module is never imported here: a checkpoint must not be able to run code.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    cls = path
+    if isinstance(path, str):
+        module, _, name = path.rpartition(".")
+        cls = getattr(sys.modules.get(module or namespace), name, None)
+    if not (inspect.isclass(cls) and issubclass(cls, base) and cls is not base):
+        known = [k for k, v in vars(sys.modules[namespace]).items() if _is_choice(v, base)]
+        raise unknown_name(f"{base.__name__.lower()} (or class path of an imported module)", path, sorted(known))
+    return cls
+
+
+def _is_choice(value: object, base: type) -> bool:
+    return inspect.isclass(value) and issubclass(value, base) and value is not base
+
+
+def _public_module(cls: type) -> str:
+    """The shortest module path that leads to the class: torch.optim rather than torch.optim.nadam.
+
+    It is what checkpoints and configs name, so that they outlive a move of the class within its package.
+    """
+    parts = cls.__module__.split(".")
+    paths = (".".join(parts[: n + 1]) for n in range(len(parts)))
+    return next((p for p in paths if getattr(sys.modules.get(p), cls.__name__, None) is cls), cls.__module__)
+
+
+def optimizer_component(value: Any) -> Component:
+    """The primitives of an optimizer, of `torch.optim` or another module.
+
+    Raises:
+        ValueError: For an unknown one, an unknown argument, or a second learning rate.
+    """
+    return as_component(value, Optimizer, "torch.optim", {"lr": "the model's lr (--model.lr)"})
+
+
+def build_optimizer(component: Component, parameters: Iterable[Tensor], lr: float) -> Optimizer:
+    """The optimizer of `parameters`, with learning rate `lr`."""
+    cls = find_class(component["class_path"], Optimizer, "torch.optim")
+    optimizer: Optimizer = cls(parameters, lr=lr, **component["init_args"])
+    return optimizer

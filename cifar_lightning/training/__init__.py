@@ -1,0 +1,1 @@
+"""The network as a LightningModule, the data as a DataModule, and what a Trainer needs to train them."""

@@ -1,0 +1,235 @@
+"""CIFAR-10 for Lightning: source, split, standardization and loaders."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from cifar_lightning.data.batches import BatchOrder, ResumableLoader, ValSplit, make_loader, split_indices
+from cifar_lightning.data.download import download_official
+from cifar_lightning.data.image_files import FileBatch, ImageFiles, find_images
+from cifar_lightning.data.sources import (
+    ALTERNATIVES,
+    DataUnavailableError,
+    ImageSet,
+    Source,
+    find_data_dir,
+    find_official,
+    load_official,
+    make_synthetic,
+    select_classes,
+)
+from cifar_lightning.nn.standardize import Scaling, Statistics, compute_statistics
+
+Loader = DataLoader[tuple[Tensor, Tensor]]
+
+
+class CIFAR10DataModule(LightningDataModule):
+    """CIFAR-10 in memory as uint8; a batch is (images (B, 3, 32, 32) uint8, labels (B,) int64).
+
+    The classifier casts and standardizes a batch on its device, with the statistics that are computed here from the
+    training split.
+
+    Args:
+        data_dir: Directory of the official files; by default the environment variable CIFAR10_DIR, else "data".
+        source: cifar10 takes the official files, synthetic makes images up, and cifar10_or_synthetic makes them up
+            (and says so) only if CIFAR-10 is neither on the disk nor in reach.
+        download: Whether to download the official archive into the directory if it is not there.
+        synthetic_size: Number of training images that are made up; a fifth as many test images.
+        val_split: Which training images are held out for validation; stratified is random with each class in its
+            share.
+        val_size: Their number, or their fraction of the training images as a float below 1.
+        val_seed: Seed of a random split.
+        classes: The classes to tell apart, each by its name or its index; the images of others are left out, and labels
+            count in the order given. The split is that of all images, so which ones are held out does not depend on it.
+        train_size: Number of training images, the first ones of the training split, of which the statistics are then
+            taken too; by default all.
+        scaling: raw is 0 to 255, unit divides by 255, channel and feature standardize by 3 and by 3,072 means and
+            deviations of the training split.
+        batch_size: Number of training images a step and device.
+        eval_batch_size: Number of images a batch in validation, testing and prediction.
+        images: For `predict`, image files, folders or globs in the place of the test images.
+        order_seed: Seed of the order of the training images; by default the one of `seed_everything`, else 0.
+
+    Raises:
+        ValueError: For a batch size below 1; from `setup`, for data or a split that can't be had.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | None = None,
+        source: Source = "cifar10",
+        download: bool = True,
+        synthetic_size: int = 50_000,
+        val_split: ValSplit = "first",
+        val_size: int | float = 5000,
+        val_seed: int = 42,
+        classes: list[int | str] | None = None,
+        train_size: int | None = None,
+        scaling: Scaling = "feature",
+        batch_size: int = 32,
+        eval_batch_size: int = 1000,
+        images: list[str] | str | None = None,
+        order_seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["images"])  # what is predicted is no property of the training
+        for name in ("batch_size", "eval_batch_size", "synthetic_size"):
+            if self.hparams[name] < 1:
+                raise ValueError(f"{name} out of range: expected at least 1, received {self.hparams[name]}")
+        self.files = find_images(images) if images else []
+        self._resumed_seed: int | None = None
+        self.images: ImageSet | None = None
+        self.statistics: Statistics | None = None
+        self._train: Tensor = torch.empty(0, dtype=torch.long)
+        self._val: Tensor = torch.empty(0, dtype=torch.long)
+
+    def prepare_data(self) -> None:
+        """Make the files available, once a machine: download them if they are missing and allowed to be."""
+        source, download = self.hparams["source"], self.hparams["download"]
+        if source == "synthetic" or self.files:
+            return
+        directory = find_data_dir(self.hparams["data_dir"])
+        if find_official(directory) is not None:
+            return
+        try:
+            if not download:
+                raise DataUnavailableError(
+                    f"no CIFAR-10 in {str(directory)!r}: expected the official files there or --data.download true; "
+                    f"received {_listing(directory)}\n{ALTERNATIVES}"
+                )
+            download_official(directory)
+        except DataUnavailableError as error:
+            if source == "cifar10":
+                raise
+            rule = "=" * 100
+            print(
+                f"{rule}\n{error}\n\nUSING SYNTHETIC IMAGES instead: the figures below say nothing about CIFAR-10."
+                f"\n{rule}",
+                file=sys.stderr,
+            )
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the images, split them, and compute the statistics of the training split."""
+        if getattr(self.trainer, "overfit_batches", 0):
+            raise ValueError(
+                "overfit_batches would put Lightning's sampler in the place of ours: expected "
+                "--trainer.limit_train_batches, received --trainer.overfit_batches"
+            )
+        if self.images is not None or self.files:
+            return
+        images = self._load()
+        train, val = split_indices(
+            images.train_labels, self.hparams["val_split"], self.hparams["val_size"], self.hparams["val_seed"]
+        )
+        if (classes := self.hparams["classes"]) is not None:
+            images, places = select_classes(images, classes)
+            train, val = (places[part][places[part] >= 0] for part in (train, val))
+            if not len(val):
+                raise ValueError(
+                    f"no validation images: expected a val_size that holds out some of {', '.join(images.classes)}; "
+                    f"received {self.hparams['val_size']}"
+                )
+        if (size := self.hparams["train_size"]) is not None and not 1 <= size <= len(train):
+            raise ValueError(
+                f"train_size out of range: expected 1 to {len(train)}, the size of the training split; received {size}"
+            )
+        self._train, self._val = train[:size], val
+        self.statistics = compute_statistics(images.train_images, self.hparams["scaling"], self._train)
+        self.images = images
+        self.save_hyperparameters({"data_set": images.name})  # for every log of the run
+
+    def _load(self) -> ImageSet:
+        source, size = self.hparams["source"], self.hparams["synthetic_size"]
+        if source == "synthetic":
+            return make_synthetic(size)
+        place = find_official(find_data_dir(self.hparams["data_dir"]))
+        if place is None:
+            assert source == "cifar10_or_synthetic", "prepare_data has raised"
+            return make_synthetic(size)
+        return load_official(place)
+
+    @property
+    def data_set(self) -> str:
+        """Name of the data set that is in use, for logs and titles."""
+        return self._loaded.name
+
+    @property
+    def _loaded(self) -> ImageSet:
+        if self.images is None:
+            raise ValueError("no images yet: expected prepare_data() and setup() first, received neither")
+        return self.images
+
+    def first_training_images(self, count: int) -> tuple[Tensor, Tensor]:
+        """Images (N, 3, 32, 32), uint8, and labels (N,) of the training split's first N, at most `count`."""
+        images, first = self._loaded, self._train[:count]
+        return images.train_images[first], images.train_labels[first]
+
+    def train_dataloader(self) -> Loader:
+        """Shuffled batches of the training split, an order for each epoch."""
+        images = self._loaded
+        order = self._order(self._train, self.hparams["batch_size"], shuffle=True)
+        if self.trainer is not None:
+            order.batches_at_once = getattr(self.trainer.lightning_module, "batches_at_once", None)
+        return make_loader(images.train_images, images.train_labels, order, ResumableLoader)
+
+    def val_dataloader(self) -> Loader:
+        """The validation split, in order."""
+        images = self._loaded
+        order = self._order(self._val, self.hparams["eval_batch_size"])
+        return make_loader(images.train_images, images.train_labels, order)
+
+    def test_dataloader(self) -> Loader:
+        """The test images, in order."""
+        images = self._loaded
+        order = self._order(torch.arange(len(images.test_labels)), self.hparams["eval_batch_size"])
+        return make_loader(images.test_images, images.test_labels, order)
+
+    def predict_dataloader(self) -> Loader | DataLoader[FileBatch]:
+        """The image files that were named, or else the test images, in order."""
+        if not self.files:
+            return self.test_dataloader()
+        order = self._order(torch.arange(len(self.files)), self.hparams["eval_batch_size"])
+        return DataLoader(ImageFiles(self.files), batch_size=None, sampler=order, generator=torch.Generator())
+
+    def _order(self, indices: Tensor, batch_size: int, shuffle: bool = False) -> BatchOrder:
+        ranks = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        return BatchOrder(indices, batch_size, shuffle, self._order_seed(), *ranks)
+
+    def _order_seed(self) -> int:
+        for seed in (self.hparams["order_seed"], self._resumed_seed, os.environ.get("PL_GLOBAL_SEED")):
+            if seed is not None:
+                return int(seed)
+        return 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The data set and the seed of its order, so that a resume can't go on with others."""
+        return {"data_set": self.data_set, "order_seed": self._order_seed()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Check that a resumed run goes on with the data set that it began with, in the order that it began with.
+
+        Raises:
+            ValueError: If it does not.
+        """
+        fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if fitting and state["data_set"] != self.data_set:
+            raise ValueError(
+                f"another data set: expected {state['data_set']!r}, on which the checkpoint was trained; "
+                f"received {self.data_set!r}"
+            )
+        if fitting:
+            self._resumed_seed = state["order_seed"]
+
+
+def _listing(directory: Path) -> str:
+    if not directory.is_dir():
+        return "no such directory"
+    names = sorted(path.name for path in directory.iterdir())
+    return f"{len(names)} other files ({', '.join(names[:3])}, ...)" if names else "an empty directory"

@@ -1,0 +1,323 @@
+"""The finder in Lightning. Each stock defect has its scenario here."""
+
+import csv
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT, SMALL
+from lightning.pytorch import LightningModule, Trainer
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch.utils.data import DataLoader, TensorDataset
+
+from cifar_lightning import CIFAR10DataModule, MLPClassifier, OneCycle
+from cifar_lightning.callbacks.lr_finder import LRFinder
+
+SWEEP = {"num_steps": 80, "min_lr": 1e-3, "max_lr": 10.0}
+FLAGS = [
+    "--trainer.callbacks+=LRFinder",
+    "--trainer.callbacks.num_steps=80",
+    "--trainer.callbacks.min_lr=1e-3",
+]
+ONE_CYCLE = [f"--config={ROOT}/configs/one_cycle.yaml", *SMALL, "--data.batch_size=16", "--model.hidden_sizes=2x30"]
+
+
+def model(**options):
+    torch.manual_seed(0)
+    return MLPClassifier(**{"hidden_sizes": "2x30", "optimizer": "SGD", "schedule": "OneCycle"} | options)
+
+
+def data():
+    return CIFAR10DataModule(source="synthetic", synthetic_size=300, val_size=60, batch_size=16)
+
+
+def trainer(*callbacks, **options):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "max_epochs": 2}
+    return Trainer(
+        **quiet | {"accelerator": "cpu", "enable_checkpointing": False} | options,
+        default_root_dir="out",
+        callbacks=list(callbacks),
+    )
+
+
+class Plain(LightningModule):
+    """A module of somebody else's: hyperparameter `rate`, batch norm, dropout, and logging of its own."""
+
+    def __init__(self, rate=0.01):
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = torch.nn.Sequential(
+            torch.nn.Linear(10, 16),
+            torch.nn.BatchNorm1d(16),
+            torch.nn.ReLU(),
+            torch.nn.Dropout(0.2),
+            torch.nn.Linear(16, 3),
+        )
+        self.seen = []
+
+    def training_step(self, batch):
+        x, y = batch
+        self.seen.append(x[:, 0].tolist())
+        loss = torch.nn.functional.cross_entropy(self.net(x), y)
+        self.log("loss", loss)
+        return {"loss": loss}
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=self.hparams.rate)
+
+
+def plain_loader():
+    x = torch.randn(200, 10, generator=torch.Generator().manual_seed(0))
+    y = x[:, :3].argmax(1)
+    return DataLoader(TensorDataset(x, y), batch_size=20, shuffle=True, generator=torch.Generator().manual_seed(1))
+
+
+def test_with_one_cycle_its_result_is_not_lost():
+    module, rates = model(), []
+
+    class Watch(LRFinder):
+        def on_train_batch_start(self, trainer, *args):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    run = trainer(watch := Watch(**SWEEP))
+    run.fit(module, data())
+    found = watch.found["found"]
+    assert found == watch.sweep.suggest("valley") != 1e-3
+    scheduler = run.lr_scheduler_configs[0].scheduler
+    assert scheduler.optimizer is run.optimizers[0]
+    assert scheduler.optimizer.param_groups[0]["max_lr"] == pytest.approx(found)
+    assert rates[0] == pytest.approx(found / 10)  # div_factor
+    assert max(rates) == pytest.approx(found)
+    assert module.hparams["lr"] == found
+
+
+@pytest.mark.parametrize("rule", ["steep", "minimum", "slide", "climb"])
+def test_every_rule_can_be_taken(rule):
+    finder, module = LRFinder(**SWEEP, rule=rule), model(schedule="Constant")
+    run = trainer(finder, max_epochs=1)
+    run.fit(module, data())
+    assert run.optimizers[0].param_groups[0]["lr"] == finder.sweep.suggest(rule)
+
+
+@pytest.mark.parametrize("user", ["ours", "plain"])
+def test_a_run_with_the_finder_is_bitwise_equal_to_one_without(user):
+    final = []
+    for callbacks in ([], [LRFinder(**SWEEP, apply=False, attribute="lr" if user == "ours" else "rate")]):
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+        if user == "ours":
+            module = model(dropout="alpha", dropout_position="all", schedule="OneCycle")
+            run = trainer(*callbacks)
+            run.fit(module, data())
+        else:
+            module, run = Plain(), trainer(*callbacks)
+            run.fit(module, plain_loader())
+            final.append(module.seen)
+        final.append([p.clone() for p in module.state_dict().values() if isinstance(p, torch.Tensor)])
+        final.append([random.random(), np.random.rand(), torch.rand(1).item(), run.global_step])
+        final.append({name: value.item() for name, value in run.callback_metrics.items()})
+    half = len(final) // 2
+    for without, with_finder in zip(final[:half], final[half:], strict=True):
+        if isinstance(without[0] if isinstance(without, list) else None, torch.Tensor):
+            assert all(torch.equal(a, b) for a, b in zip(without, with_finder, strict=True))
+        else:
+            assert without == with_finder
+
+
+class Attribute(Plain):
+    """A module that goes by an attribute, as many do."""
+
+    def __init__(self, rate=0.01):
+        super().__init__(rate)
+        self.rate = rate
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=self.rate)
+
+
+class Fixed(Plain):
+    """A module whose optimizer goes by no hyperparameter."""
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.01)
+
+
+@pytest.mark.parametrize("module", [Plain, Attribute])
+def test_it_reaches_the_optimizer_of_any_module(module):
+    run = trainer(finder := LRFinder(**SWEEP, attribute="rate"))
+    run.fit(module(), plain_loader())
+    assert run.optimizers[0].param_groups[0]["lr"] == finder.found["found"]
+
+
+@pytest.mark.parametrize(
+    "module", [Fixed(), model(schedule=OneCycle(max_lr=0.05))], ids=["fixed rate", "a peak of its own"]
+)
+def test_a_suggestion_that_would_be_lost_is_refused(module):
+    attribute = "rate" if isinstance(module, Fixed) else "lr"
+    with pytest.raises(ValueError, match="the suggested rate does not reach the optimizer: expected .* received"):
+        trainer(LRFinder(**SWEEP, attribute=attribute)).fit(module, plain_loader() if attribute == "rate" else data())
+
+
+def test_it_can_set_a_schedules_own_peak():
+    module, run = (
+        model(schedule=OneCycle(max_lr=0.05)),
+        trainer(finder := LRFinder(**SWEEP, attribute="schedule.init_args.max_lr")),
+    )
+    run.fit(module, data())
+    assert run.optimizers[0].param_groups[0]["max_lr"] == finder.found["found"]
+    assert module.hparams["schedule"]["init_args"]["max_lr"] == finder.found["found"]
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_true_precisions(precision):
+    run = trainer(finder := LRFinder(**SWEEP, apply=False, attribute="rate"), precision=precision)
+    run.fit(Plain(), plain_loader())
+    assert len(finder.sweep.lrs) > 10
+
+
+def test_it_stops_whatever_the_least_number_of_epochs():
+    run = trainer(LRFinder(**SWEEP, stop=True, attribute="rate"), min_epochs=1)
+    run.fit(Plain(), plain_loader())
+    assert run.global_step == 0
+
+
+def test_it_sweeps_as_many_steps_as_asked_whatever_max_epochs_says():
+    finder = LRFinder(1e-6, 1e-3, 100, apply=False)  # 15 batches an epoch
+    validated = []
+    module = model(schedule="Constant")
+    module.validation_step = lambda *args: validated.append(args)
+    run = trainer(finder, max_epochs=1, limit_val_batches=0)
+    run.fit(module, data())
+    assert len(finder.sweep.lrs) == 100
+    assert validated == []
+    assert run.global_step == 15
+    assert not list(Path().rglob("*.ckpt"))  # in memory
+
+
+def test_accumulation_clipping_and_precision_are_those_of_the_trainer():
+    losses = {}
+    for name, flags in {
+        "plain": {},
+        "accumulated": {"accumulate_grad_batches": 3},
+        "clipped": {"gradient_clip_val": 1e-3},
+        "bf16": {"precision": "bf16-mixed"},
+    }.items():
+        torch.manual_seed(0)
+        finder = LRFinder(**SWEEP, apply=False)
+        trainer(finder, max_epochs=1, **flags).fit(model(schedule="Constant"), data())
+        losses[name] = finder.sweep.losses
+    assert len({loss[0] for loss in losses.values()}) >= 3
+    # A norm of 1e-3 leaves the weights where they were for long.
+    assert abs(losses["clipped"][30] - losses["clipped"][0]) < 1
+    assert losses["bf16"][:5] == pytest.approx(losses["plain"][:5], rel=0.02)
+
+
+def test_the_rate_stands_in_hparams_loggers_and_checkpoint_but_config_keeps_what_was_asked(run):
+    run("fit", *ONE_CYCLE, *FLAGS, "--trainer.max_epochs=2")
+    (folder,) = Path("runs/one_cycle").iterdir()
+    hparams = yaml.safe_load((folder / "hparams.yaml").read_text())
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert hparams["lr"] == checkpoint["hyper_parameters"]["lr"] != 0.05
+    assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["lr"] == 0.05
+    events = EventAccumulator(str(folder)).Reload()
+    start = HParamsPluginData.FromString(
+        events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    ).session_start_info
+    assert start.hparams["lr"].number_value == hparams["lr"]
+    with (folder / "lr_finder.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["lr", "loss", "smoothed_loss"]
+    with Image.open(folder / "lr_finder.png") as picture:
+        assert min(picture.size) > 300
+    with (folder / "metrics.csv").open() as file:
+        assert len([row for row in csv.DictReader(file) if row["val_loss"]]) == 2  # the run's, not the sweep's
+
+
+def test_a_resume_is_not_swept_and_is_bit_exact(run):
+    every = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=4"]
+    every += ["--trainer.callbacks.save_top_k=-1", "--trainer.callbacks.filename=step{step}"]
+    whole, resumed = "--trainer.default_root_dir=whole", "--trainer.default_root_dir=resumed"
+    run("fit", *ONE_CYCLE, *FLAGS, *every, "--trainer.max_epochs=2", whole)
+    middle = next(Path("whole").rglob("stepstep=20*.ckpt"))
+    printed = run("fit", *ONE_CYCLE, *FLAGS, "--trainer.max_epochs=2", resumed, f"--ckpt_path={middle}")
+    assert "LRFinder: the training is resumed, so there is no sweep." in printed
+    expected, received = (
+        torch.load(next(Path(name).rglob("last.ckpt")), weights_only=True) for name in ("whole", "resumed")
+    )
+    assert received["global_step"] == expected["global_step"] == 30
+    for name, value in expected["state_dict"].items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(received["state_dict"][name], value), name
+    assert received["hyper_parameters"] == expected["hyper_parameters"]
+
+
+def test_it_can_stop_after_the_sweep(run):
+    printed = run("fit", *ONE_CYCLE, *FLAGS, "--trainer.callbacks.stop=true")
+    for rule in ("valley (taken)", "steep", "minimum", "slide", "climb"):
+        assert rule in printed
+    assert "best epoch" not in printed
+    assert not list(Path().rglob("*.ckpt"))
+
+
+class Flat(Plain):
+    """A module whose loss no rate can lower."""
+
+    def training_step(self, batch):
+        return 1.0 + 0 * self.net[0].weight.sum()
+
+
+class Two(Plain):
+    """A module with two optimizers."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def configure_optimizers(self):
+        return [torch.optim.Adam(self.parameters()), torch.optim.Adam(self.parameters())]
+
+
+@pytest.mark.parametrize(
+    ("module", "loader", "finder", "message"),
+    [
+        (Two, plain_loader, {"attribute": "rate"}, "expected one optimizer, received a manual loop"),
+        (Plain, plain_loader, {"attribute": "lr"}, "no such hyperparameter: expected one .* rate; received 'lr'"),
+        (
+            Plain,
+            lambda: DataLoader([], batch_size=2),
+            {"attribute": "rate"},
+            "expected a loader with at least one batch",
+        ),
+        (Flat, plain_loader, {"attribute": "rate"}, "the loss never descended"),
+    ],
+)
+def test_wrong_use(module, loader, finder, message):
+    with pytest.raises(ValueError, match=message):
+        trainer(LRFinder(**{"num_steps": 40} | finder)).fit(module(), loader())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"min_lr": 1, "max_lr": 0.1}, "wrong range of rates"), ({"num_steps": 9}, "too short a sweep")],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        LRFinder(**options)
+
+
+@pytest.mark.slow
+def test_ranks_use_the_same_rate(tmp_path):
+    flags = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=1"]
+    command = [sys.executable, "-m", "cifar_lightning", "fit", *ONE_CYCLE, *FLAGS, *flags]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(list(tmp_path.rglob("lr_finder.csv"))) == 1
+    assert torch.load(next(tmp_path.rglob("last.ckpt")), weights_only=True)["hyper_parameters"]["lr"] != 0.05

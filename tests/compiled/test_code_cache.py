@@ -1,0 +1,254 @@
+import functools
+import os
+import subprocess
+import sys
+from functools import partial
+from types import MethodType
+
+import pytest
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from cifar_lightning import DeepMLP
+from cifar_lightning.compiled import code_cache
+from cifar_lightning.compiled import step as compiled_step
+from cifar_lightning.compiled.code_cache import key_of
+from cifar_lightning.compiled.stack import Stack
+from cifar_lightning.compiled.step import CompiledStep, clip_by_norm, clip_by_value, has_compiler
+
+NETWORK = {"in_features": 12, "num_classes": 3, "hidden_sizes": "2x8", "dropout": "alpha"}
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Do all but compile."""
+    monkeypatch.setattr(compiled_step, "compile_once", lambda function: function)
+
+
+def make_step(seed=0, optimizer=torch.optim.NAdam, lr=0.1, change=None, clip=None, penalty=False, **arguments):
+    torch.manual_seed(seed)
+    network = DeepMLP(**NETWORK | arguments)
+    if change:
+        change(network)
+    return CompiledStep(
+        network, optimizer(network.parameters(), lr=lr), clip, None, network.penalty if penalty else None
+    )
+
+
+def key(step=None, batch=16, dtype=torch.float32, labels=torch.int64, **arguments):
+    step = step or make_step(**arguments)._eager
+    inputs, targets = torch.randn(batch, 12, dtype=dtype), torch.zeros(batch, dtype=labels)
+    return key_of(step, (inputs, targets, torch.zeros(3)))[0]
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("arguments", [{"seed": 1}, {"lr": 0.2}])
+def test_values_of_tensors_and_the_rate_are_not_in_the_key(arguments):
+    assert key() == key(**arguments) is not None
+
+
+def freeze_statistics(network):
+    network.hidden[0].norm.eval()
+
+
+def tie(network):
+    network.hidden[1].linear.bias = network.hidden[0].linear.bias
+
+
+def freeze(network):
+    network.hidden[0].linear.bias = nn.Parameter(network.hidden[0].linear.bias.data, requires_grad=False)
+
+
+BATCH_NORM = {"normalization": "batch", "init": "he_normal", "activation": "elu", "dropout": "none"}
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.filterwarnings("ignore:this SELU network")
+@pytest.mark.parametrize(
+    ("common", "change"),
+    [
+        ({}, {"hidden_sizes": "2x9"}),
+        ({}, {"hidden_sizes": "3x8"}),
+        ({}, {"activation": "elu"}),
+        ({"activation": "elu"}, {"activation_args": {"alpha": 0.5}}),
+        ({}, {"dropout": "standard"}),
+        ({}, {"dropout_p": 0.2}),
+        ({}, {"dropout_position": "all"}),
+        (BATCH_NORM, {"norm_eps": 1e-3}),
+        (BATCH_NORM, {"norm_momentum": 0.01}),
+        (BATCH_NORM, {"norm_position": "after_activation"}),
+        (BATCH_NORM, {"change": freeze_statistics}),
+        ({}, {"change": nn.Module.eval}),
+        ({}, {"change": nn.Module.double}),
+        ({}, {"change": tie}),
+        ({}, {"change": freeze}),
+        ({}, {"optimizer": torch.optim.SGD}),
+        ({}, {"optimizer": torch.optim.Adam}),
+        ({}, {"optimizer": partial(torch.optim.NAdam, betas=(0.8, 0.999))}),
+        ({}, {"optimizer": partial(torch.optim.NAdam, eps=1e-7)}),
+        ({}, {"clip": partial(clip_by_norm, bound=1.0)}),
+        ({"clip": partial(clip_by_norm, bound=1.0)}, {"clip": partial(clip_by_norm, bound=2.0)}),
+        ({"clip": partial(clip_by_norm, bound=1.0)}, {"clip": partial(clip_by_value, bound=1.0)}),
+        ({"l2": 0.1}, {"penalty": True}),
+        ({"l2": 0.1, "penalty": True}, {"l2": 0.2}),
+        ({}, {"batch": 17}),
+        ({}, {"dtype": torch.float64}),
+        ({}, {"labels": torch.int32}),
+    ],
+)
+def test_all_that_code_depends_on_is_in_the_key(common, change):
+    assert None is not key(**common) != key(**common | change) is not None
+
+
+@pytest.mark.usefixtures("eager")
+def test_what_is_around_the_function_is_in_the_key(monkeypatch, tmp_path):
+    keys = [key()]
+    torch.set_num_threads(2)
+    keys.append(key())
+    torch.set_num_threads(1)
+    with torch._inductor.config.patch(max_autotune=True):
+        keys.append(key())
+    with torch.no_grad():
+        keys.append(key())
+    monkeypatch.setattr(code_cache, "PACKAGE", tmp_path)
+    for name in ("layers.py", "part/layers.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+        monkeypatch.setattr(code_cache, "SOURCES", code_cache._hash_sources())
+        keys.append(key())
+    assert None not in keys
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.usefixtures("eager")
+def test_no_key_where_the_sources_are_not_what_runs(monkeypatch, tmp_path):
+    monkeypatch.setattr(code_cache, "PACKAGE", tmp_path)  # another content
+    assert key() is None
+    monkeypatch.setattr(code_cache, "SOURCES", code_cache._hash_sources())  # none at all
+    assert key() is None
+
+
+@pytest.mark.usefixtures("eager")
+def test_overlapping_tensors_have_no_key():  # they are another graph, which numbers and shapes do not tell
+    def overlap(network):
+        network.hidden[1].linear.bias.data = network.hidden[0].linear.bias.data
+
+    assert key(change=overlap) is None
+    inputs, step = torch.zeros(16, 12), make_step()._eager
+    assert key_of(step, (inputs, torch.zeros(16)))[0] is not None
+    assert key_of(step, (inputs, inputs[0]))[0] is None
+
+
+class Doubled(DeepMLP):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Watching(TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return function(*args, **kwargs or {})
+
+
+def double(module, *args):
+    return 2 * args[-1]
+
+
+def patch_forward(network):
+    network.output.forward = MethodType(double, network.output)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {"change": lambda network: network.hidden[0].register_forward_hook(double)},
+        {"change": lambda network: setattr(network.output, "forward", double)},
+        {"change": patch_forward},
+        {"change": lambda network: setattr(network.output, "forward", functools.cache(double))},
+        {
+            "change": lambda network: nn.utils.parametrizations.weight_norm(network.output)
+        },  # which refuses to be pickled
+        {"change": lambda network: setattr(network, "__class__", Doubled)},
+        {"clip": lambda gradients: gradients},
+        {"clip": partial(double, None)},
+    ],
+)
+def test_foreign_code_has_no_key(foreign):
+    assert key(**foreign) is None
+
+
+@pytest.mark.usefixtures("eager")
+def test_what_watches_all_modules_or_functions_leaves_no_key():
+    handle = nn.modules.module.register_module_forward_hook(double)
+    try:
+        assert key() is None
+    finally:
+        handle.remove()
+    with Watching():
+        assert key() is None
+    with torch._inductor.config.patch(post_grad_custom_post_pass=double):
+        assert key() is None
+    with torch.compiler.config.patch(force_disable_caches=True):
+        assert key() is None
+    assert key() is not None
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_tensor_elsewhere_or_of_a_foreign_kind_has_no_key():
+    class Image(torch.Tensor):
+        pass
+
+    step = make_step()._eager
+    assert key_of(step, (torch.zeros(1),))[0] is not None
+    assert key_of(step, (torch.zeros(1).as_subclass(Image),))[0] is None
+
+
+def test_a_stacks_step_has_a_key():
+    networks = [DeepMLP(**NETWORK) for _ in range(2)]
+    stack = Stack(networks, [torch.optim.NAdam(network.parameters(), lr=0.1) for network in networks])
+    assert key(stack._eager) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("eager")
+def test_another_process_has_the_same_key():  # and other hashes of strings, by which sets are ordered
+    code = """
+from test_code_cache import compiled_step, key, torch
+compiled_step.compile_once = lambda function: function
+torch.set_num_threads(1)
+print(key())
+"""
+    environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__), "PYTHONHASHSEED": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == key() is not None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
+def test_an_equal_function_finds_the_code_and_computes_the_same(monkeypatch, tmp_path):
+    from torch._inductor.codecache import PyCodeCache
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    batches = [(torch.randn(16, 12), torch.arange(16) % 3) for _ in range(5)]
+
+    def train(lr):
+        step = make_step(lr=lr, **BATCH_NORM | {"dropout": "standard", "dropout_position": "all"})
+        losses = [step(*batch)[0].item() for batch in batches]
+        return losses, [value.clone() for value in (*step._parameters, *map(torch.as_tensor, losses))]
+
+    def traced():
+        return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+    before = traced()
+    losses, values = train(lr=0.1)
+    assert traced() == before + 1
+    found, found_values = train(lr=0.1)
+    assert found == losses
+    assert all(map(torch.equal, values, found_values))
+    assert train(lr=0.2)[0] != losses
+    assert traced() == before + 1
+    PyCodeCache.cache_clear(purge=True)  # as in another process, after a cleaner of old files came by
+    assert train(lr=0.1)[0] == losses
+    assert traced() == before + 2

@@ -1,0 +1,230 @@
+import copy
+import os
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import ROOT, SMALL
+from torch import nn
+
+from cifar_lightning import DeepMLP
+from cifar_lightning.cli.main import main
+from cifar_lightning.compiled import code_cache
+from cifar_lightning.compiled import step as compiled_step
+from cifar_lightning.compiled.step import CompiledStep, choose_threads, clip_by_norm, clip_by_value, has_compiler
+from cifar_lightning.nn.layers import ELU, SELU
+
+#: On raw pixels the losses are of the order of 100, and a rounding is a thousand times as much after a few steps.
+STEPS = {"he_elu": 5}
+#: One config for each graph that there is to compile.
+CONFIGS = ["he_elu", "he_swish", "batch_norm", "selu", "alpha_dropout", "one_cycle", "random_split_batch_norm"]
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Do all but compile."""
+    monkeypatch.setattr(compiled_step, "compile_once", lambda function: function)
+
+
+def train(model, optimizer, batches, step=None):
+    losses = []
+    for inputs, targets in batches:
+        if step:
+            loss, _ = step(inputs, targets)
+        else:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(inputs), targets)
+            loss.backward()
+            optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def twins(optimizer, dtype=torch.float64, **arguments):
+    results = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = DeepMLP(12, 3, "3x8").to(dtype)
+        results += [model, optimizer(model.parameters(), lr=0.05, **arguments)]
+    return results
+
+
+def batches(count=20, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(1)
+    sizes = [16] * (count - 1) + [5]  # the last is a short one
+    return [(torch.randn(n, 12, generator=generator, dtype=dtype), torch.arange(n) % 3) for n in sizes]
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize(
+    ("optimizer", "arguments"),
+    [
+        (torch.optim.NAdam, {}),
+        (torch.optim.NAdam, {"eps": 1e-7, "betas": (0.8, 0.99), "momentum_decay": 0.01}),
+        (torch.optim.NAdam, {"weight_decay": 0.1}),
+        (torch.optim.SGD, {}),
+        (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+        (torch.optim.Adam, {}),
+        (torch.optim.AdamW, {}),
+        (torch.optim.Adagrad, {}),
+        (torch.optim.RMSprop, {}),
+        (torch.optim.Adamax, {}),
+    ],
+)
+def test_each_optimizer_does_what_torchs_own_does(optimizer, arguments):
+    ours, our_optimizer, theirs, their_optimizer = twins(optimizer, **arguments)
+    losses = train(ours, our_optimizer, batches(), CompiledStep(ours, our_optimizer))
+    assert losses == pytest.approx(train(theirs, their_optimizer, batches()), rel=1e-10)
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.usefixtures("eager")
+def test_nadams_state_is_torchs():
+    ours, our_optimizer, theirs, their_optimizer = twins(torch.optim.NAdam)
+    train(ours, our_optimizer, batches(5), CompiledStep(ours, our_optimizer))
+    their_optimizer.load_state_dict(copy.deepcopy(our_optimizer.state_dict()))
+    theirs.load_state_dict(ours.state_dict())
+    ours_again = CompiledStep(ours, our_optimizer)
+    losses = train(ours, our_optimizer, batches(5), ours_again)
+    assert losses == pytest.approx(train(theirs, their_optimizer, batches(5)), rel=1e-10)
+    assert all(state["step"] == 10 for state in their_optimizer.state.values())
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])  # in the graph, and on its own
+def test_the_optimizer_sees_clipped_gradients(optimizer):
+    model, our_optimizer, plain, their_optimizer = twins(optimizer)
+    step = CompiledStep(model, our_optimizer, partial(clip_by_norm, bound=0.1))
+    for inputs, targets in batches(5):
+        step(inputs, targets)
+        their_optimizer.zero_grad()
+        F.cross_entropy(plain(inputs), targets).backward()
+        assert nn.utils.clip_grad_norm_(plain.parameters(), 0.1) > 0.1
+        their_optimizer.step()
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("clip", "torchs"), [(clip_by_norm, nn.utils.clip_grad_norm_), (clip_by_value, nn.utils.clip_grad_value_)]
+)
+@pytest.mark.parametrize("bound", [0.01, 1.0, 100.0])
+def test_clips_as_torch_does(clip, torchs, bound):
+    parameters = [torch.zeros(shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 4), (4,), ())]
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter) * 3
+    clipped = clip([parameter.grad.clone() for parameter in parameters], bound)
+    torchs(parameters, bound)
+    for ours, parameter in zip(clipped, parameters, strict=True):
+        torch.testing.assert_close(ours, parameter.grad, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("activation", "reference"), [(ELU(), F.elu), (ELU(0.5), lambda x: F.elu(x, 0.5)), (SELU(), F.selu)]
+)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-7), (torch.float64, 4e-16)])
+def test_activations_for_compiled_code_are_torchs_to_a_rounding_of_one(
+    monkeypatch, activation, reference, dtype, tolerance
+):
+    x = torch.cat([torch.linspace(-20, 20, 4001), torch.tensor([-1e4, 1e-8, -1e-8, 1e4])]).to(dtype).requires_grad_()
+    assert torch.equal(activation(x), reference(x))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(activation(x), reference(x), rtol=tolerance, atol=2 * tolerance)
+    ours, theirs = (torch.autograd.grad(y.sum(), x)[0] for y in (activation(x), reference(x)))
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=4 * tolerance)
+
+
+def test_threads_are_one_or_all(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert choose_threads(3072, 100, 32) == 1  # the tests' own
+    torch.set_num_threads(2)
+    assert choose_threads(64, 10, 4) in (1, 2)
+    assert torch.get_num_threads() == 2  # as it was
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: pytest.fail("measured, though it was told"))
+    assert choose_threads(3072, 100, 32) == 2
+
+
+def test_a_compiler_is_looked_for_on_the_path(monkeypatch, tmp_path):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not has_compiler()
+    (tmp_path / "g++").touch(mode=0o755)
+    assert has_compiler()
+
+
+# --------------------------------------------------------------------------------------- with the compiler itself
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-5), ("64-true", 1e-10)])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_first_20_steps_are_those_of_the_plain_path(tmp_path, config, precision, tolerance):
+    # (A first, a middle and a last layer, for the time that it takes to compile; dropout everywhere, for the masks.)
+    flags = [
+        f"--config={ROOT}/configs/{config}.yaml", *SMALL, "--data.synthetic_size=700", "--trainer.max_steps=20",
+        f"--trainer.precision={precision}", "--model.hidden_sizes=3x50", "--trainer.log_every_n_steps=1",
+        "--data.batch_size=20", "--model.dropout_position=all", "--trainer.logger=CSVLogger",
+        "--trainer.limit_val_batches=0", "--trainer.callbacks=null", "--trainer.enable_checkpointing=false",
+    ]  # fmt: skip
+    losses, graphs = {}, {}
+    for run, compile in {"never": "never", "always": "always", "always, again": "always"}.items():
+        folder = tmp_path / run
+        main(["fit", *flags, f"--model.compile={compile}", f"--trainer.logger.save_dir={folder}"])
+        graphs[run] = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        lines = next(folder.rglob("metrics.csv")).read_text().splitlines()
+        column = lines[0].split(",").index("train_step_loss")
+        losses[run] = [float(line.split(",")[column]) for line in lines[1:] if line.split(",")[column]]
+    assert len(losses["always"]) == 20
+    steps = STEPS.get(config, 20)
+    assert losses["always"][:steps] == pytest.approx(losses["never"][:steps], rel=tolerance)
+    assert losses["always, again"] == losses["always"]
+    assert graphs["always, again"] == graphs["always"]  # the code was found
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
+def test_compiles_one_graph_and_then_calls_nothing_but_its_code(monkeypatch):
+    monkeypatch.setattr(code_cache, "_load", lambda key, tensors: None)  # as if it had never been compiled
+    model, optimizer, plain, plain_optimizer = twins(torch.optim.NAdam)
+    step = CompiledStep(model, optimizer)
+    torch._dynamo.utils.counters.clear()
+    epoch = batches(4)
+    epoch[0][0].requires_grad_()  # which makes a difference to AOTAutograd
+    losses = train(model, optimizer, epoch, step)  # the last, short batch too
+    assert losses == pytest.approx(train(plain, plain_optimizer, epoch), rel=1e-10)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    for group in optimizer.param_groups:
+        group["lr"] /= 2
+    from torch._inductor.output_code import CompiledFxGraph
+
+    monkeypatch.setattr(CompiledFxGraph, "__call__", lambda *args: pytest.fail("went through Dynamo"))
+    before = copy.deepcopy(model.state_dict())
+    train(model, optimizer, epoch, step)
+    assert not any(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.slow
+def test_without_a_compiler_it_trains_plainly_and_says_so(tmp_path):
+    flags = [*SMALL, "--trainer.max_steps=5", "--trainer.limit_val_batches=0", "--trainer.num_sanity_val_steps=0"]
+    command = [sys.executable, "-m", "cifar_lightning", "fit", *flags, f"--trainer.default_root_dir={tmp_path}"]
+    environment = {name: value for name, value in os.environ.items() if name != "CXX"} | {"PATH": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "Training steps: plain, " in done.stdout
+    assert "(no C++ compiler)" in done.stdout
+    done = subprocess.run(
+        [*command, "--model.compile=always"], env=environment, capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 2
+    assert "error: the training step can't be compiled: expected" in done.stderr
+    assert "received no C++ compiler" in done.stderr

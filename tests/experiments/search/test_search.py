@@ -1,0 +1,346 @@
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import optuna
+import pytest
+import torch
+import yaml
+from conftest import SMALL
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+import cifar_lightning.experiments.search.search as module
+from cifar_lightning.experiments.search.options import Options, make_pruner, make_sampler
+from cifar_lightning.experiments.search.search import TrialReport, main, split_arguments
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+SPACE = """
+n: {type: int, low: 1, high: 2}
+model.hidden_sizes: "{n}x8"
+model.lr: {type: float, low: 1e-4, high: 1e-2, log: true}
+"""
+FLAGS = [*SMALL, "--trainer.max_epochs=2"]
+FOLDER = Path("runs/search/space")
+
+
+@pytest.fixture(autouse=True)
+def _space():
+    Path("space.yaml").write_text(SPACE)
+
+
+@pytest.fixture
+def search(capfd):
+    def search(*args):
+        capfd.readouterr()
+        main(["space.yaml", *FLAGS, *args])
+        return capfd.readouterr().out
+
+    return search
+
+
+@pytest.fixture
+def fail(capfd):
+    def fail(*args):
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(["space.yaml", *FLAGS, *args])
+        assert stop.value.code == 2
+        printed = capfd.readouterr().err
+        assert printed.count("error:") == 1
+        assert "Traceback" not in printed
+        return printed[printed.index("error:") :]
+
+    return fail
+
+
+def rows(path=FOLDER / "trials.csv"):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def load(storage=f"sqlite:///{FOLDER}/study.db"):
+    return optuna.load_study(study_name="search", storage=storage)
+
+
+def val_losses(folder):
+    return [float(row["val_loss"]) for row in rows(folder / "metrics.csv") if row["val_loss"]]
+
+
+def test_a_search(search, run):
+    printed = search("--trials=2").splitlines()
+    assert printed[0].startswith("1/2  trial 0  complete  val_loss ")
+    assert "best " in printed[1]
+    assert "model.lr=" in printed[1]
+    assert printed[2] == f"2 complete; everything is in {FOLDER}"
+    found = rows()
+    assert [row["state"] for row in found] == ["complete"] * 2
+    for row in found:
+        folder = FOLDER / row["folder"]
+        assert float(row["val_loss"]) == min(val_losses(folder))
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        assert config["model"]["lr"] == float(row["model.lr"])
+        assert config["model"]["hidden_sizes"] == f"{row['n']}x8"
+        assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+        assert "epoch   2" in (folder / "log.txt").read_text()
+    for plot in ("optimization_history", "param_importances", "slice", "parallel_coordinate"):
+        assert (FOLDER / f"{plot}.png").stat().st_size > 1000
+    assert {path.name for path in FOLDER.glob(".*")} == {".lock", ".study"}  # no litter
+
+    # The best config is one of lightning fit, and gives the same bits.
+    best = min(found, key=lambda row: float(row["val_loss"]))
+    run("fit", f"--config={FOLDER}/best.yaml")
+    (again,) = Path("runs/best").iterdir()
+    assert val_losses(again) == val_losses(FOLDER / best["folder"])
+
+    # The same command goes on up to the number that it is told, and no further.
+    printed = search("--trials=3").splitlines()
+    assert printed[0].startswith("3/3  trial 2  complete")
+    assert len(printed) == 2
+    assert search("--trials=3").splitlines() == [f"3 complete; everything is in {FOLDER}"]
+    assert rows()[:2] == found
+    assert len({row["model.lr"] for row in rows()}) == 3
+
+
+def test_a_study_does_not_go_on_with_another_config(search, fail):
+    search("--trials=1")
+    message = fail("--trials=2", "--model.activation=relu")
+    assert "another model.activation than the study was begun with: expected selu" in message
+    assert "received relu" in message
+    assert "another metric" in fail("--trials=2", "--metric=val_accuracy")
+    Path("space.yaml").write_text("model.lr: {type: float, low: 1e-4, high: 1e-2}")
+    assert "another space" in fail("--trials=2")
+    Path("space.yaml").write_text(SPACE)
+    # A folder of another machine, whose trials this process could not tell from dead ones.
+    assert "another folder" in fail("--trials=2", "--out=other", f"--storage=sqlite:///{FOLDER}/study.db")
+
+
+def test_journal_file_and_accuracy(search):
+    search("--trials=2", "--storage=study.log", "--metric=val_accuracy", "--out=out", "--sampler=gp")
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend("study.log"))
+    study = load(storage)
+    assert study.direction.name == "MAXIMIZE"
+    values = [float(row["val_accuracy"]) for row in rows(Path("out/trials.csv"))]
+    assert study.best_value == max(values)
+    for trial in study.trials:
+        metrics = [row for row in rows(Path(f"out/trial_00{trial.number}/metrics.csv")) if row["val_loss"]]
+        lowest = min(metrics, key=lambda row: float(row["val_loss"]))
+        assert trial.value == float(lowest["val_accuracy"])
+
+
+def test_a_diverged_training_is_pruned_and_the_study_goes_on(search):
+    Path("space.yaml").write_text("model.lr: [1e30, 0.001]")
+    search("--trials=4", "--trainer.max_epochs=3")
+    for row in rows():
+        assert row["state"] == ("pruned" if float(row["model.lr"]) == 1e30 else "complete")
+        assert row["validations"] == ("1" if float(row["model.lr"]) == 1e30 else "3")
+    assert {row["state"] for row in rows()} == {"pruned", "complete"}
+    assert load().best_value == min(float(row["val_loss"]) for row in rows() if row["state"] == "complete")
+
+
+def test_a_trials_value_is_that_of_its_best_checkpoint():
+    reported = []
+    trial = SimpleNamespace(report=lambda value, step: reported.append((step, value)), should_prune=lambda: False)
+    report = TrialReport(trial, "val_accuracy")
+    for loss, accuracy in ((3.0, 0.1), (1.0, 0.2), (2.0, 0.3)):
+        metrics = {"val_loss": loss, "val_accuracy": accuracy}
+        report.on_validation_end(SimpleNamespace(sanity_checking=False, callback_metrics=metrics), None)
+    assert report.value == 0.2
+    assert reported == [(0, 0.1), (1, 0.2), (2, 0.3)]
+
+
+def test_a_failed_trial_is_reported_and_the_others_go_on(search, monkeypatch):
+    train = module.CLI
+
+    def sometimes(args, callbacks, folder):
+        if folder.name in ("trial_000", "trial_002"):
+            raise torch.OutOfMemoryError("out of memory")
+        return train(args, callbacks, folder)
+
+    monkeypatch.setattr(module, "CLI", sometimes)
+    printed = search("--trials=2").splitlines()
+    assert printed[0].startswith("0/2  trial 0  fail  OutOfMemoryError: out of memory  no best yet")
+    assert printed[-1] == f"2 complete, 2 fail; everything is in {FOLDER}"
+    assert [row["error"] for row in rows()][::2] == ["OutOfMemoryError: out of memory"] * 2
+
+
+def test_failures_in_a_row_end_the_search(fail):
+    message = fail("--data.source=cifar10", "--data.data_dir=nowhere", "--data.download=false")
+    assert "the search gave up: expected trials that train, received 3 failures in a row, the last one" in message
+    assert "received 'nowhere' (no such directory)" in message
+    assert [trial.state for trial in load().trials] == [TrialState.FAIL] * 3
+
+
+def test_a_pruned_training_can_be_resumed(search, run, monkeypatch):
+    monkeypatch.setattr(optuna.trial.Trial, "should_prune", lambda trial: len(trial.study.trials) == 2)
+    search("--trials=2")
+    assert [(row["state"], row["validations"]) for row in rows()] == [("complete", "2"), ("pruned", "1")]
+    assert len(val_losses(FOLDER / "trial_001")) == 1
+    run("fit", f"--ckpt_path={FOLDER}/trial_001/checkpoints/last.ckpt")
+    (resumed,) = [path for path in FOLDER.parent.parent.rglob("metrics.csv") if "trial_" not in str(path)]
+    assert len(val_losses(resumed.parent)) == 1
+
+
+def test_a_finder_in_the_place_of_a_training_is_a_failure(fail):
+    message = fail("--trainer.callbacks+=LRFinder", "--trainer.callbacks.stop=true")
+    assert "gave up" in message
+    assert "no result: expected val_loss after an epoch, received none" in rows()[0]["error"]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
+def test_what_is_drawn_is_a_function_of_seed_and_number(sampler):
+    distributions = {"x": FloatDistribution(0, 1), "n": IntDistribution(1, 9)}
+
+    def draw(storage, sizes, seed=1):
+        for size in sizes:
+            options = Options(sampler=sampler, startup_trials=2, seed=seed)
+            study = optuna.create_study(
+                storage=storage, study_name="a", sampler=make_sampler(options), load_if_exists=True
+            )
+            for _ in range(size):
+                trial = study.ask(fixed_distributions=distributions)
+                study.tell(trial, trial.params["x"] ** 2)
+        return [trial.params for trial in study.trials]
+
+    storages = [optuna.storages.InMemoryStorage() for _ in range(3)]
+    whole, in_parts = draw(storages[0], [5]), draw(storages[1], [1, 2, 1, 1])
+    assert whole == in_parts
+    assert whole[0] != whole[1]
+    assert draw(storages[2], [5], seed=2) != whole
+
+
+@pytest.mark.parametrize(
+    ("options", "pruned"),
+    [
+        ({}, True),
+        ({"pruner": "median"}, True),
+        ({"pruner": "hyperband"}, True),
+        ({"pruner": "none"}, False),
+        ({"sampler": "gp"}, False),
+    ],
+)
+def test_pruners_stop_the_worse(options, pruned):
+    study = optuna.create_study(pruner=make_pruner(Options(**options)))
+    stopped = 0
+    for number in range(20):
+        trial = study.ask({"x": FloatDistribution(0, 1)})
+        for step in range(9):
+            trial.report(float(number), step)
+            if trial.should_prune():
+                stopped += 1
+                study.tell(trial, state=TrialState.PRUNED)
+                break
+        else:
+            study.tell(trial, float(number))
+    assert (stopped > 0) == pruned
+
+
+@pytest.mark.parametrize(
+    ("space", "flags", "message"),
+    [
+        (
+            "model.lr: [0.1]",
+            ["--sampler=gp", "--pruner=median"],
+            "expected --pruner none with --sampler gp, received median",
+        ),
+        ("model.lrr: [0.1]", [], "unknown option in the search space: expected one of model."),
+        ("model.lrr: [0.1]", [], "received 'model.lrr' (did you mean 'model.lr'"),
+        ("mdel.lr: [0.1]", [], "expected one of model, data, trainer; received 'mdel.lr'"),
+        (
+            "data.batch_size: {type: int, low: 0, high: 8}",
+            [],
+            "batch_size out of range: expected at least 1, received 0",
+        ),
+        ("n: {type: int, low: 0, high: 3}\nmodel.hidden_sizes: '{n}x8'", [], "--model.hidden_sizes=0x8\nwrong hidden"),
+        ("model.activation: [relu, sellu]", [], "sellu"),
+        ("model.lr: {type: float, low: -1, high: 1}", [], "lr out of range: expected a positive number, received -1"),
+        ("model.optimizer.momentun: [0.1]", [], "momentun"),
+        (SPACE, ["--model.nonsense=1"], "model.nonsense"),
+        (SPACE, ["--trails=3"], "trails"),
+        (SPACE, ["--sampler=tpee"], "sampler"),
+        (SPACE, ["--trials=0"], "trials"),
+        (SPACE, ["--trainer.devices=2"], "--trainer.devices is not for a search: expected one"),
+        (SPACE, ["--trainer.fast_dev_run=true"], "--trainer.fast_dev_run is not for a search"),
+    ],
+)
+def test_a_mistake_ends_in_one_message_before_the_first_trial(fail, space, flags, message):
+    Path("space.yaml").write_text(space)
+    assert message in fail(*flags)
+    assert [path.name for path in Path().iterdir()] == ["space.yaml"]
+
+
+def test_help_lists_every_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for text in (
+        "--trials",
+        "val_loss,val_accuracy",
+        "tpe,gp,random",
+        "auto,median,hyperband,none",
+        "--storage",
+        "--out",
+    ):
+        assert text in printed
+
+
+def test_whose_arguments():
+    own, fit = split_arguments(
+        ["s.yaml", "--trials", "3", "-c", "a.yaml", "--seed_everything", "-1", "--storage=a.db", "--model.lr", "1e-3"]
+    )
+    assert own == ["s.yaml", "--trials", "3", "--storage=a.db"]
+    assert fit == ["-c", "a.yaml", "--seed_everything", "-1", "--model.lr", "1e-3"]
+
+
+def start(*args):
+    command = [sys.executable, "-m", "cifar_lightning.experiments.search.search", "space.yaml", *FLAGS, *args]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a job in the background ignores
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("storage", "how"), [("sqlite", signal.SIGKILL), ("journal", signal.SIGINT)])
+def test_a_stopped_search_goes_on(search, storage, how):
+    flags = ["--trainer.max_epochs=40", "--trials=2", *(["--storage=study.log"] if storage == "journal" else [])]
+    process = start(*flags)
+    while not (FOLDER / "trial_001" / "config.yaml").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    first = rows()
+    os.kill(process.pid, how)
+    _, said = process.communicate()
+    assert process.returncode == (-9 if how == signal.SIGKILL else 1)
+    assert "Traceback" not in said
+    printed = search(*flags)
+    assert "2/2  trial 2  complete" in printed
+    assert ("trial 1  failed: its process was killed" in printed) == (how == signal.SIGKILL)
+    assert [row["state"] for row in rows()] == ["complete", "fail", "complete"]
+    assert rows()[0] == first[0]
+    assert len({row["model.lr"] for row in rows()}) == 3
+    assert not list(FOLDER.rglob(".running"))
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_trials():
+    processes = [start("--trials=4") for _ in range(2)]
+    said = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    trials = load().trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
+    assert len({trial.params["model.lr"] for trial in trials}) == 4
+    assert sum(out.count("/4  trial ") for out, _ in said) == 4
+    assert all(math.isfinite(float(row["val_loss"])) for row in rows())

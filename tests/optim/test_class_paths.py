@@ -1,0 +1,64 @@
+import functools
+
+import pytest
+import torch
+
+from cifar_lightning.optim.class_paths import build_optimizer, optimizer_component
+
+SGD = {"class_path": "torch.optim.SGD", "init_args": {"momentum": 0.9}}
+
+
+def test_defaults_are_stored_too():
+    init_args = optimizer_component(SGD)["init_args"]
+    assert init_args["momentum"] == 0.9
+    assert init_args["nesterov"] is False
+    assert init_args["weight_decay"] == 0
+    assert not {"lr", "params"} & set(init_args)
+    assert optimizer_component("NAdam")["init_args"]["betas"] == [0.9, 0.999]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        SGD,
+        {"class_path": "SGD", "init_args": {"momentum": 0.9}},
+        functools.partial(torch.optim.SGD, momentum=0.9),
+    ],
+)
+def test_one_form_for_all(value):
+    assert optimizer_component(value) == optimizer_component(SGD)
+
+
+@pytest.mark.parametrize("value", ["NAdam", "torch.optim.NAdam", "torch.optim.nadam.NAdam", torch.optim.NAdam])
+def test_names_paths_and_classes(value):
+    assert optimizer_component(value)["class_path"] == "torch.optim.NAdam"
+
+
+def test_build():
+    optimizer = build_optimizer(SGD, [torch.zeros(3, requires_grad=True)], 0.25)
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert optimizer.param_groups[0]["lr"] == 0.25
+    assert optimizer.param_groups[0]["momentum"] == 0.9
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("NAdm", r"unknown optimizer .*; received 'NAdm' \(did you mean 'NAdam'"),
+        ("Optimizer", "unknown optimizer"),
+        ("os.system", "unknown optimizer"),
+        (torch.nn.Linear, "unknown optimizer"),
+        ({"class_path": "SGD", "init_args": {"lr": 1}}, r"lr given twice: expected it as .* received SGD\(lr=...\)"),
+        ({"class_path": "SGD", "init_args": {"mom": 1}}, r"unknown argument of SGD: .*did you mean 'momentum'"),
+    ],
+)
+def test_errors(value, message):
+    with pytest.raises(ValueError, match=message):
+        optimizer_component(value)
+
+
+def test_never_imports(tmp_path, monkeypatch):
+    (tmp_path / "trap.py").write_text("raise SystemError('code ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="unknown optimizer"):
+        optimizer_component("trap.Optimizer")

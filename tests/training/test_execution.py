@@ -1,0 +1,296 @@
+import copy
+import csv
+
+import pytest
+import torch
+from conftest import ROOT, SMALL
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    EMAWeightAveraging,
+    GradientAccumulationScheduler,
+    LearningRateMonitor,
+    OnExceptionCheckpoint,
+)
+
+from cifar_lightning import CIFAR10DataModule, MLPClassifier
+from cifar_lightning.compiled import step as compiled_step
+from cifar_lightning.training import execution
+from cifar_lightning.training.execution import choose_execution
+
+BASE = [
+    f"--config={ROOT}/configs/one_cycle.yaml",
+    *SMALL,
+    "--data.batch_size=16",  # 15 batches an epoch
+    "--model.hidden_sizes=3x20",
+    "--model.dropout_position=all",
+    "--trainer.max_epochs=3",
+    "--trainer.log_every_n_steps=3",
+]
+#: Roundings grow ten-thousandfold in these 45 steps.
+DOUBLE = ["--trainer.precision=64-true"]
+EVERY_10 = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=10",
+            "--trainer.callbacks.save_top_k=-1", "--trainer.callbacks.filename=step{step}"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _eager(monkeypatch):
+    """Do all but compile, which is tested elsewhere and takes long."""
+    monkeypatch.setattr(compiled_step, "compile_once", lambda function: function)
+    monkeypatch.setattr(execution, "has_compiler", lambda: True)
+
+
+def outcome(folder):
+    """The last checkpoint, each checkpoint's name, and the rows of the log."""
+    last = torch.load(next(folder.rglob("last.ckpt")), weights_only=True)
+    with next(folder.rglob("metrics.csv")).open() as file:
+        rows = list(csv.DictReader(file))
+    return last, sorted(path.name for path in folder.rglob("*.ckpt")), rows
+
+
+def check_equal(ours, theirs):
+    (ours, our_files, our_rows), (theirs, their_files, their_rows) = ours, theirs
+    assert our_files == their_files
+    assert ours["global_step"] == theirs["global_step"]
+    assert ours["epoch"] == theirs["epoch"]
+    for name, value in theirs["state_dict"].items():
+        assert not isinstance(value, torch.Tensor) or torch.equal(ours["state_dict"][name], value), name
+    assert ours["lr_schedulers"] == theirs["lr_schedulers"]
+    assert [row["step"] for row in our_rows] == [row["step"] for row in their_rows]
+    assert our_rows == their_rows
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--trainer.max_steps=31"],
+        ["--trainer.limit_train_batches=2"],
+        ["--trainer.limit_train_batches=0.5"],
+        ["--trainer.val_check_interval=4"],
+        ["--trainer.val_check_interval=0.4"],
+        ["--trainer.val_check_interval=10", "--trainer.check_val_every_n_epoch=null"],
+        ["--trainer.log_every_n_steps=1"],
+        ["--trainer.log_every_n_steps=50"],
+        EVERY_10,
+        ["--trainer.gradient_clip_val=0.01"],
+        ["--trainer.gradient_clip_val=0.001", "--trainer.gradient_clip_algorithm=value"],
+        ["--model.max_norm=0.5"],
+        ["--model.l1=0.001", "--model.l2=0.01", "--trainer.gradient_clip_val=0.5"],
+        ["--model.normalization=batch", "--model.optimizer=NAdam", "--model.schedule=Constant"],
+        ["--model.optimizer=Adam", "--model.schedule=Exponential"],
+        ["--model.schedule=Performance"],
+        ["--model.optimizer=NAdam", "--model.schedule=OneCycle", "--model.schedule.cycle_momentum=true"],
+        [
+            *EVERY_10[:1],
+            "--trainer.callbacks.every_n_train_steps=5",
+            "--trainer.callbacks.monitor=val_loss",
+            "--trainer.callbacks.save_top_k=-1",
+            "--trainer.callbacks.filename={step}-{val_loss:.6f}",
+        ],
+        ["--model.schedule=PiecewiseConstant", "--model.schedule.epochs=[1]", "--model.schedule.factors=[1,0.1]"],
+        ["--trainer.callbacks+=LRFinder", "--trainer.callbacks.num_steps=20"],
+    ],
+    ids=lambda flags: " ".join(flag.split("=", 1)[0].split(".")[-1] + "=" + flag.split("=", 1)[1] for flag in flags),
+)
+def test_several_steps_a_hook_are_as_many_hooks_of_one_step(run, tmp_path, flags):
+    results = []
+    for steps in (1, 7):
+        root = tmp_path / str(steps)
+        said = run("fit", *BASE, "--model.compile=always", f"--model.steps_per_execution={steps}", *flags,
+                   f"--trainer.default_root_dir={root}")  # fmt: skip
+        assert f"Training steps: compiled{f', {steps} at once' * (steps > 1)}, 1 thread" in said
+        results.append(outcome(root))
+    check_equal(*results)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_flags_count_optimizer_steps(run, tmp_path):
+    run("fit", *BASE, "--model.compile=always", "--trainer.max_steps=31", *EVERY_10)
+    _, files, rows = outcome(tmp_path)
+    assert files == ["best.ckpt", "last.ckpt", "stepstep=10.ckpt", "stepstep=20.ckpt", "stepstep=30.ckpt"]
+    assert [int(row["step"]) for row in rows if row["train_step_loss"]] == list(range(2, 31, 3))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_weights_are_those_of_the_plain_path(run, tmp_path):
+    weights = {}
+    for compile in ("never", "always"):
+        flags = [*BASE, *DOUBLE, f"--model.compile={compile}"]
+        run("fit", *flags, f"--trainer.default_root_dir={tmp_path / compile}")
+        weights[compile] = outcome(tmp_path / compile)[0]["state_dict"]
+    for name, value in weights["never"].items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(weights["always"][name], value, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_mid_epoch_resume_is_bitwise_equal_and_keeps_the_path(run, tmp_path):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    compiled = [*BASE, "--model.compile=always", "--model.steps_per_execution=7"]
+    run("fit", *compiled, *EVERY_10, f"--trainer.default_root_dir={whole}")
+    middle = next(whole.rglob("stepstep=20*.ckpt"))
+    # "auto" would train so few steps plainly.
+    said = run("fit", *BASE, f"--trainer.default_root_dir={resumed}", f"--ckpt_path={middle}")
+    assert "Training steps: compiled, 7 at once" in said
+    ours, _, _ = outcome(resumed)
+    theirs, _, _ = outcome(whole)
+    assert ours["execution"] == theirs["execution"] | {"reason": "as before"}
+    for name, value in theirs["state_dict"].items():
+        assert not isinstance(value, torch.Tensor) or torch.equal(ours["state_dict"][name], value), name
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("optimizer", ["SGD", "NAdam"])
+def test_momentum_that_a_schedule_moves_is_that_of_the_plain_path(run, tmp_path, optimizer):
+    flags = [f"--model.optimizer={optimizer}", "--model.schedule=OneCycle", "--model.schedule.cycle_momentum=true",
+             "--model.lr=0.002"]  # fmt: skip
+    weights = {}
+    for compile in ("never", "always"):
+        run("fit", *BASE, *flags, f"--model.compile={compile}", f"--trainer.default_root_dir={tmp_path / compile}")
+        weights[compile] = outcome(tmp_path / compile)[0]["state_dict"]["network.output.weight"]
+    torch.testing.assert_close(weights["always"], weights["never"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_resumes_before_and_after_an_epochs_last_short_batch(run, tmp_path):
+    flags = [*BASE, "--data.batch_size=17", "--model.compile=always"]  # 14 full ones and one of 2
+    every = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_top_k=-1",
+             "--trainer.callbacks.filename=step{step}", "--trainer.callbacks.every_n_train_steps=1"]  # fmt: skip
+    run("fit", *flags, *every, f"--trainer.default_root_dir={tmp_path / 'whole'}")
+    expected = outcome(tmp_path / "whole")[0]["state_dict"]
+    for step in (14, 15):
+        middle = next((tmp_path / "whole").rglob(f"stepstep={step}.ckpt"))
+        run("fit", *flags, f"--ckpt_path={middle}", f"--trainer.default_root_dir={tmp_path / str(step)}")
+        ours, _, _ = outcome(tmp_path / str(step))
+        assert ours["global_step"] == 45
+        for name, value in expected.items():
+            assert not isinstance(value, torch.Tensor) or torch.equal(ours["state_dict"][name], value), (step, name)
+
+
+def test_a_second_fit_begins_anew():
+    data = CIFAR10DataModule(source="synthetic", synthetic_size=100, val_size=20, batch_size=10)
+    module = MLPClassifier(hidden_sizes=[4], compile="always")
+    for _ in range(2):
+        trainer = Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False)
+        trainer.fit(module, data)
+        assert trainer.global_step == 8
+        images, _ = next(iter(data.train_dataloader()))  # a batch, and no list of them
+        assert len(images) == 10
+    copy.deepcopy(module)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_averaged_weights_see_every_step(run, tmp_path):
+    flags = [*BASE, *DOUBLE, "--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9"]
+    weights = {}
+    for compile in ("never", "always"):
+        root = tmp_path / compile
+        said = run("fit", *flags, f"--model.compile={compile}", f"--trainer.default_root_dir={root}")
+        weights[compile] = outcome(root)[0]["state_dict"]["network.output.weight"]
+    assert "compiled, 1 thread (EMAWeightAveraging follows each batch)" in said
+    torch.testing.assert_close(weights["always"], weights["never"], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_resume_that_can_not_keep_the_path_says_so(run, fail, tmp_path):
+    run("fit", *BASE, "--model.compile=always", "--trainer.max_steps=5", f"--trainer.default_root_dir={tmp_path}")
+    last = f"--ckpt_path={next(tmp_path.rglob('last.ckpt'))}"
+    message = fail("fit", *BASE, "--trainer.accumulate_grad_batches=2", "--model.resume_cycle=new", last)
+    assert "expected a training without what follows, as before, or --model.compile never" in message
+    assert "received accumulated gradients" in message
+    said = run("fit", *BASE, "--model.resume_cycle=new", "--model.compile=never", last)
+    assert "Training steps: plain, 1 thread\n" in said
+
+
+class WatchesGradients(Callback):
+    def on_after_backward(self, trainer, pl_module):
+        pass
+
+
+def choose(compile="always", module=None, **flags):
+    module = module or MLPClassifier(hidden_sizes=[4], compile=compile)
+    trainer = Trainer(accelerator="cpu", logger=False, max_steps=5000, **flags)
+    trainer.strategy.connect(module)
+    trainer.strategy.optimizers = [torch.optim.SGD(module.parameters())]
+    module.trainer = trainer
+    return choose_execution(trainer, module, compile, 50, (4, 4), 32)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ({"accumulate_grad_batches": 2}, "accumulated gradients"),
+        ({"devices": 2, "strategy": "ddp_spawn"}, "2 devices"),
+        ({"precision": "bf16-mixed"}, "precision bf16-mixed"),
+        ({"callbacks": [WatchesGradients()]}, "WatchesGradients, which follows each gradient"),
+        ({"callbacks": [GradientAccumulationScheduler({4: 2})]}, "GradientAccumulationScheduler"),
+        ({"callbacks": [BaseFinetuning()]}, "BaseFinetuning"),
+    ],
+)
+def test_what_can_not_be_compiled_is_trained_plainly_or_refused(flags, reason):
+    chosen = choose("auto", **flags)
+    assert not chosen.compiled
+    assert chosen.reason == reason
+    assert str(chosen) == f"Training steps: plain, 1 thread ({reason})"
+    with pytest.raises(ValueError, match="can't be compiled: expected .*; received " + reason):
+        choose("always", **flags)
+    assert choose("never", **flags).reason == ""
+
+
+@pytest.mark.parametrize("callback", [LearningRateMonitor(), EMAWeightAveraging(), OnExceptionCheckpoint(".")])
+def test_callbacks_that_follow_each_batch_get_each_batch(callback):
+    chosen = choose("always", callbacks=[callback])
+    assert chosen.compiled
+    assert chosen.steps == 1
+    assert chosen.reason == f"{type(callback).__name__} follows each batch"
+
+
+def test_a_subclass_with_steps_of_its_own_is_trained_plainly():
+    class Own(MLPClassifier):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx)
+
+    module = Own(hidden_sizes=[4], compile="always")
+    module.trainer = Trainer(accelerator="cpu", logger=False)
+    with pytest.raises(ValueError, match="can't be compiled: expected .*; received Own.training_step"):
+        module.choose_execution()
+
+
+def test_frozen_parameters_are_trained_plainly():
+    module = MLPClassifier(hidden_sizes=[4])
+    module.network.output.requires_grad_(False)
+    assert choose("auto", module).reason == "frozen parameters"
+
+
+@pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_parameters_with_hooks_are_trained_plainly(register):
+    module = MLPClassifier(hidden_sizes=[4])
+    getattr(module.network.output.weight, register)(lambda tensor: None)
+    assert choose("auto", module).reason == "hooks of parameters"
+
+
+def test_a_subclass_that_follows_each_batch_gets_each_batch():
+    class Watching(MLPClassifier):
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            pass
+
+    assert choose("always", Watching(hidden_sizes=[4])).steps == 1
+
+
+@pytest.mark.parametrize(("steps", "compiled"), [(None, True), (2000, True), (1999, False)])
+def test_auto_compiles_only_what_is_long_enough(monkeypatch, steps, compiled):
+    monkeypatch.setattr(execution, "count_optimizer_steps", lambda trainer: steps)
+    chosen = choose("auto")
+    assert chosen.compiled == compiled
+    assert chosen.reason == ("" if compiled else "compiling does not pay for fewer than 2,000 steps")
+
+
+def test_unknown_choices_are_named(fail):
+    assert "steps_per_execution out of range: expected 1 or more, received 0" in fail(
+        "fit", *BASE, "--model.steps_per_execution=0"
+    )
+    with pytest.raises(ValueError, match="unknown compile: expected one of auto, always, never; received 'on'"):
+        MLPClassifier(compile="on")
