@@ -1,7 +1,7 @@
 """The deep multilayer perceptron of the CIFAR-10 exercise, piece by piece.
 
-The names below need torch only. `MLPClassifier`, `CIFAR10DataModule`, `LRFinder` and `FreezePretrained` need Lightning,
-which is imported when they are first asked for.
+The names below need torch only. `MLPClassifier`, `CIFAR10DataModule`, `LRFinder`, `Pretrained` and `FreezePretrained`
+need Lightning, which is imported when they are first asked for.
 """
 
 from importlib import import_module
@@ -29,6 +29,7 @@ from cifar_lightning.optim.schedules import (
 if TYPE_CHECKING:
     from cifar_lightning.callbacks.freeze_pretrained import FreezePretrained
     from cifar_lightning.callbacks.lr_finder import LRFinder
+    from cifar_lightning.callbacks.pretrained import Pretrained
     from cifar_lightning.training.classifier import MLPClassifier
     from cifar_lightning.training.datamodule import CIFAR10DataModule
 
@@ -37,6 +38,7 @@ _LIGHTNING = {
     "FreezePretrained": "cifar_lightning.callbacks.freeze_pretrained",
     "LRFinder": "cifar_lightning.callbacks.lr_finder",
     "MLPClassifier": "cifar_lightning.training.classifier",
+    "Pretrained": "cifar_lightning.callbacks.pretrained",
 }
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "Performance",
     "PiecewiseConstant",
     "Power",
+    "Pretrained",
     "Standardize",
     "alpha_dropout",
     "compute_statistics",

@@ -1,6 +1,7 @@
 """What a trained network is worth: each way to predict measured side by side, as a table and in pictures."""
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from cifar_lightning.analysis.mc_dropout import MCPrediction
 from cifar_lightning.analysis.metrics import MutualInformation, Reliability, evaluation_metrics
 from cifar_lightning.analysis.plots import draw_confusion_matrix, draw_images, draw_reliability
-
-#: What a step of an evaluation returns: probabilities, or a sampled prediction, by the way to predict.
-Predictions = dict[str, Tensor | MCPrediction]
+from cifar_lightning.callbacks.ways_to_predict import Way, WaysToPredict
+from cifar_lightning.files import write_whole
+from cifar_lightning.nn.temperature import Temperature
 
 MOST_UNCERTAIN = 25
 COLUMNS = {
@@ -35,25 +36,41 @@ COLUMNS = {
 
 
 class EvaluationReport(Callback):
-    """In `validate` and `test`, measure every way to predict that the module's step returns.
+    """In `validate` and `test`, measure each way to predict, by the logits that the module's step returns.
 
     Logs the measures, prints them as a table, and writes `evaluation.csv`, `reliability.png`, `confusion_matrix.png`
     and, for Monte-Carlo predictions, `most_uncertain.png`.
+
+    Args:
+        mc_samples: In an evaluation or a prediction, number of Monte-Carlo dropout passes; 0 for none.
+        ensemble: In an evaluation or a prediction, checkpoints whose probabilities are averaged with the network's.
+        calibrate: In `validate`, whether to fit a temperature and write it into a new checkpoint.
+
+    Raises:
+        ValueError: For a negative number of passes.
     """
 
+    def __init__(self, mc_samples: int = 0, ensemble: list[str] | None = None, calibrate: bool = False) -> None:
+        self.ways, self.calibrate = WaysToPredict(mc_samples, ensemble or []), calibrate
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget the last evaluation."""
-        self._metrics: dict[str, MetricCollection] = {}
-        self._reliability: dict[str, Reliability] = {}
+        """Forget the last evaluation, and get ready for this one."""
+        if stage != "fit":
+            self.ways.prepare(pl_module)
+        self._metrics: dict[Way, MetricCollection] = {}
+        self._reliability: dict[Way, Reliability] = {}
         self._confusion: MulticlassConfusionMatrix | None = None
         self._information = MutualInformation()
         self._uncertain: dict[str, Tensor] = {}
+        self._logits: list[tuple[Tensor, Tensor]] = []  # with their labels
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Add a batch, unless this is a validation within a training."""
         if trainer.state.fn == TrainerFn.VALIDATING:
+            if self.calibrate:
+                self._logits.append((outputs, batch[1]))
             self.on_test_batch_end(trainer, pl_module, outputs, batch)
 
     def on_test_batch_end(
@@ -61,7 +78,8 @@ class EvaluationReport(Callback):
     ) -> None:
         """Add a batch."""
         images, labels = batch
-        for way, prediction in outputs.items():
+        predictions = self.ways.predict_every_way(pl_module, images, outputs.softmax(-1))
+        for way, prediction in predictions.items():
             probabilities = prediction.mean if isinstance(prediction, MCPrediction) else prediction
             if way not in self._metrics:
                 self._start(way, probabilities)
@@ -79,9 +97,9 @@ class EvaluationReport(Callback):
                     }
                 )
         assert self._confusion is not None, "there is a way to predict"
-        self._confusion.update(next(iter(outputs.values())), labels)
+        self._confusion.update(outputs, labels)
 
-    def _start(self, way: str, probabilities: Tensor) -> None:
+    def _start(self, way: Way, probabilities: Tensor) -> None:
         num_classes, device = probabilities.shape[1], probabilities.device
         self._metrics[way] = evaluation_metrics(num_classes).to(device)
         self._reliability[way] = Reliability().to(device)
@@ -94,9 +112,11 @@ class EvaluationReport(Callback):
         self._uncertain = {name: values[order] for name, values in both.items()}
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report, unless this is a validation within a training."""
+        """Report and calibrate, unless this is a validation within a training."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._report(trainer, pl_module, "val")
+            if self.calibrate:
+                self._calibrate(trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report."""
@@ -109,15 +129,14 @@ class EvaluationReport(Callback):
         confusion = self._confusion.compute()
         if self._uncertain:
             information = self._information.compute().item()
-            next(row for way, row in rows.items() if way.startswith("MC"))["mutual_information"] = information
+            next(row for way, row in rows.items() if way.key == "mc_")["mutual_information"] = information
             if trainer.world_size > 1:
                 gathered = {name: gather(pl_module, values) for name, values in self._uncertain.items()}
                 self._uncertain = {}
                 self._keep_most_uncertain(gathered)
         for way, row in rows.items():
-            kind = {"MC": "mc_", "en": "ensemble_"}.get(way[:2], "")
-            names = row if kind else row.keys() - {"accuracy", "top3_accuracy"}  # which the module itself logs
-            pl_module.log_dict({f"{split}_{kind}{name}": row[name] for name in names}, sync_dist=True)
+            names = row if way.key else row.keys() - {"accuracy", "top3_accuracy"}  # which the module itself logs
+            pl_module.log_dict({f"{split}_{way.key}{name}": row[name] for name in names}, sync_dist=True)
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks
         if not trainer.is_global_zero or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -128,9 +147,9 @@ class EvaluationReport(Callback):
         get_console().print(_table(rows, f"{title}, {count:,} images"))
         _write_csv(rows, data_set, count, folder / "evaluation.csv")
         classes = getattr(pl_module, "classes", None) or [str(k) for k in range(len(confusion))]
-        draw_reliability(curves, folder / "reliability.png", title)
-        way = next(iter(rows))
-        draw_confusion_matrix(confusion, classes, folder / "confusion_matrix.png", f"{title}, {way}")
+        draw_reliability({way.label: curve for way, curve in curves.items()}, folder / "reliability.png", title)
+        label = next(iter(rows)).label
+        draw_confusion_matrix(confusion, classes, folder / "confusion_matrix.png", f"{title}, {label}")
         if self._uncertain:
             kept = self._uncertain
             captions = [
@@ -147,6 +166,27 @@ class EvaluationReport(Callback):
                 kept["std"],
             )
 
+    def _calibrate(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fit the temperature, and write a copy of the evaluated checkpoint that has it."""
+        logits, labels = (gather(pl_module, torch.cat(parts)) for parts in zip(*self._logits, strict=True))
+        self._logits.clear()
+        temperature = pl_module.temperature
+        assert isinstance(temperature, Temperature), "the classifier has one"
+        value = temperature.fit(logits * temperature.value, labels)
+        pl_module.log("temperature", value)
+        if trainer.ckpt_path is None or not trainer.is_global_zero:
+            return
+        path = Path(trainer.default_root_dir) / "checkpoints" / "calibrated.ckpt"
+        checkpoint = torch.load(trainer.ckpt_path, map_location="cpu", weights_only=True)
+        checkpoint["state_dict"]["temperature.value"] = temperature.value.cpu()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_whole(path, content.getvalue())
+        get_console().print(
+            f"temperature {value:.4f}; the calibrated network is in {path}", highlight=False, soft_wrap=True
+        )
+
 
 def gather(pl_module: LightningModule, values: Tensor) -> Tensor:
     """The rows of `values`, (N, ...), of all ranks, which may have different numbers of them."""
@@ -157,7 +197,7 @@ def gather(pl_module: LightningModule, values: Tensor) -> Tensor:
     return torch.cat(parts).to(values.device)
 
 
-def _table(rows: dict[str, dict[str, float]], title: str) -> Table:
+def _table(rows: dict[Way, dict[str, float]], title: str) -> Table:
     table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("prediction", no_wrap=True)
     left_to_the_file = ("top3_accuracy", "entropy")  # the screen may have no more than 80 columns
@@ -166,13 +206,13 @@ def _table(rows: dict[str, dict[str, float]], title: str) -> Table:
         table.add_column(name, justify="right", no_wrap=True, min_width=6)
     for way, row in rows.items():
         cells = [f"{row[name]:.2%}" if "accuracy" in name else f"{row[name]:.4f}" for name in columns if name in row]
-        table.add_row(way, *cells)
+        table.add_row(way.label, *cells)
     return table
 
 
-def _write_csv(rows: dict[str, dict[str, float]], data_set: str, count: int, path: Path) -> None:
+def _write_csv(rows: dict[Way, dict[str, float]], data_set: str, count: int, path: Path) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["prediction", "data_set", "images", *COLUMNS])
         for way, row in rows.items():
-            writer.writerow([way, data_set, count, *(row.get(name, "") for name in COLUMNS)])
+            writer.writerow([way.label, data_set, count, *(row.get(name, "") for name in COLUMNS)])

@@ -5,11 +5,13 @@ from lightning.pytorch.callbacks import BaseFinetuning
 from torch import nn
 from torch.optim import Optimizer
 
+from cifar_lightning.callbacks.pretrained import Pretrained
+
 
 class FreezePretrained(BaseFinetuning):
-    """Keep the layers that `MLPClassifier` took from a pretrained network as they are for some epochs; then train all.
+    """Keep the layers that `Pretrained` took from a trained network as they are for some epochs; then train all.
 
-    A new output layer's first gradients would else wreck them. A frozen batch norm standardizes by its running
+    The first gradients of a new output layer would wreck them. A frozen batch norm standardizes by its running
     statistics, as Keras's does, and leaves them alone.
 
     Args:
@@ -44,16 +46,18 @@ class FreezePretrained(BaseFinetuning):
             self._train_layers(pl_module, True)
 
     def _train_layers(self, pl_module: LightningModule, trainable: bool) -> None:
-        layers: list[nn.Module] = getattr(pl_module, "reused_layers", [])
+        callbacks = pl_module.trainer.callbacks  # type: ignore[attr-defined]
+        sources = [callback for callback in callbacks if isinstance(callback, Pretrained)]
+        layers = [layer for source in sources for layer in source.reused_layers(pl_module)]
         if not layers:
             raise ValueError(
                 "FreezePretrained has nothing to freeze: expected a network that reuses layers, "
-                "--model.pretrained FILE; received none"
+                "--pretrained.checkpoint FILE; received none"
             )
         if trainable:
             self.make_trainable(layers)
         else:
             self.freeze(layers, train_bn=False)
         for module in self.flatten_modules(layers):
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, nn.BatchNorm1d):
                 module.train(trainable)

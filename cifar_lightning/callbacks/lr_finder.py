@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from cifar_lightning.optim.lr_range_test import LRSweep, Mode, Rule, endless, make_rates, run_sweep, set_rate
-from cifar_lightning.training.resume import collect_generators, restore_generators
+from cifar_lightning.training.random_state import collect_generators, restore_generators
 
 
 class LRFinder(Callback):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cifar_lightning.analysis.mc_dropout import MCPrediction, entropy
 from cifar_lightning.analysis.plots import draw_images
+from cifar_lightning.callbacks.evaluation import EvaluationReport
 from cifar_lightning.data.image_files import FileBatch
 
 SHOWN = 25  # rows on the screen, and images in the picture
@@ -29,9 +30,13 @@ class PredictionTable(Callback):
     probability, the three most probable classes, the standard deviation of the probability over Monte-Carlo passes,
     and the entropy of the probabilities, in nats. Memory does not grow with the number of images. Beyond one device
     each rank writes the rows of its own share, and the first rank draws and prints its own.
+
+    Args:
+        evaluation: Says which way to predict, by the probabilities that the module's step returns; None for theirs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, evaluation: EvaluationReport | None = None) -> None:
+        self._ways = evaluation.ways if evaluation else None
         self.broken: list[tuple[str, str]] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -52,8 +57,9 @@ class PredictionTable(Callback):
     ) -> None:
         """Write the rows of a batch."""
         classes = getattr(pl_module, "classes", None)
-        probabilities = outputs.mean if isinstance(outputs, MCPrediction) else outputs
-        std = outputs.std if isinstance(outputs, MCPrediction) else torch.full_like(probabilities, torch.nan)
+        prediction = self._ways.predict(pl_module, batch[0], outputs) if self._ways else outputs
+        probabilities = prediction.mean if isinstance(prediction, MCPrediction) else prediction
+        std = prediction.std if isinstance(prediction, MCPrediction) else torch.full_like(probabilities, torch.nan)
         classes = classes or [str(k) for k in range(probabilities.shape[1])]
         if isinstance(batch, FileBatch):
             paths, labels = batch.paths, [""] * len(batch.paths)

@@ -3,11 +3,11 @@
 import json
 
 #: Options that take several values, one after another.
-LIST_OPTIONS = {"--model.ensemble", "--data.classes", "--data.images"}
+LIST_OPTIONS = {"--evaluation.ensemble", "--data.classes", "--data.images"}
 
 
 def gather_lists(arguments: list[str]) -> list[str]:
-    """Spell `--model.ensemble A B` as jsonargparse takes it, `--model.ensemble=["A", "B"]`; the other lists too."""
+    """Spell lists as jsonargparse takes them: `--data.images A B` as `--data.images=["A", "B"]`."""
     gathered: list[str] = []
     i = 0
     while i < len(arguments):

@@ -20,6 +20,7 @@ from rich.table import Table
 from torch import Tensor
 
 from cifar_lightning.callbacks.lr_finder import stop_before_training
+from cifar_lightning.callbacks.pretrained import Pretrained
 from cifar_lightning.callbacks.report import draw_learning_curves
 from cifar_lightning.cli.run_folder import make_loggers
 from cifar_lightning.compiled.stack import Stack
@@ -28,7 +29,7 @@ from cifar_lightning.optim.class_paths import build_optimizer
 from cifar_lightning.optim.schedules import Constant, build_schedule
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.lightning_internals import count_optimizer_steps
-from cifar_lightning.training.resume import collect_generators, restore_generators
+from cifar_lightning.training.random_state import collect_generators, restore_generators
 
 
 @dataclass
@@ -255,7 +256,7 @@ def _refuse_what_can_not_act(trainer: Trainer) -> None:
     epochs = trainer.max_epochs
     given: dict[str, tuple[Any, list[Any]]] = {
         "ckpt_path": (trainer.ckpt_path, [None]),
-        "model.pretrained": (getattr(trainer.lightning_module, "pretrained", None), [None]),
+        "pretrained.checkpoint": (_pretrained(trainer), [None]),
         "trainer.gradient_clip_val": (trainer.gradient_clip_val, [None, 0]),
         "trainer.accumulate_grad_batches": (trainer.accumulate_grad_batches, [1]),
         "trainer.precision": (trainer.precision, ["32-true"]),
@@ -268,6 +269,11 @@ def _refuse_what_can_not_act(trainer: Trainer) -> None:
     for name, (value, possible) in given.items():
         if value not in possible:
             raise ValueError(f"--{name} is not for a sweep: expected {possible[0]}, received {value}")
+
+
+def _pretrained(trainer: Trainer) -> str | None:
+    named = [each.checkpoint for each in trainer.callbacks if isinstance(each, Pretrained)]  # type: ignore[attr-defined]
+    return next(iter(named), None)
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """CIFAR-10 for Lightning: source, split, standardization and loaders."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from cifar_lightning.data.sources import (
     select_classes,
 )
 from cifar_lightning.nn.standardize import Scaling, Statistics, compute_statistics
+from cifar_lightning.training.lightning_internals import global_seed
 
 Loader = DataLoader[tuple[Tensor, Tensor]]
 
@@ -203,7 +203,7 @@ class CIFAR10DataModule(LightningDataModule):
         return BatchOrder(indices, batch_size, shuffle, self._order_seed(), *ranks)
 
     def _order_seed(self) -> int:
-        for seed in (self.hparams["order_seed"], self._resumed_seed, os.environ.get("PL_GLOBAL_SEED")):
+        for seed in (self.hparams["order_seed"], self._resumed_seed, global_seed()):
             if seed is not None:
                 return int(seed)
         return 0

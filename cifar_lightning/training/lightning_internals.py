@@ -1,11 +1,41 @@
-"""How long a training is, in optimizer steps."""
+"""Everything that this package needs of Lightning 2.6 and Lightning does not offer by a public name.
 
+One function a need. `tests/training/test_lightning_internals.py` looks each of the names up, so an upgrade that breaks
+one fails there, in a line that names it.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from math import ceil
-from typing import Any
+from typing import Any, TypeVar
 
-from lightning.fabric.utilities.data import sized_len
-from lightning.pytorch import Trainer
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from torch.utils.data import DistributedSampler
+
+T = TypeVar("T")
+
+#: Where `seed_everything` leaves its seed, for the processes of other ranks to find.
+GLOBAL_SEED = "PL_GLOBAL_SEED"
+
+
+# ------------------------------------------------------------------------------------------------- data and length
+
+
+def train_loader(trainer: Trainer) -> Any:
+    """The training loader as the data module or the user gives it, before the trainer sets its own up.
+
+    `trainer.train_dataloader` is None until then, and setting it up early is a trap: see `count_optimizer_steps`.
+    """
+    return trainer.fit_loop._data_source.dataloader()
+
+
+def prepared_train_loader(trainer: Trainer) -> Any:
+    """A training loader of its own, with the sampler that the trainer's strategy needs."""
+    return trainer._data_connector._prepare_dataloader(train_loader(trainer), shuffle=True, mode=RunningStage.TRAINING)
 
 
 def count_optimizer_steps(trainer: Trainer) -> int | None:
@@ -15,8 +45,11 @@ def count_optimizer_steps(trainer: Trainer) -> int | None:
     with wrong batches in silence.
     """
     limits = [trainer.max_steps] if trainer.max_steps != -1 else []
-    loader: Any = trainer.fit_loop._data_source.dataloader()
-    batches = sized_len(loader)
+    loader = train_loader(trainer)
+    try:
+        batches = len(loader)
+    except (TypeError, NotImplementedError):  # a stream
+        batches = None
     if batches is not None and trainer.max_epochs not in (None, -1):
         connector = trainer._accelerator_connector
         sharded = not connector.use_distributed_sampler or isinstance(
@@ -28,3 +61,116 @@ def count_optimizer_steps(trainer: Trainer) -> int | None:
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         limits.append(trainer.max_epochs * ceil(batches / trainer.accumulate_grad_batches))
     return min(limits, default=None)
+
+
+def stop_at(trainer: Trainer, steps: int) -> None:
+    """Let a fit end after so many optimizer steps; `max_steps` of a trainer can't be set."""
+    trainer.fit_loop.epoch_loop.max_steps = steps
+
+
+def stop_before_training(trainer: Trainer) -> None:
+    """Let a fit end before its first step, whatever its least number of epochs or steps."""
+    trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = 0, None
+    trainer.should_stop = True
+
+
+# --------------------------------------------------------------------------------------------------- steps of a fit
+
+
+def set_skip_backward(trainer: Trainer, skip: bool) -> None:
+    """Whether the trainer leaves `backward` out, because the step has computed the gradients itself.
+
+    Manual optimization would do it too, but refuses clipping and counts a hook with several steps as one. Lightning's
+    own StochasticWeightAveraging uses this switch.
+    """
+    trainer.fit_loop._skip_backward = skip
+
+
+def skips_backward(trainer: Trainer) -> bool:
+    """Whether `set_skip_backward` is on."""
+    return trainer.fit_loop._skip_backward
+
+
+def detects_anomalies(trainer: Trainer) -> bool:
+    """Whether autograd's anomaly detection will be on; `torch.is_anomaly_enabled` says so only within the loop."""
+    return trainer._detect_anomaly or torch.is_anomaly_enabled()
+
+
+def batches_until_an_event(trainer: Trainer, most: int) -> int:
+    """Number of batches, up to `most`, before Lightning has something to do that flags ask for by step."""
+    fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
+    in_epoch, in_all = loop.batch_progress.current.ready, loop.batch_progress.total.ready
+    counts = [most, fit.max_batches - in_epoch]
+    for steps in (trainer.max_steps, trainer.min_steps or 0):
+        if steps > trainer.global_step:
+            counts.append(steps - trainer.global_step)
+    for callback in trainer.checkpoint_callbacks:
+        if every := getattr(callback, "_every_n_train_steps", 0):
+            counts.append(every - trainer.global_step % every)
+    if trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        counts.append(trainer.log_every_n_steps - loop._batches_that_stepped % trainer.log_every_n_steps)  # type: ignore[attr-defined]
+    if (interval := trainer.val_check_batch) not in (None, float("inf")):
+        batches = in_all if trainer.check_val_every_n_epoch is None else in_epoch
+        counts.append(interval - batches % interval)
+    return max(1, int(min(counts)))
+
+
+def one_by_one(trainer: Trainer, batches: Iterable[T]) -> Iterator[T]:
+    """Yield the batches; between two, do what Lightning does between two batches, and nothing that takes a callback."""
+    loop = trainer.fit_loop.epoch_loop
+    optimizer_step = loop.automatic_optimization.optim_progress.optimizer.step
+    for index, batch in enumerate(batches):
+        if index > 0:
+            optimizer_step.increment_completed()
+            loop.batch_progress.increment_processed()
+            loop.update_lr_schedulers("step", update_plateau_schedulers=False)
+            loop.batch_progress.increment_completed()
+            loop._batches_that_stepped += 1
+            loop.batch_progress.increment_ready()
+            loop.batch_progress.increment_started()
+            optimizer_step.increment_ready()
+        # Of which Lightning knows only after as many items as there are batches.
+        loop.batch_progress.is_last_batch = loop.batch_progress.current.ready >= trainer.fit_loop.max_batches
+        yield batch
+
+
+def finished_epochs(trainer: Trainer) -> int:
+    """Number of epochs of this fit whose end was processed, their checkpoints included."""
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    return int(progress.processed)
+
+
+def batch_index(trainer: Trainer) -> int:
+    """Index in its epoch of the last batch that was trained on."""
+    return trainer.fit_loop.epoch_loop.batch_idx
+
+
+# ------------------------------------------------------------------------------------------------------------ others
+
+
+def is_fitting(module: LightningModule) -> bool:
+    """Whether a trainer is fitting the module; asking a module that has none for its trainer raises."""
+    return module._trainer is not None and module.trainer.state.fn == TrainerFn.FITTING
+
+
+def stop_progress(bar: RichProgressBar) -> None:
+    """Take the bar from the screen, or it would be drawn again below what is printed next."""
+    bar._stop_progress()
+
+
+def global_seed() -> int | None:
+    """The seed of the last `seed_everything`, None if it was never called."""
+    seed = os.environ.get(GLOBAL_SEED)
+    return None if seed is None else int(seed)
+
+
+@contextmanager
+def same_global_seed() -> Iterator[None]:
+    """Whatever is seeded within the context, `global_seed` is what it was afterwards."""
+    seed = os.environ.get(GLOBAL_SEED)
+    try:
+        yield
+    finally:
+        os.environ.pop(GLOBAL_SEED, None)
+        if seed is not None:
+            os.environ[GLOBAL_SEED] = seed

@@ -50,7 +50,7 @@ def expected_probabilities(path, split="test"):
 
 
 def test_every_way_side_by_side(run, trained):
-    asked = ["--model.mc_samples", "20", "--model.ensemble", *trained[1:]]
+    asked = ["--evaluation.mc_samples", "20", "--evaluation.ensemble", *trained[1:]]
     printed = run("test", "--ckpt_path", trained[0], *asked, QUIET)
     rows = evaluation("test")
     ways = ["deterministic", "MC dropout, 20 samples", "ensemble of 3"]
@@ -68,21 +68,21 @@ def test_every_way_side_by_side(run, trained):
         nll = -probabilities[torch.arange(60), labels].log().mean().item()
         assert float(row["nll"]) == pytest.approx(nll, rel=1e-4)
     assert float(rows[1]["mutual_information"]) > 0
-    saved = yaml.safe_load((folder("test") / "config.yaml").read_text())["model"]
+    saved = yaml.safe_load((folder("test") / "config.yaml").read_text())["evaluation"]
     assert saved["mc_samples"] == 20  # what was asked is in the config, not in the checkpoint
     assert "mc_samples" not in torch.load(trained[0], weights_only=True)["hyper_parameters"]
 
 
 def test_an_ensemble_alone_and_one_named_twice(run, trained):
-    run("test", "--model.ensemble", *trained, "--ckpt_path", trained[0], QUIET)
+    run("test", "--evaluation.ensemble", *trained, "--ckpt_path", trained[0], QUIET)
     alone = evaluation("test")
     assert alone[1]["prediction"] == "ensemble of 3"
-    run("validate", "--model.ensemble", *trained, QUIET)
+    run("validate", "--evaluation.ensemble", *trained, QUIET)
     assert evaluation("validate")[1]["prediction"] == "ensemble of 3"
 
 
 def test_validation_has_the_same_measures(run, trained):
-    run("validate", "--ckpt_path", trained[0], "--model.mc_samples=5", QUIET)
+    run("validate", "--ckpt_path", trained[0], "--evaluation.mc_samples=5", QUIET)
     assert {path.name for path in folder("validate").glob("*.png")} == {
         "reliability.png",
         "confusion_matrix.png",
@@ -104,11 +104,11 @@ def test_a_checkpoint_made_in_python_is_evaluated_by_the_command_line(run):
 
 @pytest.mark.slow
 def test_two_ranks_measure_what_one_does(run, trained):
-    asked = ["--ckpt_path", trained[0], "--model.ensemble", trained[1], "--data.eval_batch_size=7", QUIET]
+    asked = ["--ckpt_path", trained[0], "--evaluation.ensemble", trained[1], "--data.eval_batch_size=7", QUIET]
     run("test", *asked)
     alone = evaluation("test")
     ddp = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
-    command = [sys.executable, "-m", "cifar_lightning", "test", *asked, *ddp, "--model.mc_samples=3"]
+    command = [sys.executable, "-m", "cifar_lightning", "test", *asked, *ddp, "--evaluation.mc_samples=3"]
     done = subprocess.run([*command, "--trainer.default_root_dir=two"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     with next(Path("two").rglob("evaluation.csv")).open() as file:
@@ -125,17 +125,17 @@ def test_two_ranks_measure_what_one_does(run, trained):
 def test_nothing_to_sample(run, fail):
     run("fit", *SMALL, "--trainer.max_epochs=1", "--model.hidden_sizes=2x20")
     last = str(next(Path().rglob("last.ckpt")))
-    assert "Monte-Carlo dropout has nothing to sample" in fail("test", "--ckpt_path", last, "--model.mc_samples=5")
-    assert "mc_samples out of range" in fail("test", "--ckpt_path", last, "--model.mc_samples=-1")
+    assert "Monte-Carlo dropout has nothing to sample" in fail("test", "--ckpt_path", last, "--evaluation.mc_samples=5")
+    assert "mc_samples out of range" in fail("test", "--ckpt_path", last, "--evaluation.mc_samples=-1")
 
 
 def test_a_member_that_is_missing(fail, trained):
-    message = fail("test", "--ckpt_path", trained[0], "--model.ensemble", "nowhere.ckpt")
+    message = fail("test", "--ckpt_path", trained[0], "--evaluation.ensemble", "nowhere.ckpt")
     assert "expected the file of a member of the ensemble, received 'nowhere.ckpt'" in message
 
 
 def test_calibration_is_stored_in_a_checkpoint(run, trained):
-    run("validate", "--ckpt_path", trained[0], "--model.calibrate=true", QUIET)
+    run("validate", "--ckpt_path", trained[0], "--evaluation.calibrate=true", QUIET)
     before = float(evaluation("validate")[0]["nll"])
     calibrated = folder("validate") / "checkpoints" / "calibrated.ckpt"
     model, images, labels, probabilities = expected_probabilities(str(calibrated), "val")
@@ -163,7 +163,7 @@ def pictures(tmp_path):
     "images", [["a.png", "b.png", "c.png"], ["."], ["*.png"], ['["a.png", "b.png", "c.png"]'], ["a.png", "[bc].png"]]
 )
 def test_predict_takes_one_several_a_folder_and_a_glob(run, trained, pictures, images):
-    printed = run("predict", "--ckpt_path", trained[0], "--data.images", *images, "--model.mc_samples=10", QUIET)
+    printed = run("predict", "--ckpt_path", trained[0], "--data.images", *images, "--evaluation.mc_samples=10", QUIET)
     with (folder("predict") / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == ["a.png", "b.png", "c.png"]
@@ -224,7 +224,7 @@ def test_predict_on_the_test_images(run, trained):
         (["--data.images", "a", "b", "--x", "1"], ['--data.images=["a", "b"]', "--x", "1"]),
         (["--data.images", "a"], ['--data.images=["a"]']),
         (["--data.images=a", "b"], ['--data.images=["a", "b"]']),
-        (['--model.ensemble=["a"]', "--x"], ['--model.ensemble=["a"]', "--x"]),
+        (['--evaluation.ensemble=["a"]', "--x"], ['--evaluation.ensemble=["a"]', "--x"]),
         (["fit", "--config", "x"], ["fit", "--config", "x"]),
     ],
 )

@@ -6,7 +6,7 @@ import yaml
 from conftest import ROOT, SMALL
 from lightning.pytorch import Callback, Trainer
 
-from cifar_lightning import CIFAR10DataModule, FreezePretrained, MLPClassifier
+from cifar_lightning import CIFAR10DataModule, FreezePretrained, MLPClassifier, Pretrained
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -49,7 +49,7 @@ def task_a(run, tmp_path):
 def test_frozen_layers_do_not_move_and_then_all_do(run, tmp_path, task_a):
     # With weight decay, momentum, a norm constraint and batch norms, each of which would move what is not frozen.
     b = tmp_path / "b"
-    said = run("fit", *TASK_B, *EVERY_STEP, f"--model.pretrained={task_a}", f"--trainer.default_root_dir={b}")
+    said = run("fit", *TASK_B, *EVERY_STEP, f"--pretrained.checkpoint={task_a}", f"--trainer.default_root_dir={b}")
     assert "Training steps: plain, 1 thread (FreezePretrained)" in said
     source = load(task_a)["state_dict"]
     for step in (1, 10):  # the first and the last of the two frozen epochs
@@ -68,11 +68,11 @@ def test_frozen_layers_do_not_move_and_then_all_do(run, tmp_path, task_a):
 @pytest.mark.filterwarnings("ignore")
 def test_a_resume_is_bitwise_equal_and_needs_no_pretrained_file(run, tmp_path, task_a):
     whole = tmp_path / "b"
-    run("fit", *TASK_B, *EVERY_STEP, f"--model.pretrained={task_a}", f"--trainer.default_root_dir={whole}")
+    run("fit", *TASK_B, *EVERY_STEP, f"--pretrained.checkpoint={task_a}", f"--trainer.default_root_dir={whole}")
     task_a.unlink()
     expected = state_at(whole, 25)
     saved = yaml.safe_load(next(whole.rglob("config.yaml")).read_text())
-    saved["model"]["pretrained"] = None
+    saved["pretrained"]["checkpoint"] = None
     Path("unnamed.yaml").write_text(yaml.safe_dump(saved))
     # Amid and after an epoch, frozen and not; by the run's own config, which names the file, and by another.
     for step, config in ((3, []), (5, []), (10, []), (13, []), (15, []), (3, ["--config=unnamed.yaml"])):
@@ -85,31 +85,37 @@ def test_a_resume_is_bitwise_equal_and_needs_no_pretrained_file(run, tmp_path, t
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_command_line(run, fail, tmp_path, task_a):
-    run("fit", *TASK_B, "--model.pretrained", "a/*/*/checkpoints/last.ckpt", "--model.pretrained_layers=1")
+    run("fit", *TASK_B, "--pretrained.checkpoint", "a/*/*/checkpoints/last.ckpt", "--pretrained.layers=1")
     (last,) = Path("runs").rglob("last.ckpt")
     config = last.parents[1] / "config.yaml"
-    assert yaml.safe_load(config.read_text())["model"]["pretrained"] == str(task_a.relative_to(tmp_path))
+    assert yaml.safe_load(config.read_text())["pretrained"]["checkpoint"] == str(task_a.relative_to(tmp_path))
     checkpoint = load(last)
-    assert checkpoint["pretrained_layers"] == 1
+    assert checkpoint["callbacks"]["Pretrained"]["reused"] == 1
     assert not {"pretrained", "pretrained_layers"} & set(checkpoint["hyper_parameters"])
     best = task_a.with_name("best.ckpt")
-    for flag, expected in ((f"pretrained={best}", "'a/"), ("pretrained_layers=2", "1")):
-        message = fail("fit", f"--ckpt_path={last}", f"--model.{flag}")
-        assert f"--model.{flag.partition('=')[0]} contradicts the checkpoint: expected {expected}" in message
+    for flag, expected in ((f"checkpoint={best}", "'a/"), ("layers=2", "1")):
+        message = fail("fit", f"--ckpt_path={last}", f"--pretrained.{flag}")
+        assert f"--pretrained.{flag.partition('=')[0]} contradicts the checkpoint: expected {expected}" in message
     task_a.unlink()
     assert "deterministic" in run("test", f"--config={config}", f"--ckpt_path={last}")
     assert MLPClassifier.load_from_checkpoint(last, weights_only=True).classes == ["rows", "columns"]
-    message = fail("test", f"--ckpt_path={last}", f"--model.pretrained={best}")
-    assert "--model.pretrained does nothing here: expected it with fit, received test" in message
+    message = fail("test", f"--ckpt_path={last}", f"--pretrained.checkpoint={best}")
+    assert "--pretrained.checkpoint does nothing here: expected it with fit, received test" in message
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--model.pretrained=x.ckpt"], "no checkpoint: expected a file, received 'x.ckpt'"),
-        (["--model.pretrained=y.ckpt"], "wrong checkpoint y.ckpt: expected one of MLPClassifier, received"),
-        (["--model.pretrained_layers=1"], "pretrained_layers alone: expected pretrained too, received None"),
-        ([], "FreezePretrained has nothing to freeze: expected a network that reuses layers, --model.pretrained FILE"),
+        (["--pretrained.checkpoint=x.ckpt"], "no checkpoint: expected a file, received 'x.ckpt'"),
+        (["--pretrained.checkpoint=y.ckpt"], "wrong checkpoint y.ckpt: expected one of MLPClassifier, received"),
+        (
+            ["--pretrained.layers=1"],
+            "pretrained layers without a network: expected its checkpoint too, received 1",
+        ),
+        (
+            [],
+            "nothing to freeze: expected a network that reuses layers, --pretrained.checkpoint FILE",
+        ),
         (["--trainer.callbacks.epochs=0"], "epochs out of range: expected at least 1, received 0"),
     ],
 )
@@ -120,7 +126,7 @@ def test_mistakes(fail, flags, message):
 
 @pytest.mark.filterwarnings("ignore")
 def test_another_architecture_or_scaling_is_refused(fail, task_a):
-    flags = [*TASK_B, f"--model.pretrained={task_a}"]
+    flags = [*TASK_B, f"--pretrained.checkpoint={task_a}"]
     assert "another hidden layer 2 than the pretrained one: expected Linear" in fail(
         "fit", *flags, "--model.hidden_sizes=[20, 11]"
     )
@@ -130,8 +136,8 @@ def test_another_architecture_or_scaling_is_refused(fail, task_a):
 @pytest.mark.filterwarnings("ignore")
 def test_a_sweep_would_lose_the_layers(fail, task_a):
     flags = ["--trainer.callbacks+=Sweep", "--trainer.callbacks.vary={lr: [0.1, 0.2]}"]
-    assert "--model.pretrained is not for a sweep: expected None" in fail(
-        "fit", *TASK_B, f"--model.pretrained={task_a}", *flags
+    assert "--pretrained.checkpoint is not for a sweep: expected None" in fail(
+        "fit", *TASK_B, f"--pretrained.checkpoint={task_a}", *flags
     )
 
 
@@ -140,10 +146,10 @@ def test_the_config(run, tmp_path):
     enough = ["--data.synthetic_size=2000"]  # for 200 training images of two classes
     run("fit", f"--config={ROOT}/configs/eight_classes.yaml", *SMALL, "--trainer.max_epochs=1")
     run("fit", f"--config={ROOT}/configs/two_classes_pretrained.yaml", *SMALL, *enough,
-        "--model.pretrained=runs/eight_classes/*/checkpoints/best.ckpt")  # fmt: skip
+        "--pretrained.checkpoint=runs/eight_classes/*/checkpoints/best.ckpt")  # fmt: skip
     source = load(next(Path("runs/eight_classes").rglob("best.ckpt")))["state_dict"]
     checkpoint = load(next(Path("runs/two_classes_pretrained").rglob("last.ckpt")))
-    assert checkpoint["pretrained_layers"] == 5
+    assert checkpoint["callbacks"]["Pretrained"]["reused"] == 5
     assert checkpoint["datamodule_hyper_parameters"]["data_set"] == "synthetic (rows, columns)"
     assert all(same(checkpoint["state_dict"], source, "standardize.").values())
 
@@ -184,12 +190,12 @@ def test_a_network_is_reused_once_and_a_frozen_batch_norm_evaluates(tmp_path):
     run.fit(first, data([0, 1, 2]))
     path = tmp_path / "first.ckpt"
     run.save_checkpoint(path)
-    model, watch = MLPClassifier(num_classes=2, pretrained=str(path), **options), Watch()
-    trainer(FreezePretrained(epochs=1), watch, max_epochs=3).fit(model, data(["ring", "rows"]))
+    model, watch, reuse = MLPClassifier(num_classes=2, **options), Watch(), Pretrained(str(path))
+    trainer(reuse, FreezePretrained(epochs=1), watch, max_epochs=3).fit(model, data(["ring", "rows"]))
     assert watch.seen == [(False, False), (True, True), (True, True)]
     assert torch.equal(model.standardize.mean, first.standardize.mean)
     before = model.network.hidden[0].linear.weight.clone()
-    trainer(FreezePretrained(), max_epochs=1).fit(model, data(["ring", "rows"]))
+    trainer(reuse, FreezePretrained(), max_epochs=1).fit(model, data(["ring", "rows"]))
     assert torch.equal(model.network.hidden[0].linear.weight, before)  # frozen, and not read again
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from cifar_lightning import CIFAR10DataModule, MLPClassifier, measure_signals
 from cifar_lightning.callbacks.signal_picture import QUANTITIES, SignalPicture, draw_signals
 from cifar_lightning.compiled import step as compiled_step
-from cifar_lightning.training import execution
+from cifar_lightning.training import obstacles
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -41,8 +41,8 @@ def weights(folder):
 @pytest.mark.parametrize("network", [[], ["--model.normalization=batch", "--model.norm_input=true"]])
 def test_a_training_is_bitwise_the_same_with_it(run, monkeypatch, tmp_path, compile, network):
     monkeypatch.setattr(compiled_step, "compile_once", lambda function: function)  # which is slow
-    monkeypatch.setattr(execution, "has_compiler", lambda: True)
-    flags = [*BASE, *network, f"--model.compile={compile}", "--model.steps_per_execution=7"]
+    monkeypatch.setattr(obstacles, "has_compiler", lambda: True)
+    flags = [*BASE, *network, f"--execution.compile={compile}", "--execution.steps=7"]
     run("fit", *flags, f"--trainer.default_root_dir={tmp_path}/without")
     said = run("fit", *flags, f"--trainer.default_root_dir={tmp_path}/with", PICTURE)
     assert f"Training steps: {'compiled, 7 at once' if compile == 'always' else 'plain'}" in said

@@ -247,8 +247,11 @@ def test_a_config_that_only_says_which_run_is_meant_contradicts_nothing(run):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--model.mc_samples=5"], "--model.mc_samples does nothing here: expected it with validate or test"),
-        (["--model.calibrate=true"], "--model.calibrate does nothing here: expected it with validate, received fit"),
+        (["--evaluation.mc_samples=5"], "--evaluation.mc_samples does nothing here: expected it with validate or test"),
+        (
+            ["--evaluation.calibrate=true"],
+            "calibrate does nothing here: expected it with validate, received fit",
+        ),
         (["--data.images", "x.png"], "--data.images does nothing here: expected it with predict, received fit"),
         (["--data.images"], "--data.images without a value: expected one or more, received none"),
         (["--model.schedule=Exponential", "--model.schedule.s=0"], "s out of range: expected a positive number"),

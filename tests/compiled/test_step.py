@@ -176,7 +176,7 @@ def test_the_first_20_steps_are_those_of_the_plain_path(tmp_path, config, precis
     losses, graphs = {}, {}
     for run, compile in {"never": "never", "always": "always", "always, again": "always"}.items():
         folder = tmp_path / run
-        main(["fit", *flags, f"--model.compile={compile}", f"--trainer.logger.save_dir={folder}"])
+        main(["fit", *flags, f"--execution.compile={compile}", f"--trainer.logger.save_dir={folder}"])
         graphs[run] = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         lines = next(folder.rglob("metrics.csv")).read_text().splitlines()
         column = lines[0].split(",").index("train_step_loss")
@@ -223,7 +223,7 @@ def test_without_a_compiler_it_trains_plainly_and_says_so(tmp_path):
     assert "Training steps: plain, " in done.stdout
     assert "(no C++ compiler)" in done.stdout
     done = subprocess.run(
-        [*command, "--model.compile=always"], env=environment, capture_output=True, text=True, cwd=ROOT
+        [*command, "--execution.compile=always"], env=environment, capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 2
     assert "error: the training step can't be compiled: expected" in done.stderr

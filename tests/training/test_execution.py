@@ -15,8 +15,8 @@ from lightning.pytorch.callbacks import (
 
 from cifar_lightning import CIFAR10DataModule, MLPClassifier
 from cifar_lightning.compiled import step as compiled_step
-from cifar_lightning.training import execution
-from cifar_lightning.training.execution import choose_execution
+from cifar_lightning.training import execution, obstacles
+from cifar_lightning.training.execution import Executor, choose_execution
 
 BASE = [
     f"--config={ROOT}/configs/one_cycle.yaml",
@@ -37,7 +37,7 @@ EVERY_10 = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n
 def _eager(monkeypatch):
     """Do all but compile, which is tested elsewhere and takes long."""
     monkeypatch.setattr(compiled_step, "compile_once", lambda function: function)
-    monkeypatch.setattr(execution, "has_compiler", lambda: True)
+    monkeypatch.setattr(obstacles, "has_compiler", lambda: True)
 
 
 def outcome(folder):
@@ -98,7 +98,7 @@ def test_several_steps_a_hook_are_as_many_hooks_of_one_step(run, tmp_path, flags
     results = []
     for steps in (1, 7):
         root = tmp_path / str(steps)
-        said = run("fit", *BASE, "--model.compile=always", f"--model.steps_per_execution={steps}", *flags,
+        said = run("fit", *BASE, "--execution.compile=always", f"--execution.steps={steps}", *flags,
                    f"--trainer.default_root_dir={root}")  # fmt: skip
         assert f"Training steps: compiled{f', {steps} at once' * (steps > 1)}, 1 thread" in said
         results.append(outcome(root))
@@ -107,7 +107,7 @@ def test_several_steps_a_hook_are_as_many_hooks_of_one_step(run, tmp_path, flags
 
 @pytest.mark.filterwarnings("ignore")
 def test_flags_count_optimizer_steps(run, tmp_path):
-    run("fit", *BASE, "--model.compile=always", "--trainer.max_steps=31", *EVERY_10)
+    run("fit", *BASE, "--execution.compile=always", "--trainer.max_steps=31", *EVERY_10)
     _, files, rows = outcome(tmp_path)
     assert files == ["best.ckpt", "last.ckpt", "stepstep=10.ckpt", "stepstep=20.ckpt", "stepstep=30.ckpt"]
     assert [int(row["step"]) for row in rows if row["train_step_loss"]] == list(range(2, 31, 3))
@@ -117,7 +117,7 @@ def test_flags_count_optimizer_steps(run, tmp_path):
 def test_the_weights_are_those_of_the_plain_path(run, tmp_path):
     weights = {}
     for compile in ("never", "always"):
-        flags = [*BASE, *DOUBLE, f"--model.compile={compile}"]
+        flags = [*BASE, *DOUBLE, f"--execution.compile={compile}"]
         run("fit", *flags, f"--trainer.default_root_dir={tmp_path / compile}")
         weights[compile] = outcome(tmp_path / compile)[0]["state_dict"]
     for name, value in weights["never"].items():
@@ -128,7 +128,7 @@ def test_the_weights_are_those_of_the_plain_path(run, tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_a_mid_epoch_resume_is_bitwise_equal_and_keeps_the_path(run, tmp_path):
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    compiled = [*BASE, "--model.compile=always", "--model.steps_per_execution=7"]
+    compiled = [*BASE, "--execution.compile=always", "--execution.steps=7"]
     run("fit", *compiled, *EVERY_10, f"--trainer.default_root_dir={whole}")
     middle = next(whole.rglob("stepstep=20*.ckpt"))
     # "auto" would train so few steps plainly.
@@ -148,14 +148,14 @@ def test_momentum_that_a_schedule_moves_is_that_of_the_plain_path(run, tmp_path,
              "--model.lr=0.002"]  # fmt: skip
     weights = {}
     for compile in ("never", "always"):
-        run("fit", *BASE, *flags, f"--model.compile={compile}", f"--trainer.default_root_dir={tmp_path / compile}")
+        run("fit", *BASE, *flags, f"--execution.compile={compile}", f"--trainer.default_root_dir={tmp_path / compile}")
         weights[compile] = outcome(tmp_path / compile)[0]["state_dict"]["network.output.weight"]
     torch.testing.assert_close(weights["always"], weights["never"], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_resumes_before_and_after_an_epochs_last_short_batch(run, tmp_path):
-    flags = [*BASE, "--data.batch_size=17", "--model.compile=always"]  # 14 full ones and one of 2
+    flags = [*BASE, "--data.batch_size=17", "--execution.compile=always"]  # 14 full ones and one of 2
     every = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_top_k=-1",
              "--trainer.callbacks.filename=step{step}", "--trainer.callbacks.every_n_train_steps=1"]  # fmt: skip
     run("fit", *flags, *every, f"--trainer.default_root_dir={tmp_path / 'whole'}")
@@ -171,7 +171,8 @@ def test_resumes_before_and_after_an_epochs_last_short_batch(run, tmp_path):
 
 def test_a_second_fit_begins_anew():
     data = CIFAR10DataModule(source="synthetic", synthetic_size=100, val_size=20, batch_size=10)
-    module = MLPClassifier(hidden_sizes=[4], compile="always")
+    module = MLPClassifier(hidden_sizes=[4])
+    module.executor = Executor("always")
     for _ in range(2):
         trainer = Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False)
         trainer.fit(module, data)
@@ -187,7 +188,7 @@ def test_averaged_weights_see_every_step(run, tmp_path):
     weights = {}
     for compile in ("never", "always"):
         root = tmp_path / compile
-        said = run("fit", *flags, f"--model.compile={compile}", f"--trainer.default_root_dir={root}")
+        said = run("fit", *flags, f"--execution.compile={compile}", f"--trainer.default_root_dir={root}")
         weights[compile] = outcome(root)[0]["state_dict"]["network.output.weight"]
     assert "compiled, 1 thread (EMAWeightAveraging follows each batch)" in said
     torch.testing.assert_close(weights["always"], weights["never"], rtol=1e-7, atol=1e-9)
@@ -195,12 +196,12 @@ def test_averaged_weights_see_every_step(run, tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_resume_that_can_not_keep_the_path_says_so(run, fail, tmp_path):
-    run("fit", *BASE, "--model.compile=always", "--trainer.max_steps=5", f"--trainer.default_root_dir={tmp_path}")
+    run("fit", *BASE, "--execution.compile=always", "--trainer.max_steps=5", f"--trainer.default_root_dir={tmp_path}")
     last = f"--ckpt_path={next(tmp_path.rglob('last.ckpt'))}"
-    message = fail("fit", *BASE, "--trainer.accumulate_grad_batches=2", "--model.resume_cycle=new", last)
-    assert "expected a training without what follows, as before, or --model.compile never" in message
+    message = fail("fit", *BASE, "--trainer.accumulate_grad_batches=2", "--cycle.resume=new", last)
+    assert "expected a training without what follows, as before, or --execution.compile never" in message
     assert "received accumulated gradients" in message
-    said = run("fit", *BASE, "--model.resume_cycle=new", "--model.compile=never", last)
+    said = run("fit", *BASE, "--cycle.resume=new", "--execution.compile=never", last)
     assert "Training steps: plain, 1 thread\n" in said
 
 
@@ -210,7 +211,7 @@ class WatchesGradients(Callback):
 
 
 def choose(compile="always", module=None, **flags):
-    module = module or MLPClassifier(hidden_sizes=[4], compile=compile)
+    module = module or MLPClassifier(hidden_sizes=[4])
     trainer = Trainer(accelerator="cpu", logger=False, max_steps=5000, **flags)
     trainer.strategy.connect(module)
     trainer.strategy.optimizers = [torch.optim.SGD(module.parameters())]
@@ -253,7 +254,8 @@ def test_a_subclass_with_steps_of_its_own_is_trained_plainly():
         def training_step(self, batch, batch_idx):
             return super().training_step(batch, batch_idx)
 
-    module = Own(hidden_sizes=[4], compile="always")
+    module = Own(hidden_sizes=[4])
+    module.executor = Executor("always")
     module.trainer = Trainer(accelerator="cpu", logger=False)
     with pytest.raises(ValueError, match="can't be compiled: expected .*; received Own.training_step"):
         module.choose_execution()
@@ -289,8 +291,6 @@ def test_auto_compiles_only_what_is_long_enough(monkeypatch, steps, compiled):
 
 
 def test_unknown_choices_are_named(fail):
-    assert "steps_per_execution out of range: expected 1 or more, received 0" in fail(
-        "fit", *BASE, "--model.steps_per_execution=0"
-    )
+    assert "steps out of range: expected 1 or more, received 0" in fail("fit", *BASE, "--execution.steps=0")
     with pytest.raises(ValueError, match="unknown compile: expected one of auto, always, never; received 'on'"):
-        MLPClassifier(compile="on")
+        Executor("on")

@@ -9,7 +9,7 @@ from conftest import ROOT, SMALL
 
 from cifar_lightning.callbacks.report import RunReport
 from cifar_lightning.cli.main import CLI
-from cifar_lightning.training.resume import collect_generators, restore_generators
+from cifar_lightning.training.random_state import collect_generators, restore_generators
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -106,7 +106,7 @@ def test_a_resume_takes_the_best_weights_along(run, tmp_path):
     assert second != first
     assert second.read_bytes() == first.read_bytes()
     state = torch.load(second.with_name("last.ckpt"), weights_only=True)["callbacks"]
-    best = next(value for key, value in state.items() if key.startswith("BestAndLast"))
+    best = next(value for key, value in state.items() if key.startswith("BestCheckpoint"))
     assert best["best_model_path"] == str(second)
 
 
@@ -152,7 +152,7 @@ def test_the_last_checkpoint_is_that_of_the_last_epoch(run):
     best, last = (torch.load(next(Path().rglob(f"{name}.ckpt")), weights_only=True) for name in ("best", "last"))
     assert best["epoch"] < 7  # or else this would show nothing
     assert last["epoch"] == 7
-    (state,) = (state for name, state in last["callbacks"].items() if name.startswith("BestAndLast"))
+    (state,) = (state for name, state in last["callbacks"].items() if name.startswith("BestCheckpoint"))
     report = last["callbacks"]["RunReport"]
     assert [row["epoch"] for row in [*report["rows"], report["present"]]] == list(range(1, 9))
     assert state["best_model_score"] == min(row["val_loss"] for row in report["rows"])

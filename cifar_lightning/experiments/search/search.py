@@ -29,10 +29,10 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cifar_lightning.cli.main import CLI, DEBUG_VARIABLE, command
-from cifar_lightning.cli.run_folder import write_whole
 from cifar_lightning.errors import unknown_name
 from cifar_lightning.experiments.search.options import Options, make_pruner, make_sampler
 from cifar_lightning.experiments.search.space import SearchSpace, read_space
+from cifar_lightning.files import write_whole
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.datamodule import CIFAR10DataModule
 

@@ -8,8 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from cifar_lightning.cli.run_folder import write_whole
 from cifar_lightning.experiments.study.results import COLUMNS, Result, Statistic, summarize
+from cifar_lightning.files import write_whole
 
 #: What is left out of the page, because its own chart says it.
 REDUNDANT = {"learning_curves.png"}

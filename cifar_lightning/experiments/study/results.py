@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import mean, median, stdev
 
-from cifar_lightning.cli.run_folder import write_whole
+from cifar_lightning.files import write_whole
 
 Row = dict[str, float]
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from cifar_lightning.callbacks.report import RunReport
 from cifar_lightning.cli.main import CLI, command
-from cifar_lightning.cli.run_folder import read_checkpoint, write_whole
 from cifar_lightning.experiments.study.results import Result
-from cifar_lightning.training.resume import BestAndLast
+from cifar_lightning.files import write_whole
+from cifar_lightning.training.checkpoints import BestCheckpoint, read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def train_and_test(run: Run) -> Result:
             "no result of a run: expected training epochs with a validation loss after each, received "
             f"{len(rows)} epochs, {sum('val_loss' in row for row in rows)} with one"
         )
-    best = next((c.best_model_path for c in trainer.checkpoint_callbacks if isinstance(c, BestAndLast)), "")
+    best = next((c.best_model_path for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), "")
     metrics = {}
     if best:  # there is none if no loss was finite, or if there are no checkpoints
         (metrics,) = trainer.test(cli.model, cli.datamodule, best, verbose=False, weights_only=True)

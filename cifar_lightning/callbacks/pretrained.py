@@ -1,0 +1,60 @@
+"""Starting a training from another network's layers."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from cifar_lightning.nn.transfer import copy_hidden_layers
+from cifar_lightning.training.checkpoints import read_checkpoint
+from cifar_lightning.training.classifier import MLPClassifier
+
+
+class Pretrained(Callback):
+    """Start an `MLPClassifier` from the first hidden layers and the standardization of a trained one.
+
+    Args:
+        checkpoint: The trained network's checkpoint, read in `fit`; None for a network that starts from its own
+            weights.
+        layers: Number of hidden layers; by default all of the trained network's.
+
+    Raises:
+        ValueError: If layers are given without a checkpoint; from `fit`, for a file that is no checkpoint, or layers
+            that differ from those of the new network.
+    """
+
+    def __init__(self, checkpoint: str | None = None, layers: int | None = None) -> None:
+        if checkpoint is None and layers is not None:
+            raise ValueError(
+                f"pretrained layers without a network: expected its checkpoint too, received {layers} layers"
+            )
+        self.checkpoint, self.layers = checkpoint, layers
+        self._reused = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Copy the layers, once."""
+        if stage != "fit" or self.checkpoint is None or self._reused:
+            return
+        if not isinstance(pl_module, MLPClassifier):
+            raise ValueError(
+                f"nothing to reuse layers in: expected an MLPClassifier, received {type(pl_module).__name__}"
+            )
+        read_checkpoint(Path(self.checkpoint))  # which says so if it is none
+        source = MLPClassifier.load_from_checkpoint(self.checkpoint, map_location="cpu", weights_only=True)
+        self._reused = copy_hidden_layers(source.network, pl_module.network, self.layers)
+        pl_module.standardize.load_state_dict(source.standardize.state_dict())  # of the inputs that the layers expect
+
+    def reused_layers(self, pl_module: LightningModule) -> list[nn.Module]:
+        """The normalization of the input and the hidden layers that came from the trained network; [] for none."""
+        if not self._reused or not isinstance(pl_module, MLPClassifier):
+            return []
+        return [pl_module.network.input, *pl_module.network.hidden[: self._reused]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which layers were reused."""
+        return {"checkpoint": self.checkpoint, "layers": self.layers, "reused": self._reused}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep to what the resumed training started from."""
+        self.checkpoint, self.layers, self._reused = (state_dict[name] for name in ("checkpoint", "layers", "reused"))

@@ -1,0 +1,83 @@
+"""The ways to predict: one pass, Monte-Carlo dropout, and an ensemble."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from cifar_lightning.analysis.mc_dropout import MCPrediction, dropout_modules, mc_predict
+from cifar_lightning.training.classifier import MLPClassifier
+
+Prediction = Tensor | MCPrediction
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to predict.
+
+    Args:
+        key: What the names of its measures begin with in logs; "" for the module's own, plain way.
+        label: What tables and pictures call it.
+    """
+
+    key: str
+    label: str
+
+
+class WaysToPredict:
+    """Predicts by a module, by Monte-Carlo dropout in it, and by an ensemble of which it is a member.
+
+    Args:
+        mc_samples: Number of Monte-Carlo dropout passes; 0 for none.
+        ensemble: Checkpoints of the other members.
+
+    Raises:
+        ValueError: For a negative number.
+    """
+
+    def __init__(self, mc_samples: int, ensemble: Sequence[str]) -> None:
+        if mc_samples < 0:
+            raise ValueError(f"mc_samples out of range: expected 0 or more, received {mc_samples}")
+        self.mc_samples, self.ensemble = mc_samples, list(ensemble)
+        self._members: list[MLPClassifier] = []
+
+    def prepare(self, module: LightningModule) -> None:
+        """Read the other members.
+
+        Raises:
+            ValueError: If the module has no dropout to sample, or a file is no checkpoint.
+        """
+        if self.mc_samples and not dropout_modules(module):
+            raise ValueError(
+                "Monte-Carlo dropout has nothing to sample: expected a network with a dropout of p > 0 for "
+                f"{self.mc_samples} samples, received one without"
+            )
+        self._members = [
+            MLPClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+            for path in self.ensemble
+        ]
+
+    def predict_every_way(
+        self, module: LightningModule, images: Tensor, probabilities: Tensor
+    ) -> dict[Way, Prediction]:
+        """Predict images (B, ...), whose plain probabilities (B, K) are known, in each of the ways."""
+        ways: dict[Way, Prediction] = {Way("", "deterministic"): probabilities}
+        if self.mc_samples:
+            way = Way("mc_", f"MC dropout, {self.mc_samples} samples")
+            ways[way] = mc_predict(module, images, self.mc_samples)
+        if self._members:
+            way = Way("ensemble_", f"ensemble of {1 + len(self._members)}")
+            ways[way] = self._average(module, images, probabilities)
+        return ways
+
+    def predict(self, module: LightningModule, images: Tensor, probabilities: Tensor) -> Prediction:
+        """Predict images by the way that was asked for last: a prediction knows one only."""
+        *_, prediction = self.predict_every_way(module, images, probabilities).values()
+        return prediction
+
+    def _average(self, module: LightningModule, images: Tensor, probabilities: Tensor) -> Tensor:
+        """The mean of the module's probabilities and those of the other members."""
+        members = [member.to(module.device).predict_proba(images) for member in self._members]
+        return torch.stack([probabilities, *members]).mean(0)

@@ -1,0 +1,167 @@
+"""What a checkpoint says of a command's options, and which of those contradict it.
+
+Options are nested mappings by group, as in {"model": {"lr": 0.1}}. `given` options are those that the user named, on
+the command line or, in a training, in a config; all others have their defaults.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from cifar_lightning.training.checkpoints import read_checkpoint
+
+Options = Mapping[str, Mapping[str, Any]]
+Checkpoint = Mapping[str, Any]
+
+#: Data options that say where the data is found, and not what a network was trained on.
+PLACE_OPTIONS = {"data_dir", "download"}
+#: Data options that a checkpoint's network depends on even when it is only evaluated.
+NETWORK_OPTIONS = {"classes", "scaling"}
+
+EVALUATIONS = ("validate", "test", "predict")
+#: Where an option acts that does not act everywhere, and its value where it asks for nothing.
+ACTS_IN: dict[str, tuple[Sequence[str], Any]] = {
+    "evaluation.mc_samples": (EVALUATIONS, 0),
+    "evaluation.ensemble": (EVALUATIONS, None),
+    "evaluation.calibrate": (("validate",), False),
+    "data.images": (("predict",), None),
+}
+#: The same for options that a run's saved config may well name in an evaluation: only what the user names counts.
+ACTS_IF_GIVEN_IN = {"pretrained.checkpoint": (("fit",), None)}
+
+
+def find_checkpoint(named: str | None, subcommand: str, runs: Path) -> str | None:
+    """The file that --ckpt_path means, where "best" and "last" are those of the newest run in `runs`.
+
+    Raises:
+        ValueError: If it does not exist, or if an evaluation names none.
+    """
+    if named is None:
+        if subcommand == "fit":
+            return None
+        raise ValueError(
+            f"nothing to {subcommand}: expected a trained network, --ckpt_path FILE (or best or last, with the "
+            f"--config it was trained with); received no --ckpt_path"
+        )
+    if named in ("best", "last"):
+        found = sorted(runs.glob(f"*/checkpoints/{named}.ckpt"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise ValueError(f"no checkpoint: expected {runs}/*/checkpoints/{named}.ckpt, received none")
+        return str(found[-1])
+    if not Path(named).is_file():
+        raise ValueError(f"no checkpoint: expected a file, best or last; received {named!r}")
+    return named
+
+
+def find_members(named: Iterable[str], checkpoint: str) -> list[str] | None:
+    """The files of an ensemble's other members, None for none; the checkpoint itself is one of it anyway.
+
+    Raises:
+        ValueError: If one does not exist.
+    """
+    members = [path for name in named for path in sorted(glob(name)) or [name]]
+    for path in members:
+        if not Path(path).is_file():
+            raise ValueError(f"no checkpoint: expected the file of a member of the ensemble, received {path!r}")
+    itself = Path(checkpoint).absolute()
+    return [path for path in members if Path(path).absolute() != itself] or None
+
+
+def find_pretrained(named: str) -> str:
+    """The newest file that a name or a pattern matches; the name itself if none does."""
+    return max(glob(named), key=os.path.getmtime, default=named)
+
+
+def refuse_what_can_not_act(options: Options, given: Options, subcommand: str) -> None:
+    """Refuse options that a subcommand has no use for.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    for named, table in ((options, ACTS_IN), (given, ACTS_IF_GIVEN_IN)):
+        for option, (where, nothing) in table.items():
+            group, name = option.split(".")
+            if named.get(group, {}).get(name, nothing) != nothing and subcommand not in where:
+                raise ValueError(
+                    f"--{option} does nothing here: expected it with {' or '.join(where)}, received {subcommand}"
+                )
+    evaluation = options["evaluation"]
+    if subcommand == "predict" and evaluation["mc_samples"] and evaluation["ensemble"]:
+        raise ValueError(
+            "two ways to predict: expected --evaluation.mc_samples or --evaluation.ensemble, received both"
+        )
+
+
+def options_of(checkpoint: Checkpoint, data_options: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The options of model and data that a checkpoint's network was trained with."""
+    stored = checkpoint.get("datamodule_hyper_parameters", {})
+    data = {name: value for name, value in stored.items() if name in set(data_options) - PLACE_OPTIONS}
+    return {"model": dict(checkpoint["hyper_parameters"]), "data": data}
+
+
+def without_given(stored: Options, given: Options) -> dict[str, dict[str, Any]]:
+    """The stored options that the user leaves out."""
+    return {
+        group: {name: value for name, value in values.items() if name not in given.get(group, {})}
+        for group, values in stored.items()
+    }
+
+
+def forget_what_a_finder_replaced(given: Mapping[str, MutableMapping[str, Any]], checkpoint: Checkpoint) -> None:
+    """A rate that is given as it was when the finder replaced it does not contradict the one that was found."""
+    for state in checkpoint.get("callbacks", {}).values():
+        if isinstance(state, dict) and set(state) == {"attribute", "given", "found"}:
+            value: Any = given.get("model", {})
+            for key in state["attribute"].split("."):
+                value = value.get(key) if isinstance(value, Mapping) else None
+            if value == state["given"]:
+                given["model"].pop(state["attribute"].partition(".")[0])
+
+
+def refuse_contradictions(given: Options, used: Options, checkpoint: Checkpoint, subcommand: str) -> None:
+    """Refuse given options that differ from those that the checkpoint's network was trained with.
+
+    Args:
+        given: What the user named.
+        used: The hyperparameters that come of it: of the model, the data and the pretrained network.
+        checkpoint: The checkpoint.
+        subcommand: An evaluation may use other data; a training must go on with the same.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    stored = {
+        "model": checkpoint["hyper_parameters"],
+        "data": checkpoint.get("datamodule_hyper_parameters", {}),
+        "pretrained": checkpoint.get("callbacks", {}).get("Pretrained", {}) if subcommand == "fit" else {},
+    }
+    for group, values in stored.items():
+        names = set(values) & set(given.get(group, {})) & set(used[group])
+        if group == "data":
+            names = names - PLACE_OPTIONS if subcommand == "fit" else names & NETWORK_OPTIONS
+        for name in sorted(names):
+            if _plain(used[group][name]) != _plain(values[name]):
+                raise ValueError(
+                    f"--{group}.{name} contradicts the checkpoint: expected {values[name]!r}, with which it was "
+                    f"trained, or no such option; received {used[group][name]!r}"
+                )
+
+
+def check_members(members: Iterable[str], checkpoint: Checkpoint) -> None:
+    """Check that the members of an ensemble tell the same classes apart as the checkpoint.
+
+    Raises:
+        ValueError: If one does not.
+    """
+    for path in members:
+        expected, received = checkpoint.get("classes"), read_checkpoint(Path(path)).get("classes")
+        if expected != received:
+            raise ValueError(f"{path} has other classes: expected {expected}, received {received}")
+
+
+def _plain(value: Any) -> Any:
+    """The value with its tuples as lists, as YAML and JSON know them."""
+    return json.loads(json.dumps(value, default=str))

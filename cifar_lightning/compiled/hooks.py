@@ -1,0 +1,16 @@
+"""Whether somebody watches a module or a parameter: no public name of torch says so."""
+
+from torch import Tensor, nn
+
+MODULE_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+GRADIENT_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module runs hooks of its own; those of its children are theirs."""
+    return any(getattr(module, name) for name in MODULE_HOOKS)
+
+
+def has_gradient_hooks(parameter: Tensor) -> bool:
+    """Whether a backward pass that reaches the parameter runs hooks."""
+    return any(getattr(parameter, name) for name in GRADIENT_HOOKS)

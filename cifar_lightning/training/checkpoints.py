@@ -1,0 +1,78 @@
+"""Checkpoints: reading one without running its code, and which ones a training keeps."""
+
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of an `MLPClassifier`, without running code from it.
+
+    Raises:
+        ValueError: If the file is none, or there is no such file.
+    """
+    if not path.is_file():
+        raise ValueError(f"no checkpoint: expected a file, received {str(path)!r}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        received = f"one with {', '.join(map(repr, checkpoint))}"
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, TypeError) as error:
+        checkpoint, received = {}, (str(error) or type(error).__name__).splitlines()[0]
+    if not {"state_dict", "hyper_parameters"} <= set(checkpoint):
+        raise ValueError(f"wrong checkpoint {path}: expected one of MLPClassifier, received {received}")
+    return dict(checkpoint)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the weights of the lowest validation loss as `best.ckpt`, and takes them along into a resumed run's folder.
+
+    Lightning's own forgets the best score when the folder changes, and calls the first epoch after it the best.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(filename="best", monitor="val_loss", enable_version_counter=False)
+        self._is_first_rank = True
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the folder."""
+        super().setup(trainer, pl_module, stage)
+        self._is_first_rank = trainer.is_global_zero
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Copy the best checkpoint, if it is still there, and go on from its score."""
+        best = Path(state_dict["best_model_path"])
+        here = Path(self.dirpath or best.parent) / best.name
+        if best.is_file() and best.absolute() != here.absolute():  # the same in a test after a fit
+            if self._is_first_rank:
+                here.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(best, here)
+            state_dict = state_dict | {
+                "dirpath": self.dirpath,
+                "best_model_path": str(here),
+                "kth_best_model_path": str(here),
+                "best_k_models": {str(here): state_dict["best_model_score"]},
+                "last_model_path": "",
+            }
+        super().load_state_dict(state_dict)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps the present weights as `last.ckpt`, written after each validation, or each epoch without one.
+
+    `save_last` writes only where the best has changed, so a resume would lose all epochs since.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(filename="last", enable_version_counter=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: which file was written last does not matter in a new folder."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to restore."""

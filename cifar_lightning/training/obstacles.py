@@ -1,0 +1,86 @@
+"""What keeps a training's steps from being compiled, or from being several in one of Lightning's hooks."""
+
+from collections.abc import Iterator, Sequence
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    ModelPruning,
+    OnExceptionCheckpoint,
+    ProgressBar,
+    StochasticWeightAveraging,
+    Timer,
+)
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.optim import LBFGS
+
+from cifar_lightning.compiled.hooks import has_gradient_hooks
+from cifar_lightning.compiled.step import has_compiler
+from cifar_lightning.training.lightning_internals import detects_anomalies
+from cifar_lightning.training.resume import ExactResume
+
+#: Callbacks that can follow several steps at once.
+PATIENT_CALLBACKS = (ExactResume, ModelCheckpoint, ProgressBar, Timer)
+#: Callbacks that change what a step is in the course of a training.
+REBUILDERS = (BaseFinetuning, GradientAccumulationScheduler, ModelPruning, StochasticWeightAveraging)
+#: Hooks that stand between a step's gradients and its update.
+GRADIENT_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
+TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
+
+
+def find_obstacle(trainer: Trainer, module: LightningModule) -> str:
+    """What the training asks for and the compiled step can't do; "" for nothing."""
+    if trainer.world_size > 1:
+        return f"{trainer.world_size} devices"
+    if trainer.accumulate_grad_batches > 1:
+        return "accumulated gradients"
+    if trainer.precision not in ("32-true", "64-true"):
+        return f"precision {trainer.precision}"
+    if trainer.strategy.root_device.type == "cpu" and not has_compiler():
+        return "no C++ compiler"
+    if isinstance(trainer.optimizers[0], LBFGS):
+        return "LBFGS"
+    if detects_anomalies(trainer):
+        return "anomaly detection"
+    for owner, base in ((module, LightningModule), (trainer.datamodule, LightningDataModule)):  # type: ignore[attr-defined]
+        for hook in TRANSFER_HOOKS:
+            if owner is not None and is_overridden(hook, owner, base):
+                return f"{type(owner).__name__}.{hook}"
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, REBUILDERS):
+            return type(callback).__name__
+    if not all(parameter.requires_grad for parameter in module.parameters()):
+        return "frozen parameters"
+    if any(map(has_gradient_hooks, module.parameters())):
+        return "hooks of parameters"
+    watcher = _first(_names_with(trainer, module, GRADIENT_HOOKS))
+    return f"{watcher}, which follows each gradient" if watcher else ""
+
+
+def find_watcher(trainer: Trainer, module: LightningModule) -> str:
+    """Who follows each batch, so that a hook must not hold several steps; "" for nobody."""
+    return _first(_names_with(trainer, module, BATCH_HOOKS)) or _first(_midway_savers(trainer))
+
+
+def _names_with(trainer: Trainer, module: LightningModule, hooks: Sequence[str]) -> Iterator[str]:
+    """Names of the callbacks, and the module, that have one of the hooks."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        overrides = any(is_overridden(hook, callback, Callback) for hook in hooks)
+        if overrides and not isinstance(callback, PATIENT_CALLBACKS):
+            yield type(callback).__name__
+    if any(is_overridden(hook, module, LightningModule) for hook in hooks):
+        yield type(module).__name__
+
+
+def _midway_savers(trainer: Trainer) -> Iterator[str]:
+    """Names of the callbacks that save where a training is interrupted, be it between two steps of a hook."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, OnExceptionCheckpoint) or getattr(callback, "save_on_exception", False):
+            yield type(callback).__name__
+
+
+def _first(names: Iterator[str]) -> str:
+    return next(names, "")
