@@ -172,7 +172,7 @@ class CLI(LightningCLI):
             used = {
                 "model": dict(self.model.hparams),
                 "data": dict(self.datamodule.hparams),
-                "pretrained": self._subconfig.pretrained.as_dict(),
+                "pretrained": {k: v for k, v in self._subconfig.pretrained.as_dict().items() if v is not None},
             }
             options.refuse_contradictions(self._given, used, self.checkpoint, str(self.subcommand))
             built.pretrained.checkpoint = None  # the checkpoint has its layers, so their file may be gone
