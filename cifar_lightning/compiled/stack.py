@@ -11,8 +11,8 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.optim import Optimizer
 
 from cifar_lightning.compiled.code_cache import Step, compile_once
-from cifar_lightning.compiled.step import Gradients, make_update
-from cifar_lightning.nn.layers import Linear
+from cifar_lightning.compiled.inductor_layers import SharedInputLinear, with_faster_layers
+from cifar_lightning.compiled.updates import Gradients, make_update
 
 
 class Stack:
@@ -53,7 +53,8 @@ class Stack:
         self._shape: torch.Size | None = None
 
     def _make_step(self) -> Step:
-        template, parameters, buffers = _make_template(self._networks[0]), self._parameters, self._buffers
+        template = with_faster_layers(copy.deepcopy(self._networks[0]).to("meta"), first=SharedInputLinear)
+        parameters, buffers = self._parameters, self._buffers
         update = partial(self._updates[0].apply, self._updates[0].constants) if self._updates else None
         tensors = self._stack_state()
 
@@ -109,24 +110,3 @@ class Stack:
                     parameter.grad = gradient[index].contiguous()  # as fused optimizers read it
                 optimizer.step()
         return losses, logits
-
-
-class _FirstLinear(nn.Linear):
-    """`nn.Linear` as (W x^T)^T + b: one product for all networks that share x, and dW in W's own layout.
-
-    As x W^T, vmap would make a product for each and transposed gradients, of which the update is ten times as slow.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Map (B, in_features) to (B, out_features)."""
-        product = (self.weight @ input.mT).mT
-        return product if self.bias is None else product + self.bias
-
-
-def _make_template(network: nn.Module) -> nn.Module:
-    """A copy of the network, to be called with the parameters of each."""
-    template = copy.deepcopy(network).to("meta")
-    linears = (module for module in template.modules() if type(module) in (Linear, nn.Linear))
-    if (first := next(linears, None)) is not None:
-        first.__class__ = _FirstLinear
-    return template

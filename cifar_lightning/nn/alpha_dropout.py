@@ -5,8 +5,7 @@ section 3, https://arxiv.org/abs/1706.02515.
 """
 
 import torch
-from torch import Tensor
-from torch.nn.modules.dropout import _DropoutNd
+from torch import Tensor, nn
 
 #: SELU's λ and α (Klambauer et al. 2017, equation 14).
 SELU_LAMBDA = 1.0507009873554804934193349852946
@@ -38,41 +37,41 @@ def affine_correction(p: float) -> tuple[float, float]:
     return a, b
 
 
-def alpha_dropout(x: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
-    """Set elements of `x` to α' with probability `p`, then rescale: y = a(xd + α'(1-d)) + b.
+def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
+    """Set elements of x, the input, to α' with probability `p`, then rescale: y = a(xd + α'(1-d)) + b.
 
     Keeps mean 0 and variance 1 of inputs that have them. The arguments are those of
     `torch.nn.functional.alpha_dropout`. One byte an element, the mask, is kept for the backward pass.
 
     Args:
-        x: Any shape, any real floating dtype, any device.
+        input: Any shape and device; to drop from it, a real floating dtype.
         p: Probability that an element is dropped, 0 <= p < 1.
-        training: Whether to drop at all; without it `x` itself is returned.
-        inplace: Whether to overwrite `x`, which must then not be a leaf that requires a gradient.
+        training: Whether to drop at all; the input itself is returned if not.
+        inplace: Whether to overwrite the input, which must then not be a leaf that requires a gradient.
 
     Returns:
-        A tensor of the shape and dtype of `x`.
+        A tensor of the input's shape and dtype.
 
     Raises:
-        ValueError: If `p` is out of range or `x` is not real and floating.
+        ValueError: If `p` is out of range, or elements are to be dropped from an input that is not real and floating.
     """
     check_probability(p)
-    if not x.is_floating_point():
-        raise ValueError(f"alpha_dropout: wrong dtype: expected a real floating dtype, received {x.dtype}")
     if not training or p == 0:
-        return x
+        return input
+    if not input.is_floating_point():
+        raise ValueError(f"alpha_dropout: wrong dtype: expected a real floating dtype, received {input.dtype}")
     a, b = affine_correction(p)
     # float32 noise for every dtype: bfloat16 has 8 bits, too few for the rate to be p.
-    dropped = torch.rand_like(x, dtype=torch.float32) < p
+    dropped = torch.rand_like(input, dtype=torch.float32) < p
     if inplace:
-        return x.mul_(a).add_(b).masked_fill_(dropped, a * ALPHA_PRIME + b)
-    return torch.where(dropped, a * ALPHA_PRIME + b, a * x + b)
+        return input.mul_(a).add_(b).masked_fill_(dropped, a * ALPHA_PRIME + b)
+    return torch.where(dropped, a * ALPHA_PRIME + b, a * input + b)
 
 
-class AlphaDropout(_DropoutNd):
+class AlphaDropout(nn.AlphaDropout):
     """`alpha_dropout` as a module, active in training mode only.
 
-    A subclass of torch's `_DropoutNd`, by which uncertainty libraries recognize a dropout layer.
+    A subclass of torch's, by which uncertainty libraries recognize a dropout layer.
 
     Args:
         p: Probability that an element is dropped, 0 <= p < 1; 0.5 by default.
@@ -85,6 +84,6 @@ class AlphaDropout(_DropoutNd):
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         super().__init__(check_probability(p), inplace)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Map (*) to (*)."""
-        return alpha_dropout(x, self.p, self.training, self.inplace)
+        return alpha_dropout(input, self.p, self.training, self.inplace)

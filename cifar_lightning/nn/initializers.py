@@ -1,6 +1,6 @@
 """Weight initialization: He, Glorot and LeCun as one variance scaling, and orthogonal."""
 
-from math import sqrt
+from math import prod, sqrt
 from typing import Literal, cast, get_args
 
 import torch
@@ -46,7 +46,8 @@ def variance_scaling_(
     """Fill `weight` with mean 0 and variance scale / fan.
 
     Args:
-        weight: (fan_out, fan_in), as `torch.nn.Linear` holds it.
+        weight: (outputs, inputs, ...), as torch's linear layers and convolutions hold it. Each further dimension, a
+            kernel's, multiplies both fans. Nothing happens to a weight without elements.
         scale: Variance times fan; positive.
         mode: The fan that divides: inputs, outputs, or their mean.
         distribution: A normal truncated at two standard deviations, a plain one, or a uniform one. All three
@@ -57,18 +58,21 @@ def variance_scaling_(
         `weight`.
 
     Raises:
-        ValueError: If `weight` is not a matrix or `scale` is not positive, or for an unknown mode or distribution.
+        ValueError: If `weight` has fewer than two dimensions or `scale` is not positive, or for an unknown mode or
+            distribution.
     """
-    if weight.ndim != 2:
-        raise ValueError(
-            f"wrong weight shape: expected (fan_out, fan_in), received {tuple(weight.shape)}",
-        )
+    if weight.ndim < 2:
+        raise ValueError(f"wrong weight shape: expected (outputs, inputs, ...), received {tuple(weight.shape)}")
     if not scale > 0:
         raise ValueError(f"scale out of range: expected scale > 0, received {scale}")
-    fan_out, fan_in = weight.shape
+    fan_out, fan_in = (size * prod(weight.shape[2:]) for size in weight.shape[:2])
     fans = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
     if mode not in fans:
         raise unknown_name("mode", mode, fans)
+    if distribution not in get_args(Distribution):
+        raise unknown_name("distribution", distribution, get_args(Distribution))
+    if weight.numel() == 0:
+        return weight
     std = sqrt(scale / fans[mode])
     match distribution:
         case "truncated_normal":
@@ -79,11 +83,10 @@ def variance_scaling_(
         case "uniform":
             limit = sqrt(3.0) * std
             return weight.uniform_(-limit, limit, generator=generator)
-    raise unknown_name("distribution", distribution, get_args(Distribution))
 
 
 def initialize_(weight: Tensor, init: InitName, generator: torch.Generator | None = None) -> Tensor:
-    """Fill `weight`, (fan_out, fan_in), by the initializer called `init`, and return it.
+    """Fill `weight`, (outputs, inputs, ...), by the initializer called `init`, and return it.
 
     Raises:
         ValueError: For an unknown name.
@@ -91,7 +94,7 @@ def initialize_(weight: Tensor, init: InitName, generator: torch.Generator | Non
     if init not in get_args(InitName):
         raise unknown_name("initializer", init, get_args(InitName))
     if init == "orthogonal":  # Saxe et al. 2014
-        return nn.init.orthogonal_(weight, generator=generator)
+        return nn.init.orthogonal_(weight, generator=generator) if weight.numel() else weight
     family, _, distribution = init.partition("_")
     if distribution == "normal":
         distribution = "truncated_normal"

@@ -4,12 +4,10 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from cifar_lightning.errors import unknown_name
-from cifar_lightning.nn.alpha_dropout import SELU_ALPHA, SELU_LAMBDA, AlphaDropout, check_probability
+from cifar_lightning.nn.alpha_dropout import AlphaDropout, check_probability
 
 ActivationName = Literal[
     "relu",
@@ -30,49 +28,12 @@ NormalizationName = Literal["none", "batch", "layer"]
 DropoutName = Literal["none", "standard", "alpha"]
 
 
-class Linear(nn.Linear):
-    """`nn.Linear`, whose bias is added by the kernel that comes next where it is compiled.
-
-    Inductor makes a sum of product and bias, x W^T + b, addmm again, which first copies b into each row: 5 % of a step
-    at batch 32. It leaves x W^T - (-b), the same to the last bit, alone.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Map (..., in_features) to (..., out_features)."""
-        if torch.compiler.is_compiling() and self.bias is not None:
-            return input @ self.weight.mT - -self.bias
-        return F.linear(input, self.weight, self.bias)
-
-
-class ELU(nn.ELU):
-    """`nn.ELU`, with exp(x) - 1 in the place of expm1 where it is compiled, which takes an eighth of the time.
-
-    Near 0 it differs by one rounding of 1, which the other branch's values of order 1 have too.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Map any shape to the same shape."""
-        if torch.compiler.is_compiling():
-            return torch.where(input > 0, input, self.alpha * (input.clamp(max=0).exp() - 1))
-        return F.elu(input, self.alpha)
-
-
-class SELU(nn.SELU):
-    """`nn.SELU` (Klambauer et al. 2017), compiled as `ELU` is."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Map any shape to the same shape."""
-        if torch.compiler.is_compiling():
-            return SELU_LAMBDA * torch.where(input > 0, input, SELU_ALPHA * (input.clamp(max=0).exp() - 1))
-        return F.selu(input)
-
-
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
     "prelu": nn.PReLU,
-    "elu": ELU,
-    "selu": SELU,
+    "elu": nn.ELU,
+    "selu": nn.SELU,
     "gelu": nn.GELU,
     "silu": nn.SiLU,
     "swish": nn.SiLU,  # the exercise's name

@@ -14,7 +14,6 @@ from cifar_lightning.nn.initializers import InitName, initialize_
 from cifar_lightning.nn.layers import (
     ActivationName,
     DropoutName,
-    Linear,
     NormalizationName,
     make_activation,
     make_dropout,
@@ -121,7 +120,7 @@ class DeepMLP(nn.Module):
             if norm_position == "after_activation":
                 middle = dict(reversed(middle.items()))
             return _chain(
-                linear=Linear(fan_in, fan_out, bias=bias),
+                linear=nn.Linear(fan_in, fan_out, bias=bias),
                 **middle,
                 dropout=drop(last or dropout_position != "last"),
             )
@@ -134,7 +133,7 @@ class DeepMLP(nn.Module):
         self.hidden = nn.Sequential(
             *(hidden_layer(widths[i], widths[i + 1], last=i == len(sizes) - 1) for i in range(len(sizes)))
         )
-        self.output = Linear(sizes[-1], num_classes)
+        self.output = nn.Linear(sizes[-1], num_classes)
         self._initialize(init, output_init)
         if activation == "selu" and (gaps := self.self_normalization_gaps()):
             warnings.warn(f"this SELU network does not normalize itself: {'; '.join(gaps)}", stacklevel=2)

@@ -1,6 +1,7 @@
 """Standardization of images: y = (x - mean) / std, with the statistics as persistent buffers."""
 
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Mapping
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from cifar_lightning.errors import unknown_name
 
 #: raw: 0 to 255 as they are; unit: divided by 255; channel: 3 means and deviations; feature: 3,072 of each.
 Scaling = Literal["raw", "unit", "channel", "feature"]
+SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
 
 #: Number of images that are summed at a time.
 CHUNK = 256
@@ -35,8 +37,8 @@ def compute_statistics(images: Tensor, scaling: Scaling, indices: Tensor | None 
     Raises:
         ValueError: For an unknown scaling, or if there are no images.
     """
-    if scaling not in get_args(Scaling):
-        raise unknown_name("scaling", scaling, get_args(Scaling))
+    if scaling not in SCALINGS:
+        raise unknown_name("scaling", scaling, SCALINGS)
     indices = torch.arange(len(images)) if indices is None else indices
     if len(indices) == 0:
         raise ValueError("no training images: expected at least one to compute statistics, received none")
@@ -72,12 +74,20 @@ class Standardize(nn.Module):
 
     mean: Tensor
     std: Tensor
+    scaling_index: Tensor  # (), among SCALINGS; -1 for none. A number, so that a state holds tensors only
 
     def __init__(self, shape: tuple[int, ...] = (3, 32, 32)) -> None:
         super().__init__()
-        self.scaling: str | None = None
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))
+        self.register_buffer("scaling_index", torch.tensor(-1))
+        self.register_load_state_dict_pre_hook(_refuse_another_scaling)  # type: ignore[no-untyped-call]
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """What the statistics were computed for; None where there are none."""
+        index = int(self.scaling_index)
+        return None if index < 0 else SCALINGS[index]
 
     def set_statistics(self, statistics: Statistics) -> None:
         """Take over `statistics`, unless there are some already: a trained network keeps its own.
@@ -85,11 +95,11 @@ class Standardize(nn.Module):
         Raises:
             ValueError: If there are statistics of another scaling already.
         """
-        self._check_scaling(statistics.scaling)
+        _check_scaling(self.scaling, statistics.scaling)
         if self.scaling is None:
             self.mean.copy_(statistics.mean)
             self.std.copy_(statistics.std)
-            self.scaling = statistics.scaling
+            self.scaling_index.fill_(SCALINGS.index(statistics.scaling))
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W), uint8 or floating, in units of a pixel, to (B, C, H, W), standardized.
@@ -104,22 +114,15 @@ class Standardize(nn.Module):
             )
         return (images.to(self.mean.dtype) - self.mean) / self.std
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """The scaling's name, saved beside its statistics."""
-        return {"scaling": self.scaling}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the scaling's name.
+def _refuse_another_scaling(module: Standardize, state: Mapping[str, Tensor], prefix: str, *_: object) -> None:
+    """Refuse a state that contradicts the statistics that are there; called before it is loaded."""
+    index = int(state.get(f"{prefix}scaling_index", -1))
+    _check_scaling(module.scaling, None if index < 0 else SCALINGS[index])
 
-        Raises:
-            ValueError: If it contradicts the statistics that are here.
-        """
-        self._check_scaling(state["scaling"])
-        self.scaling = state["scaling"]
 
-    def _check_scaling(self, scaling: str) -> None:
-        if None not in (self.scaling, scaling) and scaling != self.scaling:
-            raise ValueError(
-                f"contradicting scalings: expected {self.scaling!r}, with which the statistics were computed; "
-                f"received {scaling!r}"
-            )
+def _check_scaling(ours: Scaling | None, theirs: Scaling | None) -> None:
+    if None not in (ours, theirs) and ours != theirs:
+        raise ValueError(
+            f"contradicting scalings: expected {ours!r}, with which the statistics were computed; received {theirs!r}"
+        )

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -40,7 +41,7 @@ def as_component(value: Any, base: type, namespace: str, set_elsewhere: Mapping[
     match value:
         case Mapping() if "class_path" in value:
             path, init_args = value["class_path"], dict(value.get("init_args") or {})
-        case functools.partial():
+        case functools.partial() if inspect.isclass(value.func):
             path, init_args = value.func, dict(value.keywords)
         case _:
             path, init_args = value, {}
@@ -96,9 +97,18 @@ def _public_module(cls: type) -> str:
 def optimizer_component(value: Any) -> Component:
     """The primitives of an optimizer, of `torch.optim` or another module.
 
+    Args:
+        value: What `as_component` takes, or a function that maps parameters and `lr` to an optimizer.
+
     Raises:
         ValueError: For an unknown one, an unknown argument, or a second learning rate.
     """
+    is_class = inspect.isclass(value.func if isinstance(value, functools.partial) else value)
+    if callable(value) and not is_class:  # as jsonargparse hands over a class with its arguments
+        made = value([torch.zeros(1, requires_grad=True)], lr=1.0)
+        known = set(inspect.signature(type(made)).parameters) - {"lr"}
+        init_args = {name: argument for name, argument in made.defaults.items() if name in known}
+        value = {"class_path": type(made), "init_args": init_args}
     return as_component(value, Optimizer, "torch.optim", {"lr": "the model's lr (--model.lr)"})
 
 

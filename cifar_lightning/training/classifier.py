@@ -135,8 +135,10 @@ class MLPClassifier(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and the schedule."""
-        optimizer = build_optimizer(self.hparams["optimizer"], self.network.parameters(), self.hparams["lr"])
-        schedule = build_schedule(self.hparams["schedule"])
+        # (Converted once more: a subclass that saves its own arguments puts them in the place of the primitives.)
+        component = optimizer_component(self.hparams["optimizer"])
+        optimizer = build_optimizer(component, self.network.parameters(), self.hparams["lr"])
+        schedule = self._schedule
         if schedule == Constant():
             return optimizer
         config: Any = {
@@ -145,6 +147,10 @@ class MLPClassifier(LightningModule):
             "monitor": schedule.monitor,
         }
         return {"optimizer": optimizer, "lr_scheduler": config}
+
+    @property
+    def _schedule(self) -> Schedule:
+        return build_schedule(schedule_component(self.hparams["schedule"]))
 
     def on_fit_start(self) -> None:
         """Choose how the steps are executed."""
@@ -186,7 +192,7 @@ class MLPClassifier(LightningModule):
     def training_step(self, batch: Batch | Batches, batch_idx: int) -> Tensor:
         """Return the loss of a batch; if compiled, train on one or several batches and return the last loss."""
         if batch_idx == 0:
-            self._check_labels(batch[1])
+            self._check_batch(*batch[:2])
         batches: Iterable[Batch] = batch.split() if isinstance(batch, Batches) else [batch]
         if self.executor.step is None:
             ((images, labels),) = batches
@@ -273,6 +279,15 @@ class MLPClassifier(LightningModule):
         metrics.reset()
         return values
 
+    def _check_batch(self, images: Tensor, labels: Tensor) -> None:
+        self._check_labels(labels)
+        if images.dtype == torch.uint8 and self.standardize.scaling is None:
+            raise ValueError(
+                "nothing says how to standardize these images: expected a data module with `statistics`, such as "
+                "CIFAR10DataModule, or module.standardize.set_statistics(compute_statistics(images, 'feature')) before "
+                "the training; received uint8 images without either. (Float images are taken as they are.)"
+            )
+
     def _check_labels(self, labels: Tensor) -> None:
         num_classes = self.network.output.out_features
         low, high = int(labels.min()), int(labels.max())
@@ -292,6 +307,6 @@ class MLPClassifier(LightningModule):
         """Restore what `on_save_checkpoint` saved."""
         self.classes = checkpoint.get("classes", [])
         if is_fitting(self):
-            self.cycle.restore(self.trainer, checkpoint, build_schedule(self.hparams["schedule"]))
+            self.cycle.restore(self.trainer, checkpoint, self._schedule)
             self.executor.restore(checkpoint)
             self.train_metrics.restore(self.trainer, checkpoint.get("train_metrics", {}))

@@ -10,7 +10,9 @@ from lightning.pytorch import LightningModule, Trainer
 from rich import get_console
 from torch import Tensor, nn
 
-from cifar_lightning.compiled.step import CompiledStep, choose_threads, clip_by_norm, clip_by_value
+from cifar_lightning.compiled.step import CompiledStep
+from cifar_lightning.compiled.threads import choose_threads
+from cifar_lightning.compiled.updates import clip_by_norm, clip_by_value
 from cifar_lightning.errors import unknown_name
 from cifar_lightning.training.lightning_internals import (
     batches_until_an_event,

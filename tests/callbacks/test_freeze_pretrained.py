@@ -55,7 +55,7 @@ def test_frozen_layers_do_not_move_and_then_all_do(run, tmp_path, task_a):
     for step in (1, 10):  # the first and the last of the two frozen epochs
         state = state_at(b, step)
         assert all(same(state, source, REUSED).values()), step
-        assert state["standardize._extra_state"] == source["standardize._extra_state"]
+        assert state["standardize.scaling_index"] == source["standardize.scaling_index"]
         assert not any(same(state, state_at(b, step + 1), "network.output.").values())
     moved = same(state_at(b, 11), source, "network.hidden.")
     assert not any(moved.values()), moved

@@ -15,7 +15,8 @@ from cifar_lightning.compiled import code_cache
 from cifar_lightning.compiled import step as compiled_step
 from cifar_lightning.compiled.code_cache import key_of
 from cifar_lightning.compiled.stack import Stack
-from cifar_lightning.compiled.step import CompiledStep, clip_by_norm, clip_by_value, has_compiler
+from cifar_lightning.compiled.step import CompiledStep, has_compiler
+from cifar_lightning.compiled.updates import clip_by_norm, clip_by_value
 
 NETWORK = {"in_features": 12, "num_classes": 3, "hidden_sizes": "2x8", "dropout": "alpha"}
 

@@ -45,6 +45,17 @@ def test_variance_is_scale_over_fan(mode, fan):
     assert weight.var().item() == pytest.approx(3 / fan, rel=0.02)
 
 
+def test_a_kernel_multiplies_both_fans():
+    weight = variance_scaling_(torch.empty(64, 32, 5, 3), 2.0, "fan_out", "uniform", torch.Generator().manual_seed(1))
+    assert weight.var().item() == pytest.approx(2 / (64 * 15), rel=0.02)
+
+
+@pytest.mark.parametrize("init", get_args(InitName))
+@pytest.mark.parametrize("shape", [(1, 0), (0, 3), (0, 0), (2, 3, 0)])
+def test_a_weight_without_elements_stays_as_it_is(init, shape):
+    assert initialize_(torch.empty(shape), init).shape == shape
+
+
 def test_orthogonal():
     weight = initialize_(torch.empty(30, 50), "orthogonal")
     torch.testing.assert_close(weight @ weight.T, torch.eye(30))
@@ -59,7 +70,7 @@ def test_errors():
     weight = torch.empty(3, 3)
     with pytest.raises(ValueError, match=r"unknown initializer: expected one of .* \(did you mean 'he_normal'"):
         initialize_(weight, "he_norml")
-    with pytest.raises(ValueError, match=r"expected \(fan_out, fan_in\), received \(3,\)"):
+    with pytest.raises(ValueError, match=r"expected \(outputs, inputs, ...\), received \(3,\)"):
         variance_scaling_(torch.empty(3))
     with pytest.raises(ValueError, match="expected scale > 0, received 0"):
         variance_scaling_(weight, 0)

@@ -1,0 +1,133 @@
+"""The updates of optimizers as functions for a compiled step to contain, and the clipping of its gradients."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, NAdam, Optimizer
+
+Gradients = Sequence[Tensor]
+
+
+class NAdamUpdate:
+    """NAdam (Dozat 2016), with the state of `torch.optim.NAdam`, for a graph to be part of.
+
+    With g the gradient, m and v its running mean and mean square, psi the momentum decay,
+    mu_t = beta_1 (1 - 0.96^(t psi) / 2) and M_t the product of mu_1 to mu_t:
+
+        p -= lr ((1 - mu_t) / (1 - M_t) g + mu_{t+1} / (1 - M_{t+1}) m) / (sqrt(v / (1 - beta_2^t)) + eps)
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer, self._group = optimizer, optimizer.param_groups[0]
+        parameters: list[Tensor] = self._group["params"]
+        states = [optimizer.state[parameter] for parameter in parameters]
+        if not states[0]:  # as torch's own first step makes it
+            for parameter, state in zip(parameters, states, strict=True):
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+                state["step"], state["mu_product"] = torch.zeros(()), torch.ones(())
+        # All parameters stand at the same step. Each has its element of these, so that torch could go on with them.
+        self._steps = torch.stack([state["step"] for state in states])
+        self._mu_products = torch.stack([state["mu_product"] for state in states])
+        for state, step, mu_product in zip(states, self._steps, self._mu_products, strict=True):
+            state["step"], state["mu_product"] = step, mu_product
+        self._t, self._mu_product = int(self._steps[0]), self._mu_products[0]
+        #: Parameters p, running means m, running mean squares v.
+        self.tensors = [parameters, *([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))]
+        #: What does not change from step to step.
+        self.constants: tuple[float, ...] = (*self._group["betas"], self._group["eps"])
+
+    @staticmethod
+    def supports(optimizer: Optimizer) -> bool:
+        """Whether `optimizer` is a NAdam of one group, with nothing that is left out here."""
+        return type(optimizer) is NAdam and _is_plain(
+            optimizer, "weight_decay", "decoupled_weight_decay", "maximize", "capturable", "differentiable"
+        )
+
+    def advance(self) -> tuple[float, ...]:
+        """Count a step; the factors of g, m and v in it."""
+        lr, (beta1, beta2), psi = float(self._group["lr"]), self._group["betas"], self._group["momentum_decay"]
+        self._steps += 1
+        self._t = t = self._t + 1
+        mu, mu_next = (beta1 * (1 - 0.5 * 0.96 ** (i * psi)) for i in (t, t + 1))
+        self._mu_products *= mu
+        product = self._mu_product.item()
+        _mark_stepped(self._optimizer)
+        return lr * (1 - mu) / (1 - product), lr * mu_next / (1 - product * mu_next), 1 / (1 - beta2**t)
+
+    @staticmethod
+    def apply(constants: tuple[float, ...], factors: Tensor, gradients: Gradients, *tensors: Sequence[Tensor]) -> None:
+        """Make the step, in place; factors (3,), or (3, M) for tensors in which M networks are stacked."""
+        beta1, beta2, eps = constants
+        for g, p, m, v in zip(gradients, *tensors, strict=True):
+            of_g, of_m, of_v = _broadcast(factors, p)
+            m.lerp_(g, 1 - beta1)
+            v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+            p.sub_((of_g * g + of_m * m) / ((of_v * v).sqrt() + eps))
+
+
+class SGDUpdate:
+    """Gradient descent without momentum, for a graph to be part of: p -= lr g."""
+
+    constants: tuple[float, ...] = ()
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer, self._group = optimizer, optimizer.param_groups[0]
+        self.tensors: list[list[Tensor]] = [self._group["params"]]
+
+    @staticmethod
+    def supports(optimizer: Optimizer) -> bool:
+        """Whether `optimizer` is an SGD of one group, with nothing that is left out here."""
+        return type(optimizer) is SGD and _is_plain(optimizer, "momentum", "weight_decay", "maximize", "differentiable")
+
+    def advance(self) -> tuple[float, ...]:
+        """Count a step; the factor of g in it."""
+        _mark_stepped(self._optimizer)
+        return (float(self._group["lr"]),)
+
+    @staticmethod
+    def apply(constants: tuple[float, ...], factors: Tensor, gradients: Gradients, *tensors: Sequence[Tensor]) -> None:
+        """Make the step, in place; factors (1,), or (1, M) for tensors in which M networks are stacked."""
+        for g, p in zip(gradients, *tensors, strict=True):
+            (of_g,) = _broadcast(factors, p)
+            p.sub_(of_g * g)
+
+
+def make_update(optimizer: Optimizer) -> NAdamUpdate | SGDUpdate | None:
+    """One of the updates above, or None: then the optimizer steps itself, by one call for all parameters if it can."""
+    for update in (NAdamUpdate, SGDUpdate):
+        if update.supports(optimizer):
+            return update(optimizer)
+    for group in optimizer.param_groups:
+        if group.get("fused", ...) is None and not group.get("foreach") and not optimizer.state:
+            group["fused"] = True
+        elif group.get("foreach", ...) is None:
+            group["foreach"] = True
+    return None
+
+
+def clip_by_norm(gradients: Gradients, bound: float) -> Gradients:
+    """The gradients, scaled down to the norm `bound` of them all; as `torch.nn.utils.clip_grad_norm_` does it."""
+    norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+    scale = (bound / (norm + 1e-6)).clamp(max=1)
+    return [gradient * scale for gradient in gradients]
+
+
+def clip_by_value(gradients: Gradients, bound: float) -> Gradients:
+    """The gradients, each element within -bound to bound."""
+    return [gradient.clamp(-bound, bound) for gradient in gradients]
+
+
+def _broadcast(factors: Tensor, parameter: Tensor) -> tuple[Tensor, ...]:
+    """Each factor, () or (M,), in a shape that multiplies the parameter, (...) or (M, ...)."""
+    return factors.reshape(factors.shape + (1,) * (parameter.ndim + 1 - factors.ndim)).unbind()
+
+
+def _is_plain(optimizer: Optimizer, *extras: str) -> bool:
+    groups = optimizer.param_groups
+    cycles_momentum = "max_momentum" in groups[0]  # a schedule moves what is taken for constant
+    return len(groups) == 1 and not cycles_momentum and not any(groups[0][name] for name in extras)
+
+
+def _mark_stepped(optimizer: Optimizer) -> None:
+    optimizer._opt_called = True  # type: ignore[attr-defined]  # or a schedule takes it for unused
