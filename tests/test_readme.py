@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT, SMALL
 from PIL import Image
 
-from cifar_lightning.experiments.search.search import main as search
+from cifar_lightning.experiments.search.__main__ import main as search
 from cifar_lightning.experiments.study.__main__ import main as study
 
 README = (ROOT / "README.md").read_text()

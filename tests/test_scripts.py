@@ -111,7 +111,7 @@ def test_study(checkout):
 
 def test_search_passes_its_arguments_on(checkout):
     printed, _ = call(checkout, "search", "space.yaml", "--config", "a.yaml")
-    assert printed == "python -m cifar_lightning.experiments.search.search space.yaml --config a.yaml"
+    assert printed == "python -m cifar_lightning.experiments.search space.yaml --config a.yaml"
 
 
 @pytest.mark.slow

@@ -6,19 +6,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import optuna
 import pytest
 import torch
 import yaml
 from conftest import SMALL
-from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-import cifar_lightning.experiments.search.search as module
-from cifar_lightning.experiments.search.options import Options, make_pruner, make_sampler
-from cifar_lightning.experiments.search.search import TrialReport, main, split_arguments
+from cifar_lightning.experiments.search import trial as trial_module
+from cifar_lightning.experiments.search.__main__ import main
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -145,26 +142,15 @@ def test_a_diverged_training_is_pruned_and_the_study_goes_on(search):
     assert load().best_value == min(float(row["val_loss"]) for row in rows() if row["state"] == "complete")
 
 
-def test_a_trials_value_is_that_of_its_best_checkpoint():
-    reported = []
-    trial = SimpleNamespace(report=lambda value, step: reported.append((step, value)), should_prune=lambda: False)
-    report = TrialReport(trial, "val_accuracy")
-    for loss, accuracy in ((3.0, 0.1), (1.0, 0.2), (2.0, 0.3)):
-        metrics = {"val_loss": loss, "val_accuracy": accuracy}
-        report.on_validation_end(SimpleNamespace(sanity_checking=False, callback_metrics=metrics), None)
-    assert report.value == 0.2
-    assert reported == [(0, 0.1), (1, 0.2), (2, 0.3)]
-
-
 def test_a_failed_trial_is_reported_and_the_others_go_on(search, monkeypatch):
-    train = module.CLI
+    train = trial_module.CLI
 
     def sometimes(args, callbacks, folder):
         if folder.name in ("trial_000", "trial_002"):
             raise torch.OutOfMemoryError("out of memory")
         return train(args, callbacks, folder)
 
-    monkeypatch.setattr(module, "CLI", sometimes)
+    monkeypatch.setattr(trial_module, "CLI", sometimes)
     printed = search("--trials=2").splitlines()
     assert printed[0].startswith("0/2  trial 0  fail  OutOfMemoryError: out of memory  no best yet")
     assert printed[-1] == f"2 complete, 2 fail; everything is in {FOLDER}"
@@ -192,54 +178,6 @@ def test_a_finder_in_the_place_of_a_training_is_a_failure(fail):
     message = fail("--trainer.callbacks+=LRFinder", "--trainer.callbacks.stop=true")
     assert "gave up" in message
     assert "no result: expected val_loss after an epoch, received none" in rows()[0]["error"]
-
-
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
-def test_what_is_drawn_is_a_function_of_seed_and_number(sampler):
-    distributions = {"x": FloatDistribution(0, 1), "n": IntDistribution(1, 9)}
-
-    def draw(storage, sizes, seed=1):
-        for size in sizes:
-            options = Options(sampler=sampler, startup_trials=2, seed=seed)
-            study = optuna.create_study(
-                storage=storage, study_name="a", sampler=make_sampler(options), load_if_exists=True
-            )
-            for _ in range(size):
-                trial = study.ask(fixed_distributions=distributions)
-                study.tell(trial, trial.params["x"] ** 2)
-        return [trial.params for trial in study.trials]
-
-    storages = [optuna.storages.InMemoryStorage() for _ in range(3)]
-    whole, in_parts = draw(storages[0], [5]), draw(storages[1], [1, 2, 1, 1])
-    assert whole == in_parts
-    assert whole[0] != whole[1]
-    assert draw(storages[2], [5], seed=2) != whole
-
-
-@pytest.mark.parametrize(
-    ("options", "pruned"),
-    [
-        ({}, True),
-        ({"pruner": "median"}, True),
-        ({"pruner": "hyperband"}, True),
-        ({"pruner": "none"}, False),
-        ({"sampler": "gp"}, False),
-    ],
-)
-def test_pruners_stop_the_worse(options, pruned):
-    study = optuna.create_study(pruner=make_pruner(Options(**options)))
-    stopped = 0
-    for number in range(20):
-        trial = study.ask({"x": FloatDistribution(0, 1)})
-        for step in range(9):
-            trial.report(float(number), step)
-            if trial.should_prune():
-                stopped += 1
-                study.tell(trial, state=TrialState.PRUNED)
-                break
-        else:
-            study.tell(trial, float(number))
-    assert (stopped > 0) == pruned
 
 
 @pytest.mark.parametrize(
@@ -276,32 +214,8 @@ def test_a_mistake_ends_in_one_message_before_the_first_trial(fail, space, flags
     assert [path.name for path in Path().iterdir()] == ["space.yaml"]
 
 
-def test_help_lists_every_option(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["--help"])
-    assert stop.value.code == 0
-    printed = " ".join(capsys.readouterr().out.split())
-    for text in (
-        "--trials",
-        "val_loss,val_accuracy",
-        "tpe,gp,random",
-        "auto,median,hyperband,none",
-        "--storage",
-        "--out",
-    ):
-        assert text in printed
-
-
-def test_whose_arguments():
-    own, fit = split_arguments(
-        ["s.yaml", "--trials", "3", "-c", "a.yaml", "--seed_everything", "-1", "--storage=a.db", "--model.lr", "1e-3"]
-    )
-    assert own == ["s.yaml", "--trials", "3", "--storage=a.db"]
-    assert fit == ["-c", "a.yaml", "--seed_everything", "-1", "--model.lr", "1e-3"]
-
-
 def start(*args):
-    command = [sys.executable, "-m", "cifar_lightning.experiments.search.search", "space.yaml", *FLAGS, *args]
+    command = [sys.executable, "-m", "cifar_lightning.experiments.search", "space.yaml", *FLAGS, *args]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
