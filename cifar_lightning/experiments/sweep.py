@@ -1,19 +1,16 @@
 """A sweep: a training for each combination of some values, all at once."""
 
-import copy
 import csv
 import itertools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch import Callback, LightningModule, Trainer
 from rich import get_console
 from rich.box import SIMPLE
 from rich.table import Table
@@ -22,76 +19,11 @@ from torch import Tensor
 from cifar_lightning.callbacks.lr_finder import stop_before_training
 from cifar_lightning.callbacks.pretrained import Pretrained
 from cifar_lightning.callbacks.report import draw_learning_curves
-from cifar_lightning.cli.run_folder import make_loggers
 from cifar_lightning.compiled.stack import Stack
-from cifar_lightning.errors import unknown_name
-from cifar_lightning.optim.class_paths import build_optimizer
-from cifar_lightning.optim.schedules import Constant, build_schedule
+from cifar_lightning.experiments.sweep_copy import Copy, make_copy
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.lightning_internals import count_optimizer_steps
 from cifar_lightning.training.random_state import collect_generators, restore_generators
-
-
-@dataclass
-class _Copy:
-    """One of the trainings."""
-
-    values: dict[str, float]
-    seed: int
-    model: MLPClassifier
-    folder: Path
-    loggers: list[Logger]
-    data_hparams: dict[str, Any]
-    rows: list[dict[str, float]] = field(default_factory=list)
-
-    def prepare(self, steps: int | None) -> None:
-        """Build optimizer and schedule, as a training of its own would."""
-        hparams = self.model.hparams
-        self.optimizer = build_optimizer(hparams["optimizer"], self.model.network.parameters(), hparams["lr"])
-        self.schedule = build_schedule(hparams["schedule"])
-        constant = self.schedule == Constant()
-        self.scheduler = None if constant else self.schedule.build(self.optimizer, steps)
-
-    def after_step(self) -> None:
-        """Do what follows the optimizer's step."""
-        self.model.network.constrain_()
-        if self.scheduler is not None and self.schedule.interval == "step":
-            self.scheduler.step()
-
-    def end_epoch(self, row: dict[str, float]) -> None:
-        """Step a schedule that goes by epochs, and take note of what the epoch came to."""
-        row |= {"epoch": len(self.rows) + 1.0, "lr": float(self.optimizer.param_groups[0]["lr"])}
-        if self.scheduler is not None and self.schedule.monitor is not None:
-            self.scheduler.step(row[self.schedule.monitor])  # type: ignore[arg-type]  # a ReduceLROnPlateau
-        elif self.scheduler is not None and self.schedule.interval == "epoch":
-            self.scheduler.step()
-        self.rows.append(row)
-        self.save("last")
-        if row is self.best:
-            self.save("best")
-
-    @property
-    def best(self) -> dict[str, float]:
-        """The epoch of the lowest validation loss."""
-        return min(self.rows, key=lambda row: row["val_loss"])
-
-    def save(self, name: str) -> None:
-        """Write a checkpoint that evaluations and `load_from_checkpoint` take."""
-        path = self.folder / "checkpoints" / f"{name}.ckpt"
-        path.parent.mkdir(exist_ok=True)
-        # (Views of the stack, of which torch.save would write all.)
-        state = {
-            key: value.clone() if isinstance(value, Tensor) else value for key, value in self.model.state_dict().items()
-        }
-        checkpoint = {
-            "state_dict": state,
-            "hyper_parameters": dict(self.model.hparams),
-            "pytorch-lightning_version": lightning.__version__,
-            "epoch": len(self.rows) - 1,
-            "classes": self.model.classes,
-            "datamodule_hyper_parameters": self.data_hparams,
-        }
-        torch.save(checkpoint, path)
 
 
 class Sweep(Callback):
@@ -112,7 +44,7 @@ class Sweep(Callback):
         if not vary or not all(vary.values()):
             raise ValueError(f"nothing to sweep: expected values by name, as in {{lr: [0.01, 0.1]}}; received {vary}")
         self.vary = vary
-        self.copies: list[_Copy] = []
+        self.copies: list[Copy] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Train them all, report, and stop."""
@@ -130,7 +62,7 @@ class Sweep(Callback):
         generators, seed, threads = collect_generators(), os.environ.get("PL_GLOBAL_SEED"), torch.get_num_threads()
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         try:
-            self.copies = [self._make_copy(trainer, pl_module, values, folder) for values in self._combinations()]
+            self.copies = [make_copy(trainer, pl_module, values, folder) for values in self._combinations()]
             self._train(trainer, pl_module)
         finally:
             torch.set_num_threads(threads)
@@ -143,31 +75,6 @@ class Sweep(Callback):
 
     def _combinations(self) -> list[dict[str, float]]:
         return [dict(zip(self.vary, values, strict=True)) for values in itertools.product(*self.vary.values())]
-
-    def _make_copy(self, trainer: Trainer, module: MLPClassifier, values: dict[str, float], folder: Path) -> _Copy:
-        hparams: dict[str, Any] = copy.deepcopy(dict(module.hparams))
-        for name, value in values.items():
-            group, _, argument = name.partition(".")
-            known = ["lr", "seed", *(f"{g}.{a}" for g in ("optimizer", "schedule") for a in hparams[g]["init_args"])]
-            if name not in known:
-                raise unknown_name("name to vary", name, known)
-            if argument:
-                hparams[group]["init_args"][argument] = value
-            elif name == "lr":
-                hparams["lr"] = value
-        seed = int(values.get("seed", os.environ.get("PL_GLOBAL_SEED", 0)))
-        seed_everything(seed, verbose=False)
-        model = MLPClassifier(**hparams)
-        model.classes = module.classes
-        model.standardize.load_state_dict(module.standardize.state_dict())
-        model.to(trainer.strategy.root_device)
-        place = folder / "_".join(f"{name}={value:.10g}" for name, value in values.items())
-        place.mkdir(parents=True, exist_ok=True)
-        loggers = make_loggers(place)
-        for logger in loggers:
-            logger.log_hyperparams(dict(model.hparams) | {"seed": seed})
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        return _Copy(values, seed, model, place, loggers, dict(data.hparams))
 
     def _train(self, trainer: Trainer, module: MLPClassifier) -> None:
         execution = replace(module.choose_execution(len(self.copies)), steps=1)
@@ -187,8 +94,7 @@ class Sweep(Callback):
                 every = trainer.log_every_n_steps  # type: ignore[attr-defined]
                 if every and step % every == 0:
                     for each, loss in zip(self.copies, batch_losses.tolist(), strict=True):
-                        rate = float(each.optimizer.param_groups[0]["lr"])
-                        self._log(each, {"train_step_loss": loss, "lr": rate, "epoch": epoch}, step)
+                        each.log({"train_step_loss": loss, "lr": each.lr, "epoch": epoch}, step)
                 for each in self.copies:
                     each.after_step()
                 size = labels.shape[-1]
@@ -198,17 +104,13 @@ class Sweep(Callback):
             validated = _validate(trainer, [each.model for each in self.copies])
             for each, loss, accuracy, row in zip(self.copies, losses / seen, hits / seen, validated, strict=True):
                 row = {"train_loss": loss.item(), "train_accuracy": accuracy.item(), **row}
-                self._log(each, row | {"epoch": epoch}, step)
+                each.log(row | {"epoch": epoch}, step)
                 each.end_epoch(row)
             best = min(self.copies, key=lambda each: each.best["val_loss"])
             get_console().print(
                 f"epoch {epoch + 1:3}  best so far: {best.folder.name}, val_accuracy {best.best['val_accuracy']:.4f}",
                 highlight=False,
             )
-
-    def _log(self, each: _Copy, row: dict[str, float], steps: int) -> None:
-        for logger in each.loggers:
-            logger.log_metrics(row, steps - 1)
 
     def _batches(self, trainer: Trainer, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, 3, 32, 32), or (M, B, 3, 32, 32) where seeds and so orders differ, with their labels."""
