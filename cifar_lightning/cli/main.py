@@ -21,7 +21,8 @@ from cifar_lightning.callbacks.freeze_pretrained import FreezePretrained  # noqa
 from cifar_lightning.callbacks.lr_finder import LRFinder  # noqa: F401 (short name)
 from cifar_lightning.callbacks.predictions import PredictionTable
 from cifar_lightning.callbacks.pretrained import Pretrained
-from cifar_lightning.callbacks.report import RunProgressBar, RunReport
+from cifar_lightning.callbacks.progress_bar import RunProgressBar
+from cifar_lightning.callbacks.report import RunReport
 from cifar_lightning.callbacks.schedule_plot import SchedulePlot  # noqa: F401 (short name)
 from cifar_lightning.callbacks.signal_picture import SignalPicture  # noqa: F401 (short name)
 from cifar_lightning.cli import checkpoint_options as options
