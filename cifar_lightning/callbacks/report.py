@@ -9,6 +9,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich import get_console
 from rich.table import Table
 
+from cifar_lightning.analysis.plots import draw_learning_curves
+
 Row = dict[str, float]
 
 
@@ -112,29 +114,3 @@ def _table(rows: list[Row], data_set: str, folder: Path) -> Table:
     table.add_row("time", f"{seconds:.1f} s, {seconds / len(rows):.2f} s an epoch")
     table.add_row("everything is in", str(folder))
     return table
-
-
-def draw_learning_curves(rows: list[Row], path: Path, title: str) -> None:
-    """Draw loss, accuracy and learning rate against the epoch."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
-
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
-    figure.suptitle(title)
-    for axes, quantity in zip(figure.subplots(1, 3), ("loss", "accuracy", "lr"), strict=True):
-        names = ["lr"] if quantity == "lr" else [f"train_{quantity}", f"val_{quantity}"]
-        for name in names:
-            points = [(row["epoch"], row[name]) for row in rows if name in row]
-            if points:
-                label = {"train": "training", "val": "validation"}.get(name.partition("_")[0])
-                axes.plot(*zip(*points, strict=True), marker=".", label=label)
-        axes.set(title={"lr": "learning rate"}.get(quantity, quantity), xlabel="epoch")
-        axes.grid(alpha=0.3)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if quantity == "accuracy":
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        if quantity == "lr":
-            axes.set_ylim(bottom=0)
-        else:
-            axes.legend()
-    figure.savefig(path, dpi=120)

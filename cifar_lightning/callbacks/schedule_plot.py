@@ -9,6 +9,7 @@ from rich import get_console
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from cifar_lightning.analysis.plots import draw_schedule
 from cifar_lightning.callbacks.lr_finder import stop_before_training
 from cifar_lightning.training.lightning_internals import count_optimizer_steps
 
@@ -68,20 +69,3 @@ def _advance(scheduler: Any) -> None:
 def _momentum(optimizer: Optimizer) -> float:
     group = optimizer.param_groups[0]
     return float(group["betas"][0] if "betas" in group else group.get("momentum", 0.0))
-
-
-def draw_schedule(rates: list[float], momenta: list[float], steps_per_epoch: float, path: Path) -> None:
-    """Draw rate and, if it moves, momentum against the epoch."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    epochs = [step / steps_per_epoch for step in range(len(rates))]
-    axes.plot(epochs, rates, color="C0")
-    axes.set(xlabel="epoch", ylabel="learning rate", title="Schedule", ylim=(0, None))
-    axes.grid(alpha=0.3)
-    if len(set(momenta)) > 1:
-        twin = axes.twinx()
-        twin.plot(epochs, momenta, color="C1")
-        twin.set_ylabel("momentum", color="C1")
-    figure.savefig(path, dpi=120)

@@ -10,6 +10,7 @@ from rich import get_console
 from rich.box import SIMPLE
 from rich.table import Table
 
+from cifar_lightning.analysis.plots import draw_signals
 from cifar_lightning.analysis.signals import LayerSignal, measure_signals
 from cifar_lightning.callbacks.lr_finder import stop_before_training
 from cifar_lightning.training.classifier import MLPClassifier
@@ -112,41 +113,6 @@ def write_csv(rows: list[Row], path: Path) -> None:
         writer = csv.DictWriter(file, ["epoch", "layer", *QUANTITIES])
         writer.writeheader()
         writer.writerows(rows)
-
-
-def draw_signals(rows: list[Row], path: Path, title: str) -> None:
-    """Draw each quantity against the layer, a line an epoch; `input_share` only if there is dropout."""
-    from matplotlib import colormaps
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    dropout = any(row["input_share"] != 1 for row in rows)
-    epochs = sorted({row["epoch"] for row in rows})
-    colours, scale = colormaps["viridis"], Normalize(1, max(2, epochs[-1]))
-    figure = Figure(figsize=(12 if dropout else 8, 6.5), layout="constrained")
-    figure.suptitle(title)
-    grid = figure.subplots(2, 3 if dropout else 2, squeeze=False)
-    places = dict(zip(QUANTITIES, (grid[0, 0], grid[0, 1], grid[1, 0], grid[1, 1], *grid[0, 2:]), strict=False))
-    for quantity, axes in places.items():
-        for epoch in epochs:
-            layers, values = zip(*((row["layer"], row[quantity]) for row in rows if row["epoch"] == epoch), strict=True)
-            colour = colours(scale(epoch)) if epoch else "black"
-            label = f"epoch {epoch:.0f}" if epoch else "initialization"
-            axes.plot(layers, values, marker=".", markersize=3, linewidth=1, color=colour, label=label)
-        axes.set(title=quantity.replace("_", " "), xlabel="layer (0: the input, last: the logits)")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        if quantity.endswith("std") and any(0 < row[quantity] < float("inf") for row in rows):
-            axes.set_yscale("log")
-        if len(epochs) == 1 or epochs[0] == 0:
-            axes.legend(handles=axes.lines[:1])
-    if dropout:
-        grid[1, 2].axis("off")
-    if len(epochs) > 1:
-        figure.colorbar(ScalarMappable(scale, colours), ax=grid, label="epoch", ticks=MaxNLocator(integer=True))
-    figure.savefig(path, dpi=120)
 
 
 def _table(rows: list[Row]) -> Table:

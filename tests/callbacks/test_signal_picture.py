@@ -1,5 +1,4 @@
 import csv
-import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from PIL import Image
 
 from cifar_lightning import CIFAR10DataModule, MLPClassifier, measure_signals
-from cifar_lightning.callbacks.signal_picture import QUANTITIES, SignalPicture, draw_signals
+from cifar_lightning.callbacks.signal_picture import QUANTITIES, SignalPicture
 from cifar_lightning.compiled import step as compiled_step
 from cifar_lightning.training import obstacles
 
@@ -112,13 +111,3 @@ def test_what_can_not_be_measured(fail, run):
     trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[SignalPicture()])
     with pytest.raises(ValueError, match="expected MLPClassifier and CIFAR10DataModule .*, received BoringModel"):
         trainer.fit(BoringModel())
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("value", [0.0, math.inf, math.nan])
-def test_what_has_vanished_or_exploded_is_drawn(value):
-    drawn = [
-        {"epoch": epoch, "layer": layer, **dict.fromkeys(QUANTITIES, value)} for epoch in (0, 1) for layer in range(4)
-    ]
-    draw_signals(drawn, Path("signals.png"), "title")
-    assert Path("signals.png").stat().st_size > 1000

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import mean, median, stdev
 
+from cifar_lightning.analysis.plots import DPI
 from cifar_lightning.files import write_whole
 
 Row = dict[str, float]
@@ -220,5 +221,5 @@ def draw_curves(results: Sequence[Result], path: Path) -> None:
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     figure.legend(*accuracy.get_legend_handles_labels(), loc="outside right upper")
     picture = io.BytesIO()
-    figure.savefig(picture, dpi=120)
+    figure.savefig(picture, dpi=DPI)
     write_whole(path, picture.getvalue())
