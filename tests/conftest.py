@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cifar_lightning.data.sources import ENVIRONMENT_VARIABLE
+from cifar_lightning.optim.schedule import Schedule
 
 ROOT = Path(__file__).parent.parent
 #: Flags that make any config train on a few synthetic images.
@@ -20,6 +21,18 @@ SMALL = [
     "--trainer.enable_progress_bar=false",
 ]
 CIFAR10_DIR = os.environ.get(ENVIRONMENT_VARIABLE)
+
+
+def rates(schedule: Schedule, steps: int, lr: float = 0.05) -> list[float]:
+    """The rate of each step of a schedule, and the one after the last."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr)
+    scheduler = schedule.build(optimizer, steps)
+    seen = [optimizer.param_groups[0]["lr"]]
+    for _ in range(steps):
+        optimizer.step()
+        scheduler.step()
+        seen.append(optimizer.param_groups[0]["lr"])
+    return seen
 
 
 @pytest.fixture(autouse=True)

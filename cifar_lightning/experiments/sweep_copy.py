@@ -15,8 +15,8 @@ from torch import Tensor
 
 from cifar_lightning.cli.run_folder import make_loggers
 from cifar_lightning.errors import unknown_name
-from cifar_lightning.optim.class_paths import build_optimizer
-from cifar_lightning.optim.schedules import Constant, build_schedule
+from cifar_lightning.optim.class_paths import build_optimizer, build_schedule
+from cifar_lightning.optim.schedules import Constant
 from cifar_lightning.training.classifier import MLPClassifier
 
 

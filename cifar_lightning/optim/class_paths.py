@@ -7,6 +7,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any, TypedDict
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from cifar_lightning.errors import unknown_name
+from cifar_lightning.optim import schedules
+from cifar_lightning.optim.schedule import Schedule
 
 PRIMITIVES = (str, int, float, bool, list, tuple, type(None))
 
@@ -117,3 +120,20 @@ def build_optimizer(component: Component, parameters: Iterable[Tensor], lr: floa
     cls = find_class(component["class_path"], Optimizer, "torch.optim")
     optimizer: Optimizer = cls(parameters, lr=lr, **component["init_args"])
     return optimizer
+
+
+def schedule_component(value: Any) -> Component:
+    """The primitives of a schedule: of an instance, a class, its name or path, or primitives.
+
+    Raises:
+        ValueError: For an unknown schedule or argument.
+    """
+    if isinstance(value, Schedule):
+        value = {"class_path": type(value), "init_args": asdict(value)}  # type: ignore[call-overload]
+    return as_component(value, Schedule, schedules.__name__, {})
+
+
+def build_schedule(component: Component) -> Schedule:
+    """The schedule that `component` stands for."""
+    schedule: Schedule = find_class(component["class_path"], Schedule, schedules.__name__)(**component["init_args"])
+    return schedule

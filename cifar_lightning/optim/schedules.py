@@ -1,40 +1,18 @@
 """Learning-rate schedules, each a few options that build one of `torch.optim.lr_scheduler`'s."""
 
-from abc import ABC, abstractmethod
 from bisect import bisect_right
-from dataclasses import asdict, dataclass, field
-from math import cos, inf, pi
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from math import cos, pi
+from typing import Literal
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import (
-    ConstantLR,
-    ExponentialLR,
-    LambdaLR,
-    LRScheduler,
-    OneCycleLR,
-    ReduceLROnPlateau,
-)
+from torch.optim.lr_scheduler import ConstantLR, ExponentialLR, LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from cifar_lightning.optim.class_paths import Component, as_component, find_class
+from cifar_lightning.optim.one_cycle import OneCycle
+from cifar_lightning.optim.schedule import Schedule, check_positive, require_length
 
-
-class Schedule(ABC):
-    """How the learning rate moves during training, relative to the optimizer's own."""
-
-    @property
-    def interval(self) -> Literal["step", "epoch"]:
-        """Whether the scheduler is stepped after each optimizer step or after each epoch."""
-        return "step"
-
-    @property
-    def monitor(self) -> str | None:
-        """The metric that the scheduler is stepped with, if any."""
-        return None
-
-    @abstractmethod
-    def build(self, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
-        """The torch scheduler for a training of `total_steps` optimizer steps; None if that is not known."""
+#: All schedules: the namespace of their short names.
+__all__ = ["Constant", "Cosine", "Exponential", "OneCycle", "Performance", "PiecewiseConstant", "Power"]
 
 
 @dataclass(frozen=True)
@@ -44,71 +22,6 @@ class Constant(Schedule):
     def build(self, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
         """See `Schedule.build`."""
         return ConstantLR(optimizer, factor=1.0)
-
-
-@dataclass(frozen=True)
-class OneCycle(Schedule):
-    """The 1cycle policy (Smith 2018, https://arxiv.org/abs/1803.09820), by default as in Géron's `OneCycleScheduler`.
-
-    With N steps and h = (N - (N // 10 + 1)) // 2, the rate climbs from max_lr / div_factor to max_lr in h steps,
-    comes back in h more, and falls to max_lr / div_factor / final_div_factor in the rest.
-
-    Args:
-        max_lr: The peak; by default the optimizer's own rate.
-        anneal: Shape of each phase.
-        pct_start: Share of the steps in which the rate climbs, and again in which it comes back; by default h / N.
-        div_factor: Peak rate over first rate.
-        final_div_factor: First rate over last rate.
-        cycle_momentum: Whether to move momentum (SGD) or beta1 (Adam and its kin) from `max_momentum` to
-            `base_momentum` and back.
-        base_momentum: Momentum at the peak rate.
-        max_momentum: Momentum at the first and last rate.
-    """
-
-    max_lr: float | None = None
-    anneal: Literal["linear", "cos"] = "linear"
-    pct_start: float | None = None
-    div_factor: float = 10.0
-    final_div_factor: float = 1000.0
-    cycle_momentum: bool = False
-    base_momentum: float = 0.85
-    max_momentum: float = 0.95
-
-    def __post_init__(self) -> None:
-        if self.pct_start is not None and not 0 < self.pct_start <= 0.5:
-            raise ValueError(f"pct_start out of range: expected 0 < pct_start <= 0.5, received {self.pct_start}")
-        _check_positive(self, "max_lr", "div_factor", "final_div_factor")
-
-    def build(self, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
-        """See `Schedule.build`.
-
-        Raises:
-            ValueError: If the number of steps is not known.
-        """
-        n = _known(total_steps, "OneCycle")
-        h = (n - (n // 10 + 1)) // 2 if self.pct_start is None else round(self.pct_start * n)
-        peaks = [self.max_lr or group["lr"] for group in optimizer.param_groups]
-        if h == 0:  # N < 3 has no room for a peak; as in Géron's formula, only the last phase is left
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak
-            start = 1 / self.div_factor
-            end = start / self.final_div_factor
-            return LambdaLR(optimizer, lambda step: start + (end - start) * min(step / n, 1))
-        # N + 1 total steps, for torch counts the rate after the last step too: with N, a linear cycle would end on a
-        # negative rate (pytorch#91765).
-        return OneCycleLR(
-            optimizer,
-            max_lr=peaks,
-            total_steps=n + 1,
-            pct_start=(h + 1) / (n + 1),
-            three_phase=True,
-            anneal_strategy=self.anneal,
-            div_factor=self.div_factor,
-            final_div_factor=self.final_div_factor,
-            cycle_momentum=self.cycle_momentum,
-            base_momentum=self.base_momentum,
-            max_momentum=self.max_momentum,
-        )
 
 
 @dataclass(frozen=True)
@@ -124,7 +37,7 @@ class Power(Schedule):
     c: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_positive(self, "s", "c")
+        check_positive(self, "s", "c")
 
     def build(self, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
         """See `Schedule.build`."""
@@ -146,7 +59,7 @@ class Exponential(Schedule):
     by: Literal["epoch", "step"] = "epoch"
 
     def __post_init__(self) -> None:
-        _check_positive(self, "factor", "s")
+        check_positive(self, "factor", "s")
 
     @property
     def interval(self) -> Literal["step", "epoch"]:
@@ -197,7 +110,7 @@ class Performance(Schedule):
     Args:
         metric: The metric, as it is logged; a loss is to fall, an accuracy to rise.
         factor: What the rate is multiplied by.
-        patience: Number of validations without improvement that are borne.
+        patience: Number of validations without improvement that are tolerated.
         min_lr: The rate is never below this.
     """
 
@@ -256,7 +169,7 @@ class Cosine(Schedule):
         Raises:
             ValueError: If the number of steps is not known.
         """
-        n = _known(total_steps, "Cosine")
+        n = require_length(total_steps, "Cosine")
         rise = round(self.warmup * n)
 
         def factor(step: int) -> float:
@@ -266,36 +179,3 @@ class Cosine(Schedule):
             return self.final + (1 - self.final) * (1 + cos(pi * share)) / 2
 
         return LambdaLR(optimizer, factor)
-
-
-def _check_positive(schedule: Schedule, *names: str) -> None:
-    for name in names:
-        value = getattr(schedule, name)
-        if value is not None and not 0 < value < inf:
-            raise ValueError(f"{name} out of range: expected a positive number, received {value}")
-
-
-def _known(total_steps: int | None, schedule: str) -> int:
-    if total_steps is None or total_steps < 1:
-        raise ValueError(
-            f"{schedule} needs to know how long the training is: expected --trainer.max_epochs or "
-            f"--trainer.max_steps and a data loader with a length, received {total_steps or 'neither'}"
-        )
-    return total_steps
-
-
-def schedule_component(value: Any) -> Component:
-    """The primitives of a schedule: of an instance, a class, its name or path, or primitives.
-
-    Raises:
-        ValueError: For an unknown schedule or argument.
-    """
-    if isinstance(value, Schedule):
-        value = {"class_path": type(value), "init_args": asdict(value)}  # type: ignore[call-overload]
-    return as_component(value, Schedule, __name__, {})
-
-
-def build_schedule(component: Component) -> Schedule:
-    """The schedule that `component` stands for."""
-    schedule: Schedule = find_class(component["class_path"], Schedule, __name__)(**component["init_args"])
-    return schedule

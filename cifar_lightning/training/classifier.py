@@ -21,8 +21,14 @@ from cifar_lightning.data.batches import Batches
 from cifar_lightning.nn.mlp import DeepMLP
 from cifar_lightning.nn.standardize import Standardize, Statistics
 from cifar_lightning.nn.temperature import Temperature
-from cifar_lightning.optim.class_paths import build_optimizer, optimizer_component
-from cifar_lightning.optim.schedules import Constant, Schedule, build_schedule, schedule_component
+from cifar_lightning.optim.class_paths import (
+    build_optimizer,
+    build_schedule,
+    optimizer_component,
+    schedule_component,
+)
+from cifar_lightning.optim.schedule import Schedule
+from cifar_lightning.optim.schedules import Constant
 from cifar_lightning.training.cycle import Cycle
 from cifar_lightning.training.epoch_metrics import EpochMetrics
 from cifar_lightning.training.execution import STEP_METHODS, Execution, Executor

@@ -3,7 +3,13 @@ import functools
 import pytest
 import torch
 
-from cifar_lightning.optim.class_paths import build_optimizer, optimizer_component
+from cifar_lightning import OneCycle
+from cifar_lightning.optim.class_paths import (
+    build_optimizer,
+    build_schedule,
+    optimizer_component,
+    schedule_component,
+)
 
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"momentum": 0.9}}
 
@@ -62,3 +68,18 @@ def test_never_imports(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match="unknown optimizer"):
         optimizer_component("trap.Optimizer")
+
+
+def test_schedules():
+    component = schedule_component(OneCycle(div_factor=5))
+    assert component["class_path"] == "cifar_lightning.OneCycle"
+    assert component["init_args"]["div_factor"] == 5
+    assert build_schedule(component) == OneCycle(div_factor=5)
+    assert build_schedule(schedule_component("OneCycle")) == OneCycle()
+    assert schedule_component("cifar_lightning.optim.schedules.OneCycle") == schedule_component("OneCycle")
+
+
+def test_the_error_for_an_unknown_schedule_lists_all():
+    every = "Constant, Cosine, Exponential, OneCycle, Performance, PiecewiseConstant, Power"
+    with pytest.raises(ValueError, match=f"unknown schedule .*{every}; .*did you mean 'OneCycle'"):
+        schedule_component("OnCycle")

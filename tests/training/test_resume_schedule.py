@@ -1,0 +1,85 @@
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, SMALL
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+SCHEDULES = {
+    "OneCycle": [],
+    "Power": ["--model.schedule.s=5"],
+    "Exponential": ["--model.schedule.by=step"],
+    "PiecewiseConstant": ["--model.schedule.epochs=[1]", "--model.schedule.factors=[1.0,0.3]"],
+    # At this rate no prediction changes.
+    "Performance": ["--model.schedule.patience=0", "--model.schedule.metric=val_accuracy", "--model.lr=1e-7"],
+    "Cosine": ["--model.schedule.warmup=0.2"],
+}
+
+
+def lrs(path):
+    """The logged rate of each step."""
+    with path.open() as file:
+        return {int(row["step"]): row["lr"] for row in csv.DictReader(file) if row["lr"]}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_mid_epoch_resume_restores_every_schedule(run, name):
+    flags = [*SMALL, "--data.batch_size=16", "--model.hidden_sizes=2x10", "--model.lr=0.01"]
+    flags += ["--trainer.max_epochs=4", "--trainer.log_every_n_steps=1", f"--model.schedule={name}", *SCHEDULES[name]]
+    every = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=5"]
+    every += ["--trainer.callbacks.save_top_k=-1", "--trainer.callbacks.filename=step{step}"]
+    run("fit", *flags, *every, "--trainer.default_root_dir=whole")
+    middle = next(Path("whole").rglob("stepstep=35*.ckpt"))
+    run("fit", *flags, "--trainer.default_root_dir=resumed", f"--ckpt_path={middle}")
+    whole, resumed = (lrs(next(Path(root).rglob("metrics.csv"))) for root in ("whole", "resumed"))
+    assert resumed == {step: lr for step, lr in whole.items() if step >= 35}
+    assert len(set(whole.values())) > 1
+
+
+def finished_cycle(run):
+    flags = [f"--config={ROOT}/configs/one_cycle.yaml", *SMALL, "--model.hidden_sizes=2x10", "--data.batch_size=16"]
+    run("fit", *flags, "--trainer.max_epochs=2", "--trainer.log_every_n_steps=1")
+    return [*flags, "--trainer.log_every_n_steps=1", f"--ckpt_path={next(Path().rglob('last.ckpt'))}"]
+
+
+def newest(name):
+    return max(Path().rglob(name), key=lambda path: path.stat().st_mtime)
+
+
+def test_resuming_a_finished_cycle_with_more_epochs_names_the_ways_out(run, fail):
+    message = fail("fit", *finished_cycle(run), "--trainer.max_epochs=4")
+    assert "another length than its OneCycle schedule: expected 30 optimizer steps" in message
+    assert "received 60" in message
+    assert "--model.resume_cycle finish" in message
+    assert "--model.resume_cycle new" in message
+
+
+def test_a_new_cycle_from_the_old_weights(run):
+    flags = finished_cycle(run)
+    first = lrs(newest("metrics.csv"))
+    run("fit", *flags, "--trainer.max_epochs=4", "--model.resume_cycle=new")
+    assert lrs(newest("metrics.csv")) == {step + 30: lr for step, lr in first.items()}
+    assert torch.load(newest("last.ckpt"), weights_only=True)["global_step"] == 60
+
+
+def test_a_new_cycle_is_restored_when_it_is_resumed_itself(run):
+    flags = [*SMALL, "--model.hidden_sizes=2x10", "--data.batch_size=16", "--model.schedule=Cosine"]
+    flags += ["--trainer.log_every_n_steps=1", "--model.lr=0.1", "--config=none.yaml"]
+    Path("none.yaml").write_text("{}")
+    every = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=5"]
+    every += ["--trainer.callbacks.save_top_k=-1", "--trainer.callbacks.filename=step{step}"]
+    run("fit", *flags, "--trainer.max_epochs=2")
+    first = f"--ckpt_path={next(Path().rglob('last.ckpt'))}"
+    run("fit", *flags, *every, "--trainer.max_epochs=5", "--model.resume_cycle=new", first)
+    whole = newest("metrics.csv")
+    middle = f"--ckpt_path={next(Path().rglob('stepstep=60*.ckpt'))}"
+    run("fit", *flags, "--trainer.max_epochs=5", middle)
+    assert lrs(newest("metrics.csv")) == {step: lr for step, lr in lrs(whole).items() if step >= 60}
+
+
+def test_finishing_the_old_cycle(run):
+    flags = finished_cycle(run)
+    run("fit", *flags, "--trainer.max_epochs=4", "--model.resume_cycle=finish")
+    assert torch.load(next(Path().rglob("last.ckpt")), weights_only=True)["global_step"] == 30
