@@ -1,10 +1,11 @@
 """A picture of a schedule, without training."""
 
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.core.optimizer import _init_optimizers_and_lr_schedulers
 from rich import get_console
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -45,21 +46,46 @@ class SchedulePlot(Callback):
 
 
 def simulate(pl_module: LightningModule, total: int, steps_per_epoch: int) -> tuple[list[float], list[float]]:
-    """Rate and momentum of each of `total` steps, from optimizer and schedule made for the purpose."""
-    optimizers, configs = _init_optimizers_and_lr_schedulers(pl_module)
-    optimizer = optimizers[0]
+    """Rate and momentum of each of `total` steps, from an optimizer and a schedule made for the purpose.
+
+    Raises:
+        ValueError: If the module does not configure one optimizer.
+    """
+    optimizer, configs = _configure(pl_module)
     rates, momenta = [], []
-    for step in range(1, total + 1):
-        rates.append(float(optimizer.param_groups[0]["lr"]))
-        momenta.append(_momentum(optimizer))
-        for config in configs:
-            if config.interval == "step" or step % steps_per_epoch == 0:
-                _advance(config.scheduler)
+    with warnings.catch_warnings():  # the optimizer makes no step here
+        warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`")
+        for step in range(1, total + 1):
+            rates.append(float(optimizer.param_groups[0]["lr"]))
+            momenta.append(_momentum(optimizer))
+            for config in configs:
+                if config.get("interval", "epoch") == "step" or step % steps_per_epoch == 0:
+                    _advance(config["scheduler"])
     return rates, momenta
 
 
+def _configure(pl_module: LightningModule) -> tuple[Optimizer, list[Mapping[str, Any]]]:
+    """One optimizer, and its schedulers as Lightning's dictionaries, from any form that Lightning documents."""
+    configured: Any = pl_module.configure_optimizers()
+    schedulers: list[Any] = []
+    match configured:
+        case [[optimizer], [*schedulers]]:
+            pass
+        case {"optimizer": optimizer, "lr_scheduler": scheduler} | [
+            {"optimizer": optimizer, "lr_scheduler": scheduler}
+        ]:
+            schedulers = [scheduler]
+        case {"optimizer": optimizer} | [{"optimizer": optimizer}] | [optimizer] | optimizer:
+            pass
+    if not isinstance(optimizer, Optimizer):
+        raise ValueError(
+            "no schedule to draw: expected configure_optimizers to return one optimizer, with or without schedulers; "
+            f"received {configured!r}"
+        )
+    return optimizer, [item if isinstance(item, Mapping) else {"scheduler": item} for item in schedulers]
+
+
 def _advance(scheduler: Any) -> None:
-    scheduler.optimizer._opt_called = True  # or torch warns of the steps that the optimizer does not make
     if isinstance(scheduler, ReduceLROnPlateau):
         scheduler.step(0.0)
     else:
