@@ -105,7 +105,7 @@ class CLI(LightningCLI):
         self.config = parser.parse_args(self.arguments)
         subcommand: str = self.config.subcommand
         self.ckpt_path = self._find_checkpoint()
-        if self.ckpt_path and subcommand == "fit" and not self._subconfig.config:
+        if self.ckpt_path and subcommand == "fit" and not self.subconfig.config:
             config = Path(self.ckpt_path).parent.parent / "config.yaml"
             if not config.is_file():
                 raise ValueError(
@@ -117,25 +117,26 @@ class CLI(LightningCLI):
         # A training goes by its configs, but an evaluation may name one only to say which run is meant.
         given = self.arguments if subcommand == "fit" else without_configs(self.arguments)
         self._given = parser.parse_args(given, defaults=False)[subcommand].as_dict()
-        evaluation, pretrained = self._subconfig.evaluation, self._subconfig.pretrained
+        evaluation, pretrained = self.subconfig.evaluation, self.subconfig.pretrained
         evaluation.ensemble = options.find_members(evaluation.ensemble or [], self.ckpt_path or "")
         if pretrained.checkpoint is not None and subcommand == "fit":
             pretrained.checkpoint = options.find_pretrained(pretrained.checkpoint)
             if not self.ckpt_path:
                 read_checkpoint(Path(pretrained.checkpoint))  # or an error, before anything is written
-        options.refuse_what_can_not_act(self._subconfig.as_dict(), self._given, subcommand)
+        options.refuse_what_can_not_act(self.subconfig.as_dict(), self._given, subcommand)
         if self.ckpt_path:
             self._take_options_of_checkpoint()
         # Lightning would let the checkpoint's hyperparameters override the command line's if it saw the path now.
-        self._subconfig.ckpt_path = None
+        self.subconfig.ckpt_path = None
 
     @property
-    def _subconfig(self) -> Namespace:
+    def subconfig(self) -> Namespace:
+        """The options of the subcommand."""
         config: Namespace = self.config[self.config.subcommand]
         return config
 
     def _find_checkpoint(self) -> str | None:
-        named, ensemble = self._subconfig.ckpt_path, self._subconfig.evaluation.ensemble
+        named, ensemble = self.subconfig.ckpt_path, self.subconfig.evaluation.ensemble
         if named is None and ensemble:
             named = ensemble[0]
         return options.find_checkpoint(named, self.config.subcommand, self._root / self._config_name)
@@ -144,7 +145,7 @@ class CLI(LightningCLI):
         """Take what is not given from the checkpoint."""
         self.checkpoint = read_checkpoint(Path(self.ckpt_path or ""))
         options.forget_what_a_finder_replaced(self._given, self.checkpoint)
-        stored = options.options_of(self.checkpoint, self._subconfig.data.as_dict())
+        stored = options.options_of(self.checkpoint, self.subconfig.data.as_dict())
         taken = options.without_given(stored, self._given)
         self.config = self.parser.parse_object({self.config.subcommand: taken}, self.config)
 
@@ -152,15 +153,15 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Give the trainer's method its arguments, and the classifier the primitives that its checkpoints store."""
-        self._subconfig.ckpt_path = self.ckpt_path
+        self.subconfig.ckpt_path = self.ckpt_path
         match self.subcommand:
             case "predict":
-                self._subconfig.return_predictions = False  # they are streamed into a table
+                self.subconfig.return_predictions = False  # they are streamed into a table
             case "validate" | "test":
-                self._subconfig.verbose = False  # our table says it
+                self.subconfig.verbose = False  # our table says it
 
         def build(cls: type[MLPClassifier], *args: Any, **kwargs: Any) -> MLPClassifier:
-            return cls(**self._subconfig.model.as_dict())
+            return cls(**self.subconfig.model.as_dict())
 
         self.parser.add_instantiator(build, MLPClassifier, subclasses=False)
 
@@ -173,11 +174,11 @@ class CLI(LightningCLI):
             used = {
                 "model": dict(self.model.hparams),
                 "data": dict(self.datamodule.hparams),
-                "pretrained": {k: v for k, v in self._subconfig.pretrained.as_dict().items() if v is not None},
+                "pretrained": {k: v for k, v in self.subconfig.pretrained.as_dict().items() if v is not None},
             }
             options.refuse_contradictions(self._given, used, self.checkpoint, str(self.subcommand))
             built.pretrained.checkpoint = None  # the checkpoint has its layers, so their file may be gone
-            options.check_members(self._subconfig.evaluation.ensemble or [], self.checkpoint)
+            options.check_members(self.subconfig.evaluation.ensemble or [], self.checkpoint)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with the callbacks and loggers that every run has, in a folder of its own."""
@@ -212,13 +213,13 @@ class CLI(LightningCLI):
 
     @property
     def _root(self) -> Path:
-        return Path(self._subconfig.trainer.default_root_dir or RUNS)
+        return Path(self.subconfig.trainer.default_root_dir or RUNS)
 
     @property
     def _config_name(self) -> str:
         """The names of the configs, or of the run that a checkpoint is from."""
-        configs = [Path(str(path)) for path in self._subconfig.config or []]
-        named = self.ckpt_path or self._subconfig.ckpt_path
+        configs = [Path(str(path)) for path in self.subconfig.config or []]
+        named = self.ckpt_path or self.subconfig.ckpt_path
         if named not in (None, "best", "last"):
             checkpoint = Path(named).absolute()
             if checkpoint.parent.name != "checkpoints" and not configs:

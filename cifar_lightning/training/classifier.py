@@ -13,9 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import MetricCollection
 
-from cifar_lightning.analysis.metrics import classification_metrics
 from cifar_lightning.compiled.hooks import has_hooks
 from cifar_lightning.data.batches import Batches
 from cifar_lightning.nn.mlp import DeepMLP
@@ -29,6 +27,7 @@ from cifar_lightning.optim.class_paths import (
 )
 from cifar_lightning.optim.schedule import Schedule
 from cifar_lightning.optim.schedules import Constant
+from cifar_lightning.training.checks import check_classes, check_images, check_labels
 from cifar_lightning.training.cycle import Cycle
 from cifar_lightning.training.epoch_metrics import EpochMetrics
 from cifar_lightning.training.execution import STEP_METHODS, Execution, Executor
@@ -80,9 +79,9 @@ class MLPClassifier(LightningModule):
         self.classes: list[str] = []
         self.standardize, self.temperature = Standardize(), Temperature()
         num_classes = self.network.output.out_features
-        self.train_metrics = EpochMetrics(num_classes)
-        self.val_metrics = classification_metrics(num_classes, "val_")
-        self.test_metrics = classification_metrics(num_classes, "test_")
+        self.train_metrics = EpochMetrics(num_classes, "train_")
+        self.val_metrics = EpochMetrics(num_classes, "val_")
+        self.test_metrics = EpochMetrics(num_classes, "test_")
 
     # ------------------------------------------------------------------------------------------------- the network
 
@@ -119,7 +118,9 @@ class MLPClassifier(LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         images = getattr(data, "images", None)
         if images is not None:
-            self._take_classes(list(images.classes), stage)
+            trained = () if stage == "fit" else self.classes
+            self.classes = list(images.classes)
+            check_classes(self.classes, self.network.output.out_features, trained)
         statistics: Statistics | None = getattr(data, "statistics", None)
         if statistics is None:
             return
@@ -127,17 +128,6 @@ class MLPClassifier(LightningModule):
         if self.network.activation == "selu" and statistics.scaling in ("raw", "unit"):
             gap = self.network.self_normalization_gaps(standardized_input=False)[-1]
             warnings.warn(f"this SELU network does not normalize itself: {gap}", stacklevel=1)
-
-    def _take_classes(self, classes: list[str], stage: str) -> None:
-        num_classes = self.network.output.out_features
-        if len(classes) != num_classes:
-            raise ValueError(
-                f"wrong num_classes: expected {len(classes)}, the number of the data's classes ({', '.join(classes)}); "
-                f"received {num_classes}"
-            )
-        if stage != "fit" and self.classes not in ([], classes):
-            raise ValueError(f"other classes: expected {self.classes}, as in the training; received {classes}")
-        self.classes = classes
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and the schedule."""
@@ -198,7 +188,8 @@ class MLPClassifier(LightningModule):
     def training_step(self, batch: Batch | Batches, batch_idx: int) -> Tensor:
         """Return the loss of a batch; if compiled, train on one or several batches and return the last loss."""
         if batch_idx == 0:
-            self._check_batch(*batch[:2])
+            check_labels(batch[1], self.network.output.out_features)
+            check_images(batch[0], self.standardize)
         batches: Iterable[Batch] = batch.split() if isinstance(batch, Batches) else [batch]
         if self.executor.step is None:
             ((images, labels),) = batches
@@ -239,6 +230,7 @@ class MLPClassifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training metrics, taken while the weights were changing."""
+        # (Reduced over the ranks already; sync_dist says so to Lightning.)
         self.log_dict(self.train_metrics.compute_and_reset(), sync_dist=True)
 
     def on_fit_end(self) -> None:
@@ -249,11 +241,12 @@ class MLPClassifier(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Measure a batch, and return its logits (B, num_classes)."""
-        return self._measure(self.val_metrics, batch)
+        return self._measure(batch, self.val_metrics)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics, and step a schedule that goes by one."""
-        values = self._log_and_reset(self.val_metrics)
+        values = self.val_metrics.compute_and_reset()
+        self.log_dict(values, prog_bar=True, sync_dist=True)
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             for config in self.trainer.lr_scheduler_configs:
                 if isinstance(config.scheduler, ReduceLROnPlateau) and config.monitor is not None:
@@ -261,44 +254,22 @@ class MLPClassifier(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Measure a batch, and return its logits (B, num_classes)."""
-        return self._measure(self.test_metrics, batch)
+        return self._measure(batch, self.test_metrics)
 
     def on_test_epoch_end(self) -> None:
         """Log the test metrics."""
-        self._log_and_reset(self.test_metrics)
+        self.log_dict(self.test_metrics.compute_and_reset(), sync_dist=True)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the probabilities (B, num_classes) of images (B, 3, 32, 32): the batch, or its first part."""
         return self.predict_proba(batch if isinstance(batch, Tensor) else batch[0])
 
-    def _measure(self, metrics: MetricCollection, batch: Batch) -> Tensor:
+    def _measure(self, batch: Batch, metrics: EpochMetrics) -> Tensor:
         images, labels = batch
-        self._check_labels(labels)
+        check_labels(labels, self.network.output.out_features)
         logits: Tensor = self(images).float()
         metrics.update(logits, labels)
         return logits
-
-    def _log_and_reset(self, metrics: MetricCollection) -> dict[str, Tensor]:
-        values: dict[str, Tensor] = metrics.compute()
-        # (Reduced already; sync_dist says so to Lightning.)
-        self.log_dict(values, prog_bar=metrics is self.val_metrics, sync_dist=True)
-        metrics.reset()
-        return values
-
-    def _check_batch(self, images: Tensor, labels: Tensor) -> None:
-        self._check_labels(labels)
-        if images.dtype == torch.uint8 and self.standardize.scaling is None:
-            raise ValueError(
-                "nothing says how to standardize these images: expected a data module with `statistics`, such as "
-                "CIFAR10DataModule, or module.standardize.set_statistics(compute_statistics(images, 'feature')) before "
-                "the training; received uint8 images without either. (Float images are taken as they are.)"
-            )
-
-    def _check_labels(self, labels: Tensor) -> None:
-        num_classes = self.network.output.out_features
-        low, high = int(labels.min()), int(labels.max())
-        if not 0 <= low <= high < num_classes:
-            raise ValueError(f"wrong labels: expected 0 to {num_classes - 1}, received {low} to {high}")
 
     # --------------------------------------------------------------------------------------------------- checkpoints
 

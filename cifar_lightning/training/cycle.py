@@ -65,7 +65,7 @@ class Cycle:
                 checkpoint["lr_schedulers"] = []
             case _:
                 raise ValueError(
-                    f"the training has another length than its {type(schedule).__name__} schedule: the checkpoint's "
-                    f"schedule expected {old} optimizer steps, this training has {new}. Either finish the old cycle, "
-                    "--cycle.resume finish, or begin a new one from these weights, --cycle.resume new"
+                    f"the training has another length than its {type(schedule).__name__} schedule: expected {old} "
+                    f"optimizer steps, as when the checkpoint was written; received {new}. Either finish the old "
+                    "cycle, --cycle.resume finish, or begin a new one from these weights, --cycle.resume new"
                 )

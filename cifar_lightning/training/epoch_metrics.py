@@ -1,4 +1,4 @@
-"""The metrics of a training epoch, measured while the weights change."""
+"""The metrics of an epoch."""
 
 from typing import Any
 
@@ -19,12 +19,13 @@ class EpochMetrics(nn.Module):
 
     Args:
         num_classes: Number of logits.
+        prefix: What the metrics' names begin with.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, prefix: str) -> None:
         super().__init__()
         self._num_classes = num_classes
-        self.metrics = classification_metrics(num_classes, "train_")
+        self.metrics = classification_metrics(num_classes, prefix)
         self._pending: list[tuple[Tensor, Tensor]] = []  # batches that the metrics have not seen yet
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
@@ -40,7 +41,7 @@ class EpochMetrics(nn.Module):
             self._pending.clear()
 
     def compute_and_reset(self) -> dict[str, Tensor]:
-        """The metrics by name, train_loss and so on; the next epoch starts from nothing."""
+        """The metrics by name, such as train_loss; the next epoch starts from nothing."""
         self._measure()
         values: dict[str, Tensor] = self.metrics.compute()
         self.metrics.reset()

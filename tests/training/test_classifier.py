@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from cifar_lightning import CIFAR10DataModule, MLPClassifier, OneCycle
+from cifar_lightning import CIFAR10DataModule, MLPClassifier, OneCycle, compute_statistics
 from cifar_lightning.training.lightning_internals import count_optimizer_steps
 
 IMAGES = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
@@ -153,6 +153,7 @@ def test_one_cycle_is_as_long_as_the_training(flags, steps):
 def test_steps_of_a_plain_loader_and_of_an_endless_training():
     loader = DataLoader(TensorDataset(IMAGES, torch.arange(6)), batch_size=2)
     model, run = small(optimizer="SGD", schedule="OneCycle"), trainer(max_epochs=2)
+    model.standardize.set_statistics(compute_statistics(IMAGES, "feature"))
     run.fit(model, loader)
     assert count_optimizer_steps(run) == 6
     with pytest.raises(ValueError, match="OneCycle needs to know how long the training is"):

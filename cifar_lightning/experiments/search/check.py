@@ -15,8 +15,8 @@ class _ParsedCLI(CLI):
     """Parse a command line, and check what can be checked without training."""
 
     def instantiate_classes(self) -> None:
-        MLPClassifier(**self._subconfig.model.as_dict())
-        CIFAR10DataModule(**self._subconfig.data.as_dict())
+        MLPClassifier(**self.subconfig.model.as_dict())
+        CIFAR10DataModule(**self.subconfig.data.as_dict())
         self.subcommand = None  # Lightning then runs nothing
 
 
@@ -35,7 +35,7 @@ def check(space: SearchSpace, arguments: list[str]) -> tuple[dict[str, Any], lis
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # each trial warns for itself
-        base = _ParsedCLI(arguments)._subconfig.as_flat()
+        base = _ParsedCLI(arguments).subconfig.as_flat()
         config = {name.replace(".init_args", ""): value for name, value in vars(base).items()}
         if config["trainer.devices"] == "auto":  # which would start a process for each GPU
             arguments = [*arguments, "--trainer.devices=1"]

@@ -10,10 +10,10 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_lightning.analysis.plots import DPI
-from cifar_lightning.files import write_whole
 from cifar_lightning.experiments.search.options import Options
 from cifar_lightning.experiments.search.space import SearchSpace
 from cifar_lightning.experiments.search.trial import trial_folder
+from cifar_lightning.files import write_whole
 
 #: Trials that are part of the study; a failed one is not.
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)

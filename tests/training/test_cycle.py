@@ -52,14 +52,14 @@ def test_resuming_a_finished_cycle_with_more_epochs_names_the_ways_out(run, fail
     message = fail("fit", *finished_cycle(run), "--trainer.max_epochs=4")
     assert "another length than its OneCycle schedule: expected 30 optimizer steps" in message
     assert "received 60" in message
-    assert "--model.resume_cycle finish" in message
-    assert "--model.resume_cycle new" in message
+    assert "--cycle.resume finish" in message
+    assert "--cycle.resume new" in message
 
 
 def test_a_new_cycle_from_the_old_weights(run):
     flags = finished_cycle(run)
     first = lrs(newest("metrics.csv"))
-    run("fit", *flags, "--trainer.max_epochs=4", "--model.resume_cycle=new")
+    run("fit", *flags, "--trainer.max_epochs=4", "--cycle.resume=new")
     assert lrs(newest("metrics.csv")) == {step + 30: lr for step, lr in first.items()}
     assert torch.load(newest("last.ckpt"), weights_only=True)["global_step"] == 60
 
@@ -72,7 +72,7 @@ def test_a_new_cycle_is_restored_when_it_is_resumed_itself(run):
     every += ["--trainer.callbacks.save_top_k=-1", "--trainer.callbacks.filename=step{step}"]
     run("fit", *flags, "--trainer.max_epochs=2")
     first = f"--ckpt_path={next(Path().rglob('last.ckpt'))}"
-    run("fit", *flags, *every, "--trainer.max_epochs=5", "--model.resume_cycle=new", first)
+    run("fit", *flags, *every, "--trainer.max_epochs=5", "--cycle.resume=new", first)
     whole = newest("metrics.csv")
     middle = f"--ckpt_path={next(Path().rglob('stepstep=60*.ckpt'))}"
     run("fit", *flags, "--trainer.max_epochs=5", middle)
@@ -81,5 +81,5 @@ def test_a_new_cycle_is_restored_when_it_is_resumed_itself(run):
 
 def test_finishing_the_old_cycle(run):
     flags = finished_cycle(run)
-    run("fit", *flags, "--trainer.max_epochs=4", "--model.resume_cycle=finish")
+    run("fit", *flags, "--trainer.max_epochs=4", "--cycle.resume=finish")
     assert torch.load(next(Path().rglob("last.ckpt")), weights_only=True)["global_step"] == 30

@@ -1,0 +1,48 @@
+"""What does not fit an `MLPClassifier`: data of other classes, labels out of range, images without statistics."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cifar_lightning.nn.standardize import Standardize
+
+
+def check_classes(classes: Sequence[str], num_classes: int, trained: Sequence[str] = ()) -> None:
+    """Check that data of these classes suits a network of so many, or one that was trained on some.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if len(classes) != num_classes:
+        raise ValueError(
+            f"wrong num_classes: expected {len(classes)}, the number of the data's classes ({', '.join(classes)}); "
+            f"received {num_classes}"
+        )
+    if list(trained) not in ([], list(classes)):
+        raise ValueError(f"other classes: expected {list(trained)}, as in the training; received {list(classes)}")
+
+
+def check_labels(labels: Tensor, num_classes: int) -> None:
+    """Check that labels (B,) are from 0 to num_classes - 1.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    low, high = int(labels.min()), int(labels.max())
+    if not 0 <= low <= high < num_classes:
+        raise ValueError(f"wrong labels: expected 0 to {num_classes - 1}, received {low} to {high}")
+
+
+def check_images(images: Tensor, standardize: Standardize) -> None:
+    """Check that images to train on are floats, or that there are statistics to standardize bytes with.
+
+    Raises:
+        ValueError: If they are bytes without statistics.
+    """
+    if images.dtype == torch.uint8 and standardize.scaling is None:
+        raise ValueError(
+            "nothing says how to standardize these images: expected a data module with `statistics`, such as "
+            "CIFAR10DataModule, or module.standardize.set_statistics(compute_statistics(images, 'feature')) before "
+            "the training; received uint8 images without either. (Float images are taken as they are.)"
+        )
