@@ -71,10 +71,8 @@ def _configure(pl_module: LightningModule) -> tuple[Optimizer, list[Mapping[str,
     match configured:
         case [[optimizer], [*schedulers]]:
             pass
-        case {"optimizer": optimizer, "lr_scheduler": scheduler} | [
-            {"optimizer": optimizer, "lr_scheduler": scheduler}
-        ]:
-            schedulers = [scheduler]
+        case {"optimizer": optimizer, "lr_scheduler": one} | [{"optimizer": optimizer, "lr_scheduler": one}]:
+            schedulers = [one]
         case {"optimizer": optimizer} | [{"optimizer": optimizer}] | [optimizer] | optimizer:
             pass
     if not isinstance(optimizer, Optimizer):
