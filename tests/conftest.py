@@ -52,6 +52,18 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do all that a compiled step does but compile it, which is tested elsewhere and takes long."""
+
+    def call_plainly(function, tensors, module, description):
+        return lambda *args: function(*args, *tensors)
+
+    monkeypatch.setattr("cifar_lightning.compiled.step.compile_once", call_plainly)
+    monkeypatch.setattr("cifar_lightning.training.obstacles.has_compiler", lambda: True)
+    monkeypatch.setattr("cifar_lightning.training.execution.missing_names", list)
+
+
+@pytest.fixture
 def cifar10_dir() -> str:
     """The directory of the real files."""
     if not CIFAR10_DIR:

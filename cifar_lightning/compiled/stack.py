@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.optim import Optimizer
 
-from cifar_lightning.compiled.code_cache import Step, compile_once
+from cifar_lightning.compiled.code_cache import compile_once
 from cifar_lightning.compiled.inductor_layers import SharedInputLinear, with_faster_layers
+from cifar_lightning.compiled.torch_internals import Step
 from cifar_lightning.compiled.updates import Gradients, make_update
 
 
@@ -48,35 +50,42 @@ class Stack:
         updates = [update for update in map(make_update, self._optimizers) if update is not None]
         alike = len(updates) == len(networks) and len({(type(update), update.constants) for update in updates}) == 1
         self._updates = updates if alike else []
-        self._eager = self._make_step()
-        self._compiled = compile_once(self._eager) if compiled else self._eager
+        # (Parameters, then what the updates keep for them, then buffers.)
+        tensors = [*(tensor for stacked in self._stack_state() for tensor in stacked), *self._buffers.values()]
+        module = with_faster_layers(copy.deepcopy(self._networks[0]).to("meta"), first=SharedInputLinear)
+        step, description = self._make_step(module)
+        self._eager: Step = lambda *args: step(*args, *tensors)
+        self._compiled = compile_once(step, tensors, module, description) if compiled else self._eager
         self._shape: torch.Size | None = None
 
-    def _make_step(self) -> Step:
-        template = with_faster_layers(copy.deepcopy(self._networks[0]).to("meta"), first=SharedInputLinear)
-        parameters, buffers = self._parameters, self._buffers
+    def _make_step(self, module: nn.Module) -> tuple[Step, list[Any]]:
+        """The step as a function of tensors alone, and what else decides what it computes."""
+        names, buffer_names = list(self._parameters), list(self._buffers)
+        n = len(names)
         update = partial(self._updates[0].apply, self._updates[0].constants) if self._updates else None
-        tensors = self._stack_state()
+        lists = len(self._updates[0].tensors) if self._updates else 1
 
         def loss_of(
             parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor
         ) -> tuple[Tensor, Tensor]:
-            logits = functional_call(template, (parameters, buffers), (x,))
+            logits = functional_call(module, (parameters, buffers), (x,))
             return F.cross_entropy(logits, y), logits
 
-        def step(x: Tensor, y: Tensor, factors: Tensor) -> tuple[Tensor, ...]:
+        def step(x: Tensor, y: Tensor, factors: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+            parameters = dict(zip(names, tensors[:n], strict=True))
+            buffers = dict(zip(buffer_names, tensors[lists * n :], strict=True))
             of_batch = None if y.ndim == 1 else 0
             in_dims = (0, 0, of_batch, of_batch)
             losses, logits = vmap(loss_of, in_dims, randomness="different")(parameters, buffers, x, y)
             # The gradient of the sum is each one's own: no loss depends on another network.
-            gradients: Gradients = torch.autograd.grad(losses.sum(), list(parameters.values()))
+            gradients: Gradients = torch.autograd.grad(losses.sum(), tensors[:n])
             if update is None:
                 return losses.detach(), logits.detach(), *gradients
             with torch.no_grad():
-                update(factors, gradients, *tensors)
+                update(factors, gradients, *(tensors[i * n : (i + 1) * n] for i in range(lists)))
             return losses.detach(), logits.detach()
 
-        return step
+        return step, [names, buffer_names, update, lists]
 
     def _stack_state(self) -> list[list[Tensor]]:
         """The stacked tensors that the updates work on, of which those of each optimizer become views."""

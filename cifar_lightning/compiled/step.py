@@ -12,11 +12,17 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.optim import Optimizer
 
-from cifar_lightning.compiled.code_cache import Step, compile_once
+from cifar_lightning.compiled.code_cache import CompileError, compile_once
+from cifar_lightning.compiled.flat import Layout, flatten_, separate_
 from cifar_lightning.compiled.inductor_layers import with_faster_layers
+from cifar_lightning.compiled.torch_internals import Step
 from cifar_lightning.compiled.updates import Gradients, make_update
+
+Clip = Callable[[Gradients], Gradients]
+Penalty = Callable[[nn.Module], Tensor]
 
 
 class CompiledStep:
@@ -24,66 +30,136 @@ class CompiledStep:
 
     It computes what `F.cross_entropy(model(inputs), targets)`, `backward()` and `optimizer.step()` would, from the
     same random numbers, to within rounding. The step of NAdam and of plain SGD is part of the graph, and leaves the
-    parameters' `grad` as it was: so each gradient is used while it is in the processor's cache. Compiled code knows one
-    batch size; others, such as an epoch's short last batch, run eagerly. The model has to be in training mode, and the
-    optimizer to have the state and the schedule that it shall go on with. From then on, both must keep their tensors: a
-    module's `load_state_dict` copies into them, an optimizer's puts others in their place.
+    parameters' `grad` as it was. Compiled code knows one batch size; others, such as an epoch's short last batch, run
+    eagerly. Put the model in training mode and restore the optimizer's state before creating the step. Both must then
+    keep their tensors: a module's `load_state_dict` copies into them, an optimizer's puts others in their place.
+
+    The parameters, and what NAdam keeps for them, become views of flat tensors until `close` is called, so that one
+    kernel updates all of them.
 
     Args:
         model: Maps inputs (B, ...) to logits (B, C).
-        optimizer: Any optimizer of the model's parameters.
-        clip: Maps the gradients to those that the optimizer shall see; None for no clipping.
+        optimizer: Any optimizer of all of the model's parameters.
+        clip: Maps the gradients to those that the optimizer sees; None for no clipping.
         batch_size: The batch size to compile for; None for that of the first batch.
-        penalty: Computes what is added to the cross-entropy, from the model's parameters; None for nothing.
+        penalty: Maps the model to what is added to the cross-entropy; None for nothing.
+        on_failure: Called with the error if the step can't be compiled; steps then run eagerly. None to raise it.
+
+    Raises:
+        ValueError: If the parameters are not exactly the optimizer's, are frozen, differ in dtype or device, or share
+            memory.
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: Optimizer,
-        clip: Callable[[Gradients], Gradients] | None = None,
+        clip: Clip | None = None,
         batch_size: int | None = None,
-        penalty: Callable[[], Tensor | float] | None = None,
+        penalty: Penalty | None = None,
+        on_failure: Callable[[Exception], None] | None = None,
     ) -> None:
-        self._parameters = parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._optimizer, self._update = optimizer, make_update(optimizer)
-        # (Not the optimizer itself: what the step can read is what its compiled code is found by.)
+        self._parameters = parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        watched = _Penalized(model, penalty)
+        names = {id(parameter): name for name, parameter in watched.named_parameters()}
+        if set(names) != set(map(id, parameters)):
+            raise ValueError(
+                f"not the optimizer of this model: expected the model's {len(names)} parameters in it, received "
+                f"{len(parameters)} others or in part"
+            )
+        if not all(parameter.requires_grad for parameter in parameters):
+            raise ValueError("frozen parameters: expected all to require gradients, received some that don't")
+        self._layout = Layout(tuple(tuple(parameter.shape) for parameter in parameters))
+        self._kept = self._update.tensors if self._update else [parameters]  # each list in the parameters' order
+        self._flat = [flatten_(self._layout, tensors) for tensors in self._kept]
+        self._flat[0].requires_grad_()
+        self._eager = self._make_eager(watched, clip)
+        self._compiled = self._make_compiled(watched, [names[id(parameter)] for parameter in parameters], clip)
+        self._batch_size, self._on_failure = batch_size, on_failure
+
+    def _make_eager(self, model: "_Penalized", clip: Clip | None) -> Step:
+        def step(inputs: Tensor, targets: Tensor, factors: Tensor) -> tuple[Tensor, ...]:
+            logits, penalty = model(inputs)
+            loss = F.cross_entropy(logits, targets) + penalty
+            gradient = self._layout.join(torch.autograd.grad(loss, self._parameters))
+            (gradient,) = clip([gradient]) if clip else [gradient]
+            if self._update is None:
+                return loss.detach(), logits.detach(), gradient
+            with torch.no_grad():
+                self._update.apply(self._update.constants, factors, [gradient], *([flat] for flat in self._flat))
+            return loss.detach(), logits.detach()
+
+        return step
+
+    def _make_compiled(self, model: "_Penalized", names: list[str], clip: Clip | None) -> Step:
+        # Every tensor is an argument, so that the code serves any other network of these shapes.
+        module = with_faster_layers(model)
+        buffers = dict(model.named_buffers())
+        layout, count, buffer_names = self._layout, len(self._flat), list(buffers)
         update = partial(self._update.apply, self._update.constants) if self._update else None
-        tensors = self._update.tensors if self._update else []
 
-        def make_step(model: nn.Module) -> Step:
-            def step(inputs: Tensor, targets: Tensor, factors: Tensor) -> tuple[Tensor, ...]:
-                logits = model(inputs)
-                loss = F.cross_entropy(logits, targets)
-                if penalty is not None:
-                    loss = loss + penalty()
-                gradients: Gradients = torch.autograd.grad(loss, parameters)
-                if clip is not None:
-                    gradients = clip(gradients)
-                if update is None:
-                    return loss.detach(), logits.detach(), *gradients
-                with torch.no_grad():
-                    update(factors, gradients, *tensors)
-                return loss.detach(), logits.detach()
+        def step(inputs: Tensor, targets: Tensor, factors: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+            flat = tensors[0]
+            values = dict(zip(names, layout.views(flat), strict=True))
+            values |= dict(zip(buffer_names, tensors[count:], strict=True))
+            logits, penalty = functional_call(module, values, (inputs,))
+            loss = F.cross_entropy(logits, targets) + penalty
+            gradients: Gradients = torch.autograd.grad(loss, [flat])
+            if clip is not None:
+                gradients = clip(gradients)
+            if update is None:
+                return loss.detach(), logits.detach(), *gradients
+            with torch.no_grad():
+                update(factors, gradients, *([tensor] for tensor in tensors[:count]))
+            return loss.detach(), logits.detach()
 
-            return step
-
-        # A copy with other layers computes the same to within rounding: an epoch's short last batch takes the original.
-        self._eager, self._compiled = make_step(model), compile_once(make_step(with_faster_layers(model)))
-        self._batch_size = batch_size
+        description = [names, layout.shapes, count, buffer_names, clip, update]
+        return compile_once(step, [*self._flat, *buffers.values()], module, description)
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Update the parameters; return the loss (), and the logits (B, C) from before the update."""
         self._batch_size = self._batch_size or len(inputs)
-        step = self._compiled if len(inputs) == self._batch_size else self._eager
-        factors = self._update.advance() if self._update else ()
-        first = self._parameters[0]
-        loss, logits, *gradients = step(inputs, targets, torch.tensor(factors, dtype=first.dtype, device=first.device))
+        numbers = self._update.advance() if self._update else ()
+        flat = self._flat[0]
+        factors = torch.tensor(numbers, dtype=flat.dtype, device=flat.device)
+        if len(inputs) == self._batch_size:
+            loss, logits, *gradients = self._run_compiled(inputs, targets, factors)
+        else:
+            loss, logits, *gradients = self._eager(inputs, targets, factors)
         if self._update is None:
-            for parameter, gradient in zip(self._parameters, gradients, strict=True):
-                parameter.grad = gradient.contiguous()  # as fused optimizers read it
+            (gradient,) = gradients
+            for parameter, view in zip(self._parameters, self._layout.views(gradient), strict=True):
+                parameter.grad = view
             self._optimizer.step()
         return loss, logits
+
+    def _run_compiled(self, *args: Tensor) -> tuple[Tensor, ...]:
+        try:
+            return self._compiled(*args)
+        except CompileError as error:  # nothing has run yet
+            if self._on_failure is None:
+                raise
+            self._on_failure(error)
+            self._compiled = self._eager
+            return self._eager(*args)
+
+    def close(self) -> None:
+        """Give each parameter memory of its own again; the step must not be called any more."""
+        for tensors in self._kept:
+            separate_(tensors)
+
+
+class _Penalized(nn.Module):
+    """A model with its penalty, both of whatever parameters it is called with."""
+
+    def __init__(self, model: nn.Module, penalty: Penalty | None) -> None:
+        super().__init__()
+        self.model, self.penalty = model, penalty
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Map inputs (B, ...) to logits (B, C) and the penalty ()."""
+        return self.model(inputs), self.penalty(self.model) if self.penalty else 0.0
 
 
 def has_compiler() -> bool:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, NAdam, Optimizer
 
+from cifar_lightning.compiled.torch_internals import mark_stepped
+
 Gradients = Sequence[Tensor]
 
 
@@ -52,7 +54,7 @@ class NAdamUpdate:
         mu, mu_next = (beta1 * (1 - 0.5 * 0.96 ** (i * psi)) for i in (t, t + 1))
         self._mu_products *= mu
         product = self._mu_product.item()
-        _mark_stepped(self._optimizer)
+        mark_stepped(self._optimizer)
         return lr * (1 - mu) / (1 - product), lr * mu_next / (1 - product * mu_next), 1 / (1 - beta2**t)
 
     @staticmethod
@@ -82,7 +84,7 @@ class SGDUpdate:
 
     def advance(self) -> tuple[float, ...]:
         """Count a step; the factor of g in it."""
-        _mark_stepped(self._optimizer)
+        mark_stepped(self._optimizer)
         return (float(self._group["lr"]),)
 
     @staticmethod
@@ -127,7 +129,3 @@ def _is_plain(optimizer: Optimizer, *extras: str) -> bool:
     groups = optimizer.param_groups
     cycles_momentum = "max_momentum" in groups[0]  # a schedule moves what is taken for constant
     return len(groups) == 1 and not cycles_momentum and not any(groups[0][name] for name in extras)
-
-
-def _mark_stepped(optimizer: Optimizer) -> None:
-    optimizer._opt_called = True  # type: ignore[attr-defined]  # or a schedule takes it for unused

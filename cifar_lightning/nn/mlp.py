@@ -172,10 +172,8 @@ class DeepMLP(nn.Module):
                 linear.weight.copy_(torch.renorm(linear.weight, p=2, dim=0, maxnorm=self.max_norm))
 
     def penalty(self) -> Tensor | float:
-        """What is to be added to a loss: l1 sum |w| + l2 sum w^2 over the weights w of all linear layers."""
-        terms = [self.l1 * linear.weight.abs().sum() for linear in self.linears() if self.l1]
-        terms += [self.l2 * linear.weight.square().sum() for linear in self.linears() if self.l2]
-        return torch.stack(terms).sum() if terms else 0.0
+        """What is to be added to a loss: `weight_penalty` with the network's own l1 and l2; 0 without them."""
+        return weight_penalty(self, self.l1, self.l2) if self.l1 or self.l2 else 0.0
 
     def self_normalization_gaps(self, standardized_input: bool = True) -> list[str]:
         """What keeps the network from normalizing itself, and why (Klambauer et al. 2017): empty if nothing does.
@@ -202,6 +200,15 @@ class DeepMLP(nn.Module):
     def is_self_normalizing(self, standardized_input: bool = True) -> bool:
         """Whether `self_normalization_gaps` finds none."""
         return not self.self_normalization_gaps(standardized_input)
+
+
+def weight_penalty(module: nn.Module, l1: float, l2: float) -> Tensor:
+    """l1 Σ |w| + l2 Σ w² over the weights w of the linear layers in a module, of which one factor is not 0."""
+    weights = [layer.weight for layer in module.modules() if isinstance(layer, nn.Linear)]
+    terms = [l1 * weight.abs().sum() for weight in weights if l1] + [
+        l2 * weight.square().sum() for weight in weights if l2
+    ]
+    return torch.stack(terms).sum()
 
 
 def _chain(**modules: nn.Module) -> nn.Sequential:

@@ -3,6 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cifar_lightning.compiled.hooks import has_hooks
 from cifar_lightning.data.batches import Batches
-from cifar_lightning.nn.mlp import DeepMLP
+from cifar_lightning.nn.mlp import DeepMLP, weight_penalty
 from cifar_lightning.nn.standardize import Standardize, Statistics
 from cifar_lightning.nn.temperature import Temperature
 from cifar_lightning.optim.class_paths import (
@@ -172,7 +173,9 @@ class MLPClassifier(LightningModule):
 
     def on_train_start(self) -> None:
         """Get ready with the optimizer as a checkpoint may have restored it."""
-        self.executor.prepare_step(self.trainer, self._layers(), self._batch_size, self.network.penalty)
+        l1, l2 = self.network.l1, self.network.l2
+        penalty = partial(weight_penalty, l1=l1, l2=l2) if l1 or l2 else None
+        self.executor.prepare_step(self.trainer, self._layers(), self._batch_size, penalty)
         self.cycle.begin(self.trainer)
 
     def _layers(self) -> nn.Module:

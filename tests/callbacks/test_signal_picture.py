@@ -10,8 +10,6 @@ from PIL import Image
 
 from cifar_lightning import CIFAR10DataModule, MLPClassifier, measure_signals
 from cifar_lightning.callbacks.signal_picture import QUANTITIES, SignalPicture
-from cifar_lightning.compiled import step as compiled_step
-from cifar_lightning.training import obstacles
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -36,11 +34,10 @@ def weights(folder):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("compile", ["never", "always"])
 @pytest.mark.parametrize("network", [[], ["--model.normalization=batch", "--model.norm_input=true"]])
-def test_a_training_is_bitwise_the_same_with_it(run, monkeypatch, tmp_path, compile, network):
-    monkeypatch.setattr(compiled_step, "compile_once", lambda function: function)  # which is slow
-    monkeypatch.setattr(obstacles, "has_compiler", lambda: True)
+def test_a_training_is_bitwise_the_same_with_it(run, tmp_path, compile, network):
     flags = [*BASE, *network, f"--execution.compile={compile}", "--execution.steps=7"]
     run("fit", *flags, f"--trainer.default_root_dir={tmp_path}/without")
     said = run("fit", *flags, f"--trainer.default_root_dir={tmp_path}/with", PICTURE)

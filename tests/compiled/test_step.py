@@ -13,21 +13,15 @@ from torch import nn
 from cifar_lightning import DeepMLP
 from cifar_lightning.cli.main import main
 from cifar_lightning.compiled import code_cache
-from cifar_lightning.compiled import step as compiled_step
 from cifar_lightning.compiled.step import CompiledStep, has_compiler
 from cifar_lightning.compiled.threads import choose_threads
 from cifar_lightning.compiled.updates import clip_by_norm, clip_by_value
+from cifar_lightning.nn.mlp import weight_penalty
 
 #: On raw pixels the losses are of the order of 100, and a rounding is a thousand times as much after a few steps.
 STEPS = {"he_elu": 5}
 #: One config for each graph that there is to compile.
 CONFIGS = ["he_elu", "he_swish", "batch_norm", "selu", "alpha_dropout", "one_cycle", "random_split_batch_norm"]
-
-
-@pytest.fixture
-def eager(monkeypatch):
-    """Do all but compile."""
-    monkeypatch.setattr(compiled_step, "compile_once", lambda function: function)
 
 
 def train(model, optimizer, batches, step=None):
@@ -59,7 +53,7 @@ def batches(count=20, dtype=torch.float64):
     return [(torch.randn(n, 12, generator=generator, dtype=dtype), torch.arange(n) % 3) for n in sizes]
 
 
-@pytest.mark.usefixtures("eager")
+@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize(
     ("optimizer", "arguments"),
     [
@@ -83,7 +77,7 @@ def test_each_optimizer_does_what_torchs_own_does(optimizer, arguments):
         torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.usefixtures("eager")
+@pytest.mark.usefixtures("uncompiled")
 def test_nadams_state_is_torchs():
     ours, our_optimizer, theirs, their_optimizer = twins(torch.optim.NAdam)
     train(ours, our_optimizer, batches(5), CompiledStep(ours, our_optimizer))
@@ -95,7 +89,7 @@ def test_nadams_state_is_torchs():
     assert all(state["step"] == 10 for state in their_optimizer.state.values())
 
 
-@pytest.mark.usefixtures("eager")
+@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])  # in the graph, and on its own
 def test_the_optimizer_sees_clipped_gradients(optimizer):
     model, our_optimizer, plain, their_optimizer = twins(optimizer)
@@ -108,6 +102,52 @@ def test_the_optimizer_sees_clipped_gradients(optimizer):
         their_optimizer.step()
     for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("optimizer", [torch.optim.NAdam, torch.optim.Adam])
+def test_tensors_have_memory_of_their_own_again_after_the_end(optimizer):
+    model, our_optimizer, _, _ = twins(optimizer)
+    step = CompiledStep(model, our_optimizer)
+    train(model, our_optimizer, batches(2), step)
+    assert len({p.untyped_storage().data_ptr() for p in model.parameters()}) == 1
+    before = copy.deepcopy(model.state_dict())
+    step.close()
+    kept = [value for state in our_optimizer.state.values() for value in state.values() if value.ndim]
+    tensors = [*model.parameters(), *kept]
+    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == len(tensors)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    train(model, our_optimizer, batches(2))  # torch can go on
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model: model.output.bias.requires_grad_(False), "frozen parameters"),
+        (lambda model: model.output.float(), "expected a single dtype and device, received .*float32.*float64"),
+        (lambda model: setattr(model.hidden[1].linear.bias, "data", model.hidden[0].linear.bias.data), "overlap"),
+        (lambda model: setattr(model, "more", nn.Linear(1, 1)), "not the optimizer of this model"),
+    ],
+)
+def test_models_that_can_not_be_trained_so(change, message):
+    model, optimizer, _, _ = twins(torch.optim.SGD)
+    change(model)
+    with pytest.raises(ValueError, match=message):
+        CompiledStep(model, optimizer)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_the_penalty_is_part_of_the_loss():
+    model, optimizer, plain, plain_optimizer = twins(torch.optim.SGD)
+    step = CompiledStep(model, optimizer, penalty=partial(weight_penalty, l1=0.01, l2=0.1))
+    for inputs, targets in batches(5):
+        loss, _ = step(inputs, targets)
+        plain_optimizer.zero_grad()
+        expected = F.cross_entropy(plain(inputs), targets) + weight_penalty(plain, 0.01, 0.1)
+        expected.backward()
+        plain_optimizer.step()
+        torch.testing.assert_close(loss, expected.detach(), rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +218,7 @@ def test_the_first_20_steps_are_those_of_the_plain_path(tmp_path, config, precis
 @pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 def test_compiles_one_graph_and_then_calls_nothing_but_its_code(monkeypatch):
-    monkeypatch.setattr(code_cache, "_load", lambda key, tensors: None)  # as if it had never been compiled
+    monkeypatch.setattr(code_cache, "key_of", lambda step: None)  # as if it had never been compiled
     model, optimizer, plain, plain_optimizer = twins(torch.optim.NAdam)
     step = CompiledStep(model, optimizer)
     torch._dynamo.utils.counters.clear()
@@ -189,9 +229,6 @@ def test_compiles_one_graph_and_then_calls_nothing_but_its_code(monkeypatch):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     for group in optimizer.param_groups:
         group["lr"] /= 2
-    from torch._inductor.output_code import CompiledFxGraph
-
-    monkeypatch.setattr(CompiledFxGraph, "__call__", lambda *args: pytest.fail("went through Dynamo"))
     before = copy.deepcopy(model.state_dict())
     train(model, optimizer, epoch, step)
     assert not any(torch.equal(value, before[name]) for name, value in model.state_dict().items())

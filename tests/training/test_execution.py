@@ -14,8 +14,8 @@ from lightning.pytorch.callbacks import (
 )
 
 from cifar_lightning import CIFAR10DataModule, MLPClassifier
-from cifar_lightning.compiled import step as compiled_step
-from cifar_lightning.training import execution, obstacles
+from cifar_lightning.compiled.code_cache import CompileError
+from cifar_lightning.training import execution
 from cifar_lightning.training.execution import Executor, choose_execution
 
 BASE = [
@@ -33,11 +33,7 @@ EVERY_10 = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n
             "--trainer.callbacks.save_top_k=-1", "--trainer.callbacks.filename=step{step}"]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _eager(monkeypatch):
-    """Do all but compile, which is tested elsewhere and takes long."""
-    monkeypatch.setattr(compiled_step, "compile_once", lambda function: function)
-    monkeypatch.setattr(obstacles, "has_compiler", lambda: True)
+pytestmark = pytest.mark.usefixtures("uncompiled")
 
 
 def outcome(folder):
@@ -212,7 +208,7 @@ class WatchesGradients(Callback):
 
 def choose(compile="always", module=None, **flags):
     module = module or MLPClassifier(hidden_sizes=[4])
-    trainer = Trainer(accelerator="cpu", logger=False, max_steps=5000, **flags)
+    trainer = Trainer(accelerator="cpu", logger=False, max_steps=50_000, **flags)
     trainer.strategy.connect(module)
     trainer.strategy.optimizers = [torch.optim.SGD(module.parameters())]
     module.trainer = trainer
@@ -282,12 +278,50 @@ def test_a_subclass_that_follows_each_batch_gets_each_batch():
     assert choose("always", Watching(hidden_sizes=[4])).steps == 1
 
 
-@pytest.mark.parametrize(("steps", "compiled"), [(None, True), (2000, True), (1999, False)])
+@pytest.mark.parametrize(("steps", "compiled"), [(None, True), (5000, True), (4999, False)])
 def test_auto_compiles_only_what_is_long_enough(monkeypatch, steps, compiled):
     monkeypatch.setattr(execution, "count_optimizer_steps", lambda trainer: steps)
+    monkeypatch.setattr(execution, "seconds_to_compile", lambda: 20.0)
     chosen = choose("auto")
     assert chosen.compiled == compiled
-    assert chosen.reason == ("" if compiled else "compiling does not pay for fewer than 2,000 steps")
+    assert chosen.reason == ("" if compiled else "compiling may take 20 s, more than 4,999 steps win back")
+
+
+def test_on_a_torch_that_lacks_a_name_steps_are_plain_or_refused(monkeypatch):
+    monkeypatch.setattr(execution, "missing_names", lambda: ["torch.compiler.load_compiled_function"])
+    monkeypatch.setattr(execution, "count_optimizer_steps", lambda trainer: None)
+    expected = f"torch {torch.__version__} without torch.compiler.load_compiled_function"
+    assert choose("auto").reason == expected
+    assert choose("never").reason == ""
+    with pytest.raises(ValueError, match="can't be compiled: expected .*; received torch .* without torch.compiler"):
+        choose("always")
+
+
+def test_on_a_torch_newer_than_tested_auto_trains_plainly(monkeypatch):
+    monkeypatch.setattr(execution, "is_newer_than_tested", lambda: True)
+    monkeypatch.setattr(execution, "count_optimizer_steps", lambda trainer: None)
+    assert "compiled steps are not tested with torch" in choose("auto").reason
+    assert choose("always").compiled
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_where_compiling_fails_steps_are_plain_or_the_training_ends(run, fail, monkeypatch, tmp_path):
+    def fail_to_compile(function, tensors, module, description):
+        def call(*args):
+            raise CompileError("no luck today\nand more")
+
+        return call
+
+    flags = [*BASE, *DOUBLE, "--trainer.max_steps=20"]
+    run("fit", *flags, "--execution.compile=never", "--trainer.default_root_dir=plain")
+    monkeypatch.setattr("cifar_lightning.compiled.step.compile_once", fail_to_compile)
+    monkeypatch.setattr(execution, "seconds_to_compile", lambda: 0.0)
+    said = run("fit", *flags, "--trainer.default_root_dir=auto")
+    assert said.count("Training steps: plain, for torch could not compile them: no luck today\n") == 1
+    ours, theirs = (outcome(tmp_path / name)[0]["state_dict"] for name in ("auto", "plain"))
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-9, atol=1e-11)
+    assert "no luck today" in fail("fit", *flags, "--execution.compile=always")
 
 
 def test_unknown_choices_are_named(fail):

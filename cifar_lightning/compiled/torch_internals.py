@@ -1,0 +1,157 @@
+"""Everything that compiled steps need of torch and torch does not promise to keep.
+
+One function a need. `tests/compiled/test_torch_internals.py` looks each of the names up, so an upgrade that breaks one
+fails there, in a line that names it; where one is missing, `missing_names` says so and steps are trained plainly.
+Importing this module imports neither Dynamo nor Inductor, which takes a second.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+from torch.optim import Optimizer
+
+Step = Callable[..., tuple[Tensor, ...]]
+
+#: The newest release, (major, minor), that the tests of compiled steps have passed on.
+NEWEST_TESTED = (2, 15)
+
+#: The names, by module.
+NAMES = {
+    "torch": ["_C._len_torch_function_stack", "_C._len_torch_dispatch_stack"],
+    "torch.nn.modules.module": ["_has_any_global_hook"],
+    "torch.compiler": ["load_compiled_function", "skip_all_guards_unsafe"],
+    "torch._dynamo.aot_compile": [
+        "AOTCompiledFunction.save_compiled_function",
+        "AOTCompiledFunction.disable_guard_check",
+    ],
+    "torch._dynamo.config": ["trace_autograd_ops", "patch", "get_config_copy"],
+    "torch._inductor.config": [
+        "fallback_random",
+        "cpp_wrapper",
+        "cpp_cache_precompile_headers",
+        "cpp_wrapper_build_separate",
+        "cpp.vec_isa_ok",
+        "patch",
+        "get_config_copy",
+    ],
+}
+
+#: Options of Inductor.
+OPTIONS: dict[str, Any] = {
+    "fallback_random": True,  # dropout masks as in eager mode
+    "cpp_wrapper": True,  # kernels called from C++: a tenth of a step at batch 32
+    # What makes a first compilation short, without a slower step:
+    "cpp_cache_precompile_headers": False,  # they would be looked through even where nothing is compiled
+    "cpp_wrapper_build_separate": True,  # the wrapper is built without the kernels' optimizations
+    "cpp.vec_isa_ok": True,  # or six small programs are built to see what the processor can do
+}
+
+
+def missing_names() -> list[str]:
+    """Which of the names this torch lacks; [] if compiled steps can be made."""
+    missing = []
+    for module, names in NAMES.items():
+        for name in names:
+            try:
+                value: Any = import_module(module)
+                for part in name.split("."):
+                    value = getattr(value, part)
+            except (ImportError, AttributeError):
+                missing.append(f"{module}.{name}")
+    return missing
+
+
+def is_newer_than_tested() -> bool:
+    """Whether this torch is newer than all that compiled steps were tested on."""
+    major, minor, *_ = torch.__version__.split(".")
+    return (int(major), int(minor)) > NEWEST_TESTED
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """Within the context, Dynamo and Inductor compile and load as this package needs it."""
+    import torch._dynamo.config
+    import torch._inductor.config
+
+    dynamo: dict[str, Any] = {"trace_autograd_ops": True}
+    if hasattr(torch._dynamo.config, "enable_aot_compile"):  # torch 2.11 offers `aot_compile` only with it
+        dynamo["enable_aot_compile"] = True
+    with torch._dynamo.config.patch(dynamo), torch._inductor.config.patch(OPTIONS):
+        yield
+
+
+def compile_ahead(function: Step, example: Sequence[Tensor]) -> Step:
+    """Compile a function of tensors for arguments like the example, without calling it.
+
+    The function may hold modules, functions and primitives in its closure, but no tensors of its own.
+    """
+    with _settings():
+        compiled: Any = torch.compile(
+            function,
+            fullgraph=True,
+            dynamic=False,
+            # The caller promises what guards would check.
+            options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe},
+        )
+        return _without_guards(compiled.aot_compile((tuple(example), {})))
+
+
+def save_ahead(code: Any, path: Path, modules: Mapping[str, nn.Module]) -> None:
+    """Save what `compile_ahead` has returned, all but the modules in the function's closure."""
+    code.save_compiled_function(str(path), external_data=modules)
+
+
+def load_ahead(path: Path, modules: dict[str, nn.Module]) -> Step:
+    """The code that `save_ahead` has saved, with modules like those that it had."""
+    # With other settings, the libraries that belong to the code would be built once more.
+    with _settings(), path.open("rb") as file:
+        return _without_guards(torch.compiler.load_compiled_function(file, external_data=modules))
+
+
+def _without_guards(code: Any) -> Step:
+    code.disable_guard_check()
+    step: Step = code
+    return step
+
+
+def has_foreign_modes() -> bool:
+    """Whether somebody watches all modules or all functions of torch: then a step may be another one."""
+    modes = torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack()
+    return bool(modes or _has_any_global_hook())
+
+
+def keeps_code() -> bool:
+    """Whether Inductor may keep what it generates."""
+    import torch._inductor.config
+
+    return bool(torch._inductor.config.fx_graph_cache and not torch._inductor.config.force_disable_caches)
+
+
+def compiler_settings() -> str:
+    """All settings of Dynamo and Inductor that may decide which code is generated.
+
+    Raises:
+        TypeError: If there is code among them.
+    """
+    import torch._dynamo.config
+    import torch._inductor.config
+
+    settings = {
+        f"{module.__name__}.{name}": sorted(map(str, value)) if isinstance(value, set) else value
+        for module in (torch._dynamo.config, torch._inductor.config)
+        for name, value in module.get_config_copy().items()
+        if "_dir" not in name  # some of which are where the process runs
+    }
+    return json.dumps(settings, sort_keys=True)
+
+
+def mark_stepped(optimizer: Optimizer) -> None:
+    """Let a schedule know that the optimizer is used; it warns of an optimizer whose `step` was never called."""
+    optimizer._opt_called = True  # type: ignore[attr-defined]
