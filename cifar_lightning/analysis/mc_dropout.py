@@ -4,46 +4,87 @@ Y. Gal, Z. Ghahramani, "Dropout as a Bayesian Approximation", ICML 2016, https:/
 Y. Gal, "Uncertainty in Deep Learning", 2016, section 3.3.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
+
+from cifar_lightning.analysis.chain import split_at_first_dropout
+from cifar_lightning.analysis.probe import drops, fork_generators, generator_states, is_foreign, watch
+
+__all__ = [
+    "MCPrediction",
+    "dropout_modules",
+    "entropy",
+    "mc_dropout",
+    "mc_predict",
+    "split_at_first_dropout",
+]
 
 #: Rows of a pass: enough to fill the cores, few enough for the activations of a deep layer to stay in the cache.
 ROWS = 2000
 
 
 def dropout_modules(module: nn.Module) -> list[nn.Module]:
-    """The modules inside of `module` that drop anything: torch's dropouts and ours, with p > 0."""
-    return [m for m in module.modules() if isinstance(m, _DropoutNd) and m.p > 0]
+    """The modules of torch and ours inside `module` that drop something, with p > 0.
+
+    They are the dropout layers, and what has a dropout of its own: `MultiheadAttention`, `LSTM`, `GRU`, `RNN`, and
+    `TransformerEncoderLayer`, whose fast path ignores the dropouts inside.
+    """
+    return [m for m in module.modules() if drops(m)]
 
 
 @contextmanager
 def mc_dropout(module: nn.Module) -> Iterator[nn.Module]:
-    """Within the context dropout is on and everything else, batch normalization above all, in evaluation mode.
+    """Within the context dropout is on, and everything else, batch normalization above all, in evaluation mode.
+
+    Dropout is found in torch's modules and ours by their type. Any other module is tried out when it is first called
+    within the context: it is put into training mode if that makes it draw more random numbers, as by
+    `F.dropout(x, p, self.training)`. The trials cost a few passes, during which hooks are called too. torch's `RReLU`
+    stays in evaluation mode, for its noise is not dropout.
 
     The previous modes return at the end, also after an exception.
 
     Raises:
-        ValueError: If `module` has no dropout.
+        ValueError: If `module` has no dropout, has dropout that can't be switched on because it is in TorchScript, or
+            because the module that it is part of also changes its buffers in training mode.
+
+    Warns:
+        UserWarning: If a module of neither torch's nor ours does not run in training mode.
     """
-    dropouts = dropout_modules(module)
-    if not dropouts:
-        raise ValueError(
-            "Monte-Carlo dropout has nothing to sample: expected a network with a dropout of p > 0, received none"
-        )
-    modes = [(m, m.training) for m in module.modules()]
+    parts = list(module.modules())
+    _refuse_torchscript(module)
+    if not any(drops(part) or is_foreign(part) for part in parts):
+        raise _nothing_to_sample()
+    modes = [(part, part.training) for part in parts]
+    trials = watch(module)
     try:
-        module.eval()
-        for dropout in dropouts:
-            dropout.train()
+        for part in parts:  # the flags alone: `eval` may be overridden, and do more than can be undone
+            part.training = drops(part)
         yield module
     finally:
-        for m, training in modes:
-            m.training = training
+        for trial in trials:
+            trial.remove()
+        for part, training in modes:
+            part.training = training
+
+
+def _refuse_torchscript(module: nn.Module) -> None:
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise ValueError(
+                "Monte-Carlo dropout can't find dropout in TorchScript: expected modules in Python, "
+                f"received {name or 'the network'} ({type(part).__name__})"
+            )
+
+
+def _nothing_to_sample() -> ValueError:
+    return ValueError(
+        "Monte-Carlo dropout has nothing to sample: expected a network with a dropout of p > 0, received none"
+    )
 
 
 @dataclass(frozen=True)
@@ -92,12 +133,14 @@ def mc_predict(
 ) -> MCPrediction:
     """Predict `x` by the mean of `samples` passes of `module` with dropout on.
 
-    What stands before the first dropout is computed once; what follows is run on as many examples, or repeats of
-    them, at a time as fill `batch` rows. Memory does not grow with the number of samples, unless all are returned.
+    The layers before the first dropout run once, where the network is a row of layers of torch's and ours, and no
+    hooks stand on the row itself. The rest runs on as many examples, or repeats of them, at a time as fill `batch`
+    rows. Any other network is run as a whole. Memory does not grow with the number of samples, unless all are returned.
 
     Args:
-        module: Maps (N, ...) to logits (N, K). An `nn.Sequential`, or a module with `as_sequential` as `DeepMLP` has,
-            is split at its first dropout; any other is run as a whole.
+        module: Maps (N, ...) to logits (N, K), K > 1, or to a dict or an object with logits as its `logits`. An
+            `nn.Sequential`, `DeepMLP` or `MLPClassifier` is split at its first dropout. Others see two examples before
+            the first pass, to find their dropout (see `mc_dropout`).
         x: (N, ...), on the module's device.
         samples: Number of passes, S.
         batch: Rows of a pass.
@@ -105,23 +148,32 @@ def mc_predict(
         return_samples: Whether to keep the (S, N, K) probabilities of every pass.
 
     Raises:
-        ValueError: If there is no dropout, or `samples` or `batch` is below 1.
+        ValueError: If there is no dropout or some that can't be switched on, `samples` or `batch` is below 1, or the
+            output is something else than logits.
     """
     if samples < 1 or batch < 1:
         raise ValueError(
             f"nothing to sample: expected samples >= 1 and batch >= 1, received samples={samples}, batch={batch}"
         )
-    devices = range(torch.cuda.device_count())  # manual_seed seeds all of them
-    with mc_dropout(module), torch.random.fork_rng(devices) if seed is not None else nullcontext():
-        if seed is not None:
-            torch.manual_seed(seed)
+    with mc_dropout(module), fork_generators() if seed is not None else nullcontext():
         prefix, suffix = split_at_first_dropout(module)
 
         def probabilities(rows: Tensor) -> Tensor:
-            logits: Tensor = suffix(rows)
-            return logits.float().softmax(-1)
+            return _logits(suffix(rows), module, len(rows)).float().softmax(-1)
 
-        parts = [_predict_part(probabilities, prefix(part), samples, batch, return_samples) for part in x.split(batch)]
+        if len(x) and any(map(is_foreign, module.modules())):
+            with fork_generators():
+                probabilities(prefix(x[:2].clone()))  # for the trials to take place, and on few rows
+            if not any(part.training for part in module.modules()):
+                raise _nothing_to_sample()
+        if seed is not None:
+            torch.manual_seed(seed)
+        parts = []
+        for rows in x.split(batch):
+            before, activations = generator_states(), prefix(rows.clone())  # a layer may work in place
+            if not all(map(torch.equal, before, generator_states())):  # a layer, or a hook of one, adds noise
+                prefix, suffix, activations = nn.Identity(), module, rows
+            parts.append(_predict_part(probabilities, activations, samples, batch, return_samples))
     return MCPrediction(
         mean=torch.cat([part.mean for part in parts]),
         std=torch.cat([part.std for part in parts]),
@@ -131,21 +183,24 @@ def mc_predict(
     )
 
 
-def split_at_first_dropout(module: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """Split `module` into what is the same in every pass and what is not."""
-    layers = _flatten(module)
-    first = next(i for i, layer in enumerate(layers) if dropout_modules(layer))
-    return nn.Sequential(*layers[:first]), nn.Sequential(*layers[first:])
+def _logits(output: Any, module: nn.Module, rows: int) -> Tensor:
+    """The logits (rows, K) in what `module` returned.
 
-
-def _flatten(module: nn.Module) -> list[nn.Module]:
-    """The layers that `module` runs one after another; itself, if that can't be known."""
-    as_sequential = getattr(module, "as_sequential", None)
-    if callable(as_sequential):
-        module = as_sequential()
-    if type(module) is not nn.Sequential:
-        return [module]
-    return [layer for child in module for layer in _flatten(child)]
+    Raises:
+        ValueError: If they can't be told.
+    """
+    logits = output["logits"] if isinstance(output, Mapping) and "logits" in output else output
+    logits = getattr(logits, "logits", logits)
+    if not isinstance(logits, Tensor):
+        received = f"a {type(output).__name__}"
+    elif logits.ndim != 2 or len(logits) != rows or logits.shape[1] < 2:
+        received = f"the shape {tuple(logits.shape)}"
+    else:
+        return logits
+    raise ValueError(
+        f"wrong output of {type(module).__name__}: expected logits of shape ({rows}, K), K > 1, as a tensor or as the "
+        f"output's `logits`; received {received}"
+    )
 
 
 def _predict_part(

@@ -1,14 +1,18 @@
 """Whether somebody watches a module or a parameter: no public name of torch says so."""
 
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 MODULE_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 GRADIENT_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module runs hooks of its own; those of its children are theirs."""
-    return any(getattr(module, name) for name in MODULE_HOOKS)
+    """Whether calling the module runs hooks: its own, or the global ones of all modules; its children have their own.
+
+    Code that calls a module's layers, and not the module, leaves these hooks out.
+    """
+    return any(getattr(module, name) for name in MODULE_HOOKS) or _has_any_global_hook()
 
 
 def has_gradient_hooks(parameter: Tensor) -> bool:
