@@ -4,14 +4,18 @@ import scipy.stats
 import sklearn.metrics
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from cifar_lightning.analysis.metrics import (
     AURC,
     BrierScore,
+    CrossEntropy,
+    ExpectedCalibrationError,
     MutualInformation,
     NegativeLogLikelihood,
     PredictiveEntropy,
     Reliability,
+    TopKAccuracy,
     classification_metrics,
     evaluation_metrics,
 )
@@ -99,7 +103,10 @@ def test_aurc_by_hand():
     assert computed(AURC(), PROBABILITIES, LABELS).item() == pytest.approx(np.mean(risks), rel=1e-4)
 
 
-@pytest.mark.parametrize("make", [BrierScore, AURC, Reliability, PredictiveEntropy, NegativeLogLikelihood])
+@pytest.mark.parametrize(
+    "make",
+    [BrierScore, AURC, Reliability, ExpectedCalibrationError, TopKAccuracy, PredictiveEntropy, NegativeLogLikelihood],
+)
 def test_ranks_are_reduced(make):
     # What torchmetrics does across ranks: states that add up are summed, lists concatenated.
     whole, parts = make(), [make(), make()]
@@ -115,3 +122,209 @@ def test_ranks_are_reduced(make):
     merged._update_count = 1
     expected, received = whole.compute(), merged.compute()
     torch.testing.assert_close(received, expected)
+
+
+def aurc_over_orders(confidence, wrong):
+    """The mean over random orders of equally confident predictions."""
+    rng, values = np.random.default_rng(0), []
+    for _ in range(4000):
+        order = np.lexsort((rng.random(len(wrong)), -confidence))
+        values.append((wrong[order].cumsum() / np.arange(1, len(wrong) + 1)).mean())
+    return np.mean(values), np.std(values) / len(values) ** 0.5
+
+
+def rounded(dtype):
+    """Logits with many ties, in few bits."""
+    return (LOGITS * 2).round().div(2).to(dtype)
+
+
+CONVERSIONS = {
+    "half": lambda module: module.half(),
+    "bfloat16": lambda module: module.bfloat16(),
+    "to": lambda module: module.to(torch.float16),
+    "to device and dtype": lambda module: module.to("cpu", torch.bfloat16),
+    "type": lambda module: module.type(torch.float16),
+    "none": lambda module: module,
+}
+
+
+@pytest.mark.parametrize("convert", CONVERSIONS.values(), ids=CONVERSIONS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_any_precision_gives_what_float64_gives(convert, dtype):
+    module = nn.Module()
+    module.loss, module.metrics = classification_metrics(10), evaluation_metrics(10)
+    convert(module)
+    logits = LOGITS.to(dtype)
+    probabilities = LOGITS.softmax(1).to(dtype)
+    computed(module.loss, logits, LABELS)
+    computed(module.metrics, probabilities, LABELS)
+    exact, labels = probabilities.double(), LABELS
+    expected = {
+        "nll": -exact.gather(1, labels[:, None]).log().mean().item(),
+        "brier": (exact - F.one_hot(labels, 10)).square().sum(1).mean().item(),
+        "ece": ece_by_hand(probabilities.double().numpy(), labels.numpy()),
+        "entropy": torch.special.entr(exact).sum(1).mean().item(),
+        "accuracy": (probabilities.argmax(1) == labels).double().mean().item(),
+    }
+    values = {name: value.item() for name, value in module.metrics.compute().items()}
+    for name, value in expected.items():
+        assert values[name] == pytest.approx(value, rel=1e-12), name
+    assert module.loss.compute()["loss"].item() == pytest.approx(
+        F.cross_entropy(logits.double(), labels).item(), rel=1e-12
+    )
+    for metric in (*module.loss.values(), *module.metrics.values()):
+        for state in metric.metric_state.values():
+            assert {part.dtype for part in (state if isinstance(state, list) else [state])} <= {
+                torch.float64,
+                torch.int64,
+            }
+
+
+def test_states_survive_a_conversion_and_a_half_precise_default():
+    torch.set_default_dtype(torch.float16)
+    try:
+        metric = CrossEntropy()
+        for _ in range(100):
+            metric.update(torch.full((1000, 10), 3.0), torch.zeros(1000, dtype=torch.long))
+        metric.to(torch.float16)
+        assert metric.compute().item() == pytest.approx(np.log(10), rel=1e-12)
+        metric.reset()
+        assert metric.total.dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_sums_and_counts_grow_beyond_a_hundred_million_examples():
+    accuracy, reliability, ece = TopKAccuracy(), Reliability(), ExpectedCalibrationError()
+    many = 10**8
+    accuracy.total, accuracy.count = accuracy.total + many, accuracy.count + many
+    for metric in (reliability, ece):
+        for name in ("counts", "correct", "confidence"):
+            getattr(metric, name)[-1] += many
+    wrong, label = torch.eye(10)[:1], torch.tensor([1])
+    for metric in (accuracy, reliability, ece):
+        for _ in range(3):
+            metric.update(wrong, label)
+    assert accuracy.compute().item() == pytest.approx(many / (many + 3), abs=1e-15)
+    curve = reliability.compute()
+    assert curve["counts"][-1] == many + 3
+    assert curve["accuracy"][-1].item() == pytest.approx(many / (many + 3), abs=1e-15)
+    assert ece.compute().item() == pytest.approx(3 / (many + 3), rel=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_the_order_of_the_data_makes_no_difference(dtype):
+    logits = rounded(dtype)
+    probabilities = logits.double().softmax(1).to(dtype)
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(1))
+    for make, values in ((classification_metrics, logits), (evaluation_metrics, probabilities)):
+        one, other = computed(make(10), values, LABELS), computed(make(10), values[order], LABELS[order])
+        for name in one:
+            assert one[name].item() == pytest.approx(other[name].item(), rel=1e-13), name
+
+
+def test_aurc_with_ties_is_the_mean_over_their_orders():
+    probabilities = (LOGITS.softmax(1) * 4).round() / 4
+    confidence, predicted = probabilities.max(1)
+    wrong = (predicted != LABELS).numpy()
+    expected, error = aurc_over_orders(confidence.numpy(), wrong)
+    assert computed(AURC(), probabilities, LABELS).item() == pytest.approx(expected, abs=5 * error)
+    same = torch.full((N, 10), 0.1)
+    assert computed(AURC(), same, LABELS).item() == pytest.approx((LABELS != 0).double().mean().item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 10])
+def test_ties_go_to_the_first_classes_as_in_argmax(k):
+    logits = rounded(torch.float32)
+    order = np.argsort(-logits.numpy(), axis=1, kind="stable")[:, :k]
+    expected = (order == LABELS.numpy()[:, None]).any(1).mean()
+    assert computed(TopKAccuracy(k), logits, LABELS).item() == pytest.approx(expected, rel=1e-12)
+    if k == 1:
+        assert expected == (logits.argmax(1) == LABELS).double().mean().item()
+
+
+def test_nan_is_never_right():
+    logits = torch.full((4, 3), torch.nan)
+    logits[1:, 0] = 1
+    metrics = classification_metrics(3)
+    metrics.update(logits, torch.zeros(4, dtype=torch.long))
+    values = metrics.compute()
+    assert values["accuracy"] == 0
+    assert values["loss"].isnan()
+
+
+def test_the_bins_of_the_issue():
+    # Ten images at confidence 1, seven of them right, and ten at 0.95, all right: one bin, (14/15, 1].
+    probabilities = torch.tensor([[1.0, 0.0]] * 10 + [[0.95, 0.05]] * 10)
+    labels = torch.tensor([0] * 7 + [1] * 3 + [0] * 10)
+    metrics, reliability = evaluation_metrics(2), Reliability()
+    for metric in (metrics, reliability):
+        metric.update(probabilities, labels)
+    assert metrics.compute()["ece"].item() == pytest.approx(0.125, rel=1e-6)
+    curve = reliability.compute()
+    assert curve["counts"].tolist() == [0] * 14 + [20]
+    assert curve["accuracy"][-1] == 0.85
+    assert curve["confidence"][-1].item() == pytest.approx(0.975, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bins", [2, 5, 10, 15])
+def test_an_edge_belongs_to_the_bin_below(dtype, bins):
+    edges = (torch.arange(1, bins + 1, dtype=torch.float64) / bins).to(dtype)
+    metric = Reliability(bins)
+    metric.update(torch.stack([edges, torch.zeros_like(edges)], 1), torch.zeros(bins, dtype=torch.long))
+    assert metric.compute()["counts"].tolist() == [1] * bins
+    metric.reset()
+    above = edges[:-1] * (1 + 2 * torch.finfo(dtype).eps)
+    metric.update(torch.stack([above, torch.zeros_like(above)], 1), torch.zeros(bins - 1, dtype=torch.long))
+    assert metric.compute()["counts"].tolist() == [0] + [1] * (bins - 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_small_probabilities_keep_their_nll(dtype):
+    p = torch.tensor([[6e-8, 1.0], [0.0, 1.0]], dtype=dtype)
+    metric = NegativeLogLikelihood()
+    metric.update(p, torch.tensor([0, 0]))
+    expected = -(p[0, 0].double().log() + np.log(float(np.finfo(np.float32).tiny))) / 2
+    assert metric.compute().item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+LABELLED = [CrossEntropy, NegativeLogLikelihood, BrierScore, TopKAccuracy, Reliability, ExpectedCalibrationError, AURC]
+
+
+@pytest.mark.parametrize("make", LABELLED)
+@pytest.mark.parametrize(
+    ("target", "received"),
+    [
+        (torch.eye(10).long()[LABELS], r"torch.int64 of shape \(700, 10\)"),
+        (LABELS[:, None], r"torch.int64 of shape \(700, 1\)"),
+        (LABELS[:1], r"torch.int64 of shape \(1,\)"),
+        (LABELS.float(), r"torch.float32 of shape \(700,\)"),
+        (LABELS + 1, "1 to 10"),
+        (LABELS - 1, "-1 to 8"),
+    ],
+)
+def test_wrong_labels_are_refused(make, target, received):
+    with pytest.raises(ValueError, match=rf"{make.__name__}: wrong labels: expected .* received {received}"):
+        make().update(PROBABILITIES, target)
+
+
+@pytest.mark.parametrize("make", [*LABELLED, PredictiveEntropy, MutualInformation])
+@pytest.mark.parametrize("predictions", [PROBABILITIES[:, 0], PROBABILITIES[None], (PROBABILITIES * 9).long()])
+def test_wrong_predictions_are_refused(make, predictions):
+    with pytest.raises(ValueError, match="wrong predictions: expected a floating dtype and the shape"):
+        make().update(predictions, LABELS)
+
+
+@pytest.mark.parametrize("target", [LABELS, PROBABILITIES, PROBABILITIES[:1, 0]])
+def test_mutual_information_wants_an_entropy_of_each_example(target):
+    with pytest.raises(ValueError, match="MutualInformation: wrong target: expected the mean entropy"):
+        MutualInformation().update(PROBABILITIES, target)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_labels_of_any_integer_dtype(dtype):
+    expected, values = (
+        computed(evaluation_metrics(10), PROBABILITIES, labels) for labels in (LABELS, LABELS.to(dtype))
+    )
+    assert values == expected

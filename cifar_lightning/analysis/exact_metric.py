@@ -1,0 +1,116 @@
+"""Metrics whose sums are exact for any number of examples and in any precision of the network."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class ExactMetric(Metric):
+    """A metric that sums in float64 and counts in int64, also in a module that is converted to half precision.
+
+    float32 sums stop growing at about 2^24 examples, float16 ones at 65,504. Only Apple's MPS has no float64: there
+    the sums are float32. `dtype` is the dtype of the sums.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.set_dtype(torch.float64)
+
+    def add_sum(self, name: str, *shape: int) -> None:
+        """Add a floating state of zeros, which is summed over ranks."""
+        self.add_state(name, torch.zeros(shape, dtype=self.dtype), dist_reduce_fx="sum")
+
+    def add_count(self, name: str, *shape: int) -> None:
+        """Add an integer state of zeros, which is summed over ranks."""
+        self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> torch.nn.Module:
+        """Move the states where `fn` does, but keep their precision.
+
+        All conversions of a module go through this method, and torchmetrics passes the states on in it: there is no
+        public place to keep them from `module.to(torch.float16)`, by which Lightning makes a network half precise.
+        """
+
+        def move(state: Tensor) -> Tensor:
+            device = fn(torch.empty(0, dtype=torch.float32, device=state.device)).device
+            if not state.is_floating_point():
+                return state.to(device)
+            return state.to(device, torch.float32 if device.type == "mps" else torch.float64)
+
+        return super()._apply(move, exclude_state)
+
+
+class MeanMetric(ExactMetric):
+    """The mean over examples of what `terms` gives for each."""
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_sum("total")
+        self.add_count("count")
+
+    @abstractmethod
+    def terms(self, predictions: Tensor, target: Tensor) -> Tensor:
+        """The term (B,) of each example, from predictions (B, K), in the sums' dtype, and what `check` returned."""
+
+    def check(self, predictions: Tensor, target: Tensor) -> Tensor:
+        """Return the target as `terms` takes it: labels (B,), int64.
+
+        Raises:
+            ValueError: If they are no labels of K classes.
+        """
+        return check_labels(self, predictions, target)
+
+    def update(self, predictions: Tensor, target: Tensor) -> None:
+        """Add a batch: predictions (B, K), target (B,).
+
+        Raises:
+            ValueError: For wrong shapes, dtypes or labels.
+        """
+        check_predictions(self, predictions)
+        terms = self.terms(predictions.to(self.dtype), self.check(predictions, target))
+        self.total = self.total + terms.sum(dtype=self.dtype)
+        self.count = self.count + len(predictions)
+
+    def compute(self) -> Tensor:
+        """The mean over all batches."""
+        return self.total / self.count
+
+
+def check_predictions(metric: Metric, predictions: Tensor) -> None:
+    """Raise a ValueError unless `predictions` are (B, K) and floating."""
+    if predictions.ndim != 2 or not predictions.is_floating_point():
+        raise ValueError(
+            f"{type(metric).__name__}: wrong predictions: expected a floating dtype and the shape (B, K), for "
+            f"B examples of K classes; received {predictions.dtype} of shape {tuple(predictions.shape)}"
+        )
+
+
+def check_labels(metric: Metric, predictions: Tensor, labels: Tensor) -> Tensor:
+    """Return the labels (B,) as int64.
+
+    Raises:
+        ValueError: If they are not one integer for each of the predictions (B, K), from 0 to K - 1.
+    """
+    count, classes = predictions.shape
+    integers = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if labels.shape != (count,) or not integers:
+        raise ValueError(
+            f"{type(metric).__name__}: wrong labels: expected the index of each example's class, integers of shape "
+            f"({count},); received {labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    if count and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(
+            f"{type(metric).__name__}: wrong labels: expected 0 to {classes - 1}, "
+            f"received {int(labels.min())} to {int(labels.max())}"
+        )
+    return labels.long()
