@@ -13,7 +13,8 @@ class ExactMetric(Metric):
     """A metric that sums in float64 and counts in int64, also in a module that is converted to half precision.
 
     float32 sums stop growing at about 2^24 examples, float16 ones at 65,504. Only Apple's MPS has no float64: there
-    the sums are float32. `dtype` is the dtype of the sums.
+    the sums are float32. `dtype` is the dtype of the sums. Results are rounded to float32 at the end, as loggers and
+    callbacks expect.
     """
 
     is_differentiable = False
@@ -83,7 +84,7 @@ class MeanMetric(ExactMetric):
 
     def compute(self) -> Tensor:
         """The mean over all batches."""
-        return self.total / self.count
+        return (self.total / self.count).float()
 
 
 def check_predictions(metric: Metric, predictions: Tensor) -> None:

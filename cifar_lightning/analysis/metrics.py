@@ -155,8 +155,8 @@ class Reliability(ExactMetric):
         counts = self.counts.clamp(min=1)
         return {
             "counts": self.counts,
-            "confidence": self.confidence / counts,
-            "accuracy": self.correct.to(self.dtype) / counts,
+            "confidence": (self.confidence / counts).float(),
+            "accuracy": (self.correct.to(self.dtype) / counts).float(),
         }
 
 
@@ -167,7 +167,7 @@ class ExpectedCalibrationError(Reliability):
 
     def compute(self) -> Tensor:
         """Σ_b |correct_b - Σ confidence_b| / N."""
-        return (self.correct.to(self.dtype) - self.confidence).abs().sum() / self.counts.sum()
+        return ((self.correct.to(self.dtype) - self.confidence).abs().sum() / self.counts.sum()).float()
 
 
 class AURC(ExactMetric):
@@ -209,7 +209,7 @@ class AURC(ExactMetric):
         _, group, sizes = confidence.unique_consecutive(return_inverse=True, return_counts=True)
         rate = torch.zeros_like(sizes, dtype=wrong.dtype).index_add(0, group, wrong) / sizes
         risks: Tensor = rate[group].cumsum(0) / torch.arange(1, len(wrong) + 1, device=wrong.device)
-        return risks.mean()
+        return risks.mean().float()
 
 
 def classification_metrics(num_classes: int, prefix: str = "") -> MetricCollection:
