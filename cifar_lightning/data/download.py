@@ -2,12 +2,17 @@
 
 import hashlib
 import http.client
+import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -30,7 +35,7 @@ def download_official(directory: Path) -> Path:
     """Download the official archive into `directory`, which is made if missing, and return its path.
 
     Raises:
-        DataUnavailableError: If the host is out of reach or the connection breaks.
+        DataUnavailableError: If the host is out of reach, the connection breaks, or the file can't be written.
         ValueError: If what came is not the official archive.
     """
     from torchvision.datasets import CIFAR10
@@ -43,43 +48,84 @@ def download(
 ) -> Path:
     """Download `url` to `target`, which appears only once it is whole and its checksum right.
 
+    Several processes may do so at once: one downloads, and the others wait and take its file.
+
     Raises:
-        DataUnavailableError: If nothing answers within `reach_seconds`, or the connection breaks.
+        DataUnavailableError: If nothing answers within `reach_seconds`, the connection breaks, or `target` can't be
+            written.
         ValueError: If the MD5 is not `md5`.
     """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time(target):
+            if not _is_whole(target, md5):
+                _fetch(url, target, md5, reach_seconds, patience)
+    except OSError as error:
+        raise DataUnavailableError(
+            f"can't write {target}: expected a folder with write access and room for the file, received {error}\n"
+            f"{ALTERNATIVES}"
+        ) from error
+    return target
+
+
+@contextmanager
+def _one_at_a_time(target: Path) -> Iterator[None]:
+    """Hold the lock of `target`, a file beside it, which is there only meanwhile."""
+    path = target.with_name(f"{target.name}.lock")
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        Console(stderr=True).print(f"waiting for another process that downloads {target}", highlight=False)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        if sys.platform != "win32":  # where an open file can't be removed; there the lock does it itself
+            path.unlink(missing_ok=True)  # while it is held: whoever waits for it notices, and locks a new one
+        lock.release()
+
+
+def _is_whole(target: Path, md5: str) -> bool:
+    if not target.exists():
+        return False
+    with target.open("rb") as file:
+        return hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest() == md5
+
+
+def _fetch(url: str, target: Path, md5: str, reach_seconds: float, patience: float) -> None:
     response = _open(url, reach_seconds)
-    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     try:
         received = _stream(response, part, url, patience)
         if received != md5:
-            raise ValueError(f"wrong download from {url}: expected the MD5 {md5}, received {received}")
+            kind = response.headers.get_content_type()
+            raise ValueError(
+                f"wrong download from {url}: expected the MD5 {md5}, received {received} "
+                f"({part.stat().st_size:,} bytes of {kind})"
+            )
         part.replace(target)
-    except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
-        raise DataUnavailableError(
-            f"the download of {url} broke: expected the whole file, received {error!r}\n{ALTERNATIVES}"
-        ) from error
     finally:
         part.unlink(missing_ok=True)
-    return target
 
 
 def _open(url: str, seconds: float) -> http.client.HTTPResponse:
     """Open `url`, or give up after `seconds`: in a thread, for a name look-up knows no time-out of its own."""
-    answer: SimpleQueue[http.client.HTTPResponse | OSError] = SimpleQueue()
+    answer: SimpleQueue[http.client.HTTPResponse | Exception] = SimpleQueue()
 
     def ask() -> None:
         try:
             answer.put(urllib.request.urlopen(url, timeout=seconds))
-        except OSError as error:  # URLError and time-outs among them
+        except (OSError, http.client.HTTPException) as error:  # URLError and time-outs; what is not HTTP
             answer.put(error)
 
     Thread(target=ask, daemon=True).start()
+    response: http.client.HTTPResponse | Exception
     try:
         response = answer.get(timeout=seconds)
     except Empty:
         response = TimeoutError(f"no answer within {seconds:g} s")
-    if isinstance(response, OSError):
+    if isinstance(response, Exception):
         raise DataUnavailableError(
             f"CIFAR-10 is out of reach: expected an answer from {url}, received: {response}\n{ALTERNATIVES}"
         )
@@ -102,7 +148,7 @@ def _stream(response: http.client.HTTPResponse, part: Path, url: str, patience: 
     )
     with response, part.open("wb") as file, Progress(*columns, console=console) as progress:
         task = progress.add_task("download", total=size or None)
-        while block := response.read(1 << 16):
+        for block in _blocks(response, url, size):
             file.write(block)
             digest.update(block)
             received += len(block)
@@ -114,6 +160,23 @@ def _stream(response: http.client.HTTPResponse, part: Path, url: str, patience: 
                 progress.console.print(
                     f"The host is slow: about {left / 60:.0f} minutes left.\n{ALTERNATIVES}", highlight=False
                 )
-    if received < size:
-        raise ConnectionError(f"{received:,} of {size:,} bytes")
     return digest.hexdigest()
+
+
+def _blocks(response: http.client.HTTPResponse, url: str, size: int) -> Iterator[bytes]:
+    """What `response` holds, piece by piece.
+
+    Raises:
+        DataUnavailableError: If the connection breaks, so that less than `size` bytes come.
+    """
+    received = 0
+    try:
+        while block := response.read(1 << 16):
+            received += len(block)
+            yield block
+        if received < size:
+            raise ConnectionError(f"{received:,} of {size:,} bytes")
+    except (OSError, http.client.HTTPException) as error:
+        raise DataUnavailableError(
+            f"the download of {url} broke: expected the whole file, received {error!r}\n{ALTERNATIVES}"
+        ) from error

@@ -89,14 +89,22 @@ def find_data_dir(data_dir: str | None) -> Path:
 
 
 def find_official(directory: Path) -> Path | None:
-    """The unpacked folder or the archive in `directory` (or `directory` itself), or None if neither is there."""
+    """The unpacked folder or the archive in `directory` (or `directory` itself), or None if neither is there.
+
+    A folder that lacks some of the files, as while another process unpacks them, counts only if there is no archive.
+    """
     from torchvision.datasets import CIFAR10
 
-    folder, archive = directory / CIFAR10.base_folder, directory / CIFAR10.filename
-    for place in (folder, directory):
-        if any((place / name).exists() for name, _ in CIFAR10.train_list + CIFAR10.test_list):
+    folder: Path = directory / CIFAR10.base_folder
+    archive: Path = directory / CIFAR10.filename
+    names = [name for name, _ in (*CIFAR10.train_list, *CIFAR10.test_list)]
+    there: dict[Path, int] = {place: sum((place / name).exists() for name in names) for place in (folder, directory)}
+    for place, count in there.items():
+        if count == len(names):
             return place
-    return archive if archive.exists() else None
+    if archive.exists():
+        return archive
+    return next((place for place, count in there.items() if count), None)
 
 
 def load_official(place: Path) -> ImageSet:
@@ -138,6 +146,8 @@ def _read_checked(path: Path, md5: str) -> bytes:
         raise DataUnavailableError(
             f"incomplete CIFAR-10: expected the file {path.name} in {path.parent}, received none\n{ALTERNATIVES}"
         ) from None
+    except OSError as error:
+        raise ValueError(f"can't read {path}: expected a file with read access, received {error}") from error
     received = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if received != md5:
         raise ValueError(

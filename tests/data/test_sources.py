@@ -146,3 +146,20 @@ def test_real_cifar10(cifar10_dir):
     assert real.test_labels.bincount().tolist() == [1000] * 10
     assert real.classes[:3] == ("airplane", "automobile", "bird")
     assert real.train_labels[:5].tolist() == [6, 9, 9, 4, 1]
+
+
+def test_an_archive_is_preferred_to_a_folder_that_is_being_unpacked(official):
+    folder, archive = official
+    (folder / "test_batch").unlink()
+    assert find_official(folder.parent) == folder  # alone, it is named in the error
+    beside = archive.rename(folder.parent / archive.name)
+    assert find_official(folder.parent) == beside
+    assert load_official(beside).test_labels.shape == (4,)
+
+
+def test_a_file_that_cannot_be_read(official):
+    folder, _ = official
+    (folder / "test_batch").unlink()
+    (folder / "test_batch").mkdir()
+    with pytest.raises(ValueError, match="can't read .*test_batch: expected a file with read access, received"):
+        load_official(folder)
