@@ -1,7 +1,6 @@
 """Which modules drop something in training mode: torch's and ours by their type, any other by a trial run."""
 
 import warnings
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -37,9 +36,24 @@ def drops(module: nn.Module) -> bool:
 
 
 def is_foreign(module: nn.Module) -> bool:
-    """Whether the class or the forward pass of `module` is neither torch's nor ours, so that only a trial tells."""
-    origins = (type(module).__module__, getattr(type(module).forward, "__module__", ""))
-    return "forward" in vars(module) or not all(name.startswith(("torch.nn.", "cifar_lightning.")) for name in origins)
+    """Whether the class or the forward pass of `module` is neither torch's nor ours, so that only a trial tells.
+
+    A class that only inherits its layers and their forward pass, as a `DeepMLP` with other hyperparameters or an
+    `MLPClassifier` with another optimizer, counts as ours.
+    """
+    cls = type(module)
+    owner = next(base for base in cls.__mro__ if "forward" in vars(base))
+    known = ("torch.nn.", "cifar_lightning.")
+    if "forward" in vars(module) or not str(vars(owner)["forward"].__module__).startswith(known):
+        return True
+    return not (cls.__module__.startswith(known) or _inherits_layers(cls, owner))
+
+
+def _inherits_layers(cls: type, owner: type) -> bool:
+    """Whether `cls` has the `as_sequential` of `owner`, by which a class of ours says what its forward pass runs."""
+    layers = vars(owner).get("as_sequential")
+    ours = owner.__module__.startswith("cifar_lightning.") and layers is not None
+    return ours and getattr(cls, "as_sequential", None) is layers
 
 
 def watch(module: nn.Module) -> list[RemovableHandle]:
@@ -73,16 +87,18 @@ class _Trial:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.waiting.pop(module).remove()
-        without, changed_without = _run(module, args, kwargs)
         if _is_compiled(module):
-            return  # its mode is that of the network in it, whose trial has just taken place
+            _run(module, args, kwargs)  # the trials of the network in it, whose mode is its own too
+            return
+        module.training = False
+        without, changed_without = _run(module, args, kwargs)
         # Foreign parts that this run did not call are run by `module` in another way, as by a method, if at all.
         group = [module, *(part for part in module.modules() if part in self.waiting)]
-        _set_modes(group, True)
+        self._set_modes(group, True)
         try:
             drawn, changed = _run(module, args, kwargs)
         except Exception as error:  # whatever the module raises, such as for targets that only a training has
-            _set_modes(group, False)
+            self._set_modes(group, False)
             warnings.warn(
                 f"Monte-Carlo dropout can't look for dropout in {self.name} itself: expected a forward pass that works "
                 f"in training mode too, received {error!r}. It stays in evaluation mode",
@@ -95,7 +111,12 @@ class _Trial:
                 f"Monte-Carlo dropout can't sample {self.name}: expected a training mode that only drops, received one "
                 f"that also changes {', '.join(sorted(changed))}. Move its dropout into an nn.Dropout"
             )
-        _set_modes(group, draws)
+        self._set_modes(group, draws)
+
+    def _set_modes(self, group: list[nn.Module], training: bool) -> None:
+        """Set the modes of a module and of those of its parts whose own trials have not set theirs meanwhile."""
+        for part in (group[0], *(part for part in group if part in self.waiting)):
+            part.training = training
 
 
 def _is_compiled(module: nn.Module) -> bool:
@@ -103,23 +124,22 @@ def _is_compiled(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch._dynamo")
 
 
-def _set_modes(modules: Iterable[nn.Module], training: bool) -> None:
-    for module in modules:
-        module.training = training
-
-
 def _run(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Tensor], set[str]]:
     """Run `module` without lasting effect; return the states that the generators had then, and the changed buffers."""
-    buffers = dict(module.named_buffers())
-    before = {name: buffer.clone() for name, buffer in buffers.items()}
+    before = {name: (buffer, buffer.clone()) for name, buffer in module.named_buffers()}
+    changed = set()
     eager = torch.compiler.set_stance("force_eager") if _is_compiled(module) else nullcontext()  # trials are Python
     with torch.no_grad(), fork_generators(), eager:
         try:
             module.forward(*_copied(args), **_copied(kwargs))
-            changed = {name for name, buffer in buffers.items() if not torch.equal(buffer, before[name])}
         finally:
-            for name, buffer in buffers.items():
-                buffer.copy_(before[name])
+            after = dict(module.named_buffers())
+            for name, (buffer, values) in before.items():
+                if after.get(name) is not buffer or not torch.equal(buffer, values):
+                    changed.add(name)
+                    buffer.copy_(values)
+                    place, _, attribute = name.rpartition(".")
+                    setattr(module.get_submodule(place), attribute, buffer)
         return generator_states(), changed
 
 

@@ -110,6 +110,11 @@ def test_the_split_is_the_same_function(make):
     assert torch.equal(*outputs)
 
 
+class OtherOptimizer(MLPClassifier):
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters())
+
+
 def test_the_split_is_taken_where_the_layers_are_known():
     def lengths(net):
         return [len(part) for part in split_at_first_dropout(net)]
@@ -118,6 +123,7 @@ def test_the_split_is_taken_where_the_layers_are_known():
     assert lengths(network("input_and_all"))[0] == 1
     torch.manual_seed(0)
     assert lengths(MLPClassifier(hidden_sizes=[4, 4], dropout="alpha")) == [6, 3]
+    assert lengths(OtherOptimizer(hidden_sizes=[4, 4], dropout="alpha")) == [6, 3]
     assert lengths(nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.ReLU(), nn.Dropout(0.2)))) == [2, 1]
     assert lengths(nn.Sequential(nn.Linear(8, 8), Beside())) == [1, 1]
 
@@ -191,14 +197,17 @@ def test_a_trial_leaves_everything_as_it_was():
 class OwnNorm(nn.Module):
     """A batch normalization written by hand, perhaps with dropout."""
 
-    def __init__(self, p):
+    def __init__(self, p, inplace=True):
         super().__init__()
-        self.p = p
+        self.p, self.inplace = p, inplace
         self.register_buffer("mean", torch.zeros(8))
 
     def forward(self, x):
         if self.training:
-            self.mean.lerp_(x.mean(0), 0.1)
+            if self.inplace:
+                self.mean.lerp_(x.mean(0), 0.1)
+            else:
+                self.mean = self.mean.lerp(x.mean(0), 0.1)
         return F.dropout(x - self.mean, self.p, self.training)
 
 
@@ -208,18 +217,39 @@ def test_layers_in_place_do_not_spoil_the_input():
     assert torch.equal(x, X)
 
 
-def test_a_normalization_of_ones_own_stays_in_evaluation_mode():
-    net = nn.Sequential(OwnNorm(0.0), nn.Dropout(0.5), nn.Linear(8, 3))
+@pytest.mark.parametrize("inplace", [True, False])
+def test_a_normalization_of_ones_own_stays_in_evaluation_mode(inplace):
+    net = nn.Sequential(OwnNorm(0.0, inplace), nn.Dropout(0.5), nn.Linear(8, 3))
     with mc_dropout(net):
         sampled(net, X, 3)
         assert not net[0].training
     assert not net[0].mean.any()
 
 
-def test_what_cannot_be_switched_on_is_named():
-    with pytest.raises(ValueError, match=r"can't sample 0 \(OwnNorm\): .* received one that also changes mean"):
-        mc_predict(nn.Sequential(OwnNorm(0.5), nn.Dropout(0.5), nn.Linear(8, 3)), X)
+def test_a_part_that_only_training_mode_calls_has_a_trial_of_its_own():
+    class Branch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.linear = OwnNorm(0.0), nn.Linear(8, 3)
 
+        def forward(self, x):
+            x = F.dropout(x, 0.5, self.training)
+            return self.linear(self.norm(x) if self.training else x)
+
+    net = Branch()
+    with mc_dropout(net):
+        sampled(net, X, 3)
+        assert [m.training for m in net.modules()] == [True, False, False]
+    assert not net.norm.mean.any()
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_dropout_that_cannot_be_switched_on_alone_is_named(inplace):
+    with pytest.raises(ValueError, match=r"can't sample 0 \(OwnNorm\): .* received one that also changes mean"):
+        mc_predict(nn.Sequential(OwnNorm(0.5, inplace), nn.Dropout(0.5), nn.Linear(8, 3)), X)
+
+
+def test_what_cannot_be_looked_into_is_named():
     class NeedsTargets(nn.Module):
         def forward(self, x, target=None):
             return F.cross_entropy(x, target) if self.training else x
