@@ -17,7 +17,8 @@ from rich.table import Table
 from torch import Tensor
 from torch.optim import Optimizer
 
-from cifar_lightning.optim.lr_range_test import LRSweep, Mode, Rule, endless, make_rates, run_sweep, set_rate
+from cifar_lightning.optim.lr_range_test import LRSweep, Mode, endless, make_rates, run_sweep, set_rate
+from cifar_lightning.optim.lr_rules import Rule
 from cifar_lightning.training.random_state import collect_generators, restore_generators
 
 

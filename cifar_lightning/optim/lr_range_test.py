@@ -1,7 +1,6 @@
 """The learning-rate range test: a sweep of rates, the loss at each, and what it suggests. For any PyTorch model.
 
 L. N. Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017, https://arxiv.org/abs/1506.01186.
-The suggestions have fastai's names and rules (J. Howard et al., fastai.callback.schedule); `climb` is Géron's.
 """
 
 import copy
@@ -16,9 +15,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cifar_lightning.errors import unknown_name
+from cifar_lightning.optim.lr_rules import RULES, Rule
 
 Mode = Literal["exponential", "linear"]
-Rule = Literal["valley", "steep", "minimum", "slide", "climb"]
 
 #: Share of the sweep over which the loss is averaged. fastai's weight of 0.98 is half of a sweep of 100 steps, and
 #: moves every suggestion by as much.
@@ -100,67 +99,6 @@ class LRSweep:
             )
         stop = max(end - 5, start + 3)
         return self.lrs[start:stop], smoothed[start:stop]
-
-
-def valley(lrs: list[float], losses: list[float]) -> float:
-    """Half-way through the longest descent: fastai's `valley`."""
-    # length[i] is that of the longest falling subsequence that ends at i.
-    n = len(losses)
-    length = [1] * n
-    end = 0
-    for i in range(1, n):
-        length[i] = 1 + max((length[j] for j in range(i) if losses[i] < losses[j]), default=0)
-        if length[i] > length[end]:
-            end = i
-    start = end - length[end]
-    third = (end - start) / 3
-    return lrs[start + int(third) + int(third / 2)]
-
-
-def steep(lrs: list[float], losses: list[float]) -> float:
-    """Where the loss falls fastest against the logarithm of the rate: fastai's `steep`."""
-    slopes = [(b - a) / math.log(v / u) for a, b, u, v in zip(losses, losses[1:], lrs, lrs[1:], strict=False)]
-    return lrs[slopes.index(min(slopes))]
-
-
-def minimum(lrs: list[float], losses: list[float]) -> float:
-    """A tenth of the rate with the lowest loss: fastai's `minimum`."""
-    return lrs[losses.index(min(losses))] / 10
-
-
-def slide(lrs: list[float], losses: list[float], distance: int = 15, threshold: float = 0.005) -> float:
-    """Where, coming from the right, the slope stops to change over `distance` rates: fastai's `slide`."""
-    n = len(losses)
-    slopes = [  # of a step, as numpy.gradient gives them
-        (losses[min(i + 1, n - 1)] - losses[max(i - 1, 0)]) / (min(i + 1, n - 1) - max(i - 1, 0)) for i in range(n)
-    ]
-    right = n - 1
-    left = max(right - distance, 0)
-    found = lrs[left]
-    while left >= 0 and abs(slopes[right] - slopes[left]) > threshold:
-        found = lrs[left]
-        right, left = right - 1, left - 1
-    return found
-
-
-def climb(lrs: list[float], losses: list[float], rise: float = 0.1) -> float:
-    """A tenth of the rate at which the loss starts to climb: Géron's rule.
-
-    It starts to climb where, after its minimum, it has regained the part `rise` of what it had descended.
-    """
-    bottom = losses.index(min(losses))
-    limit = losses[bottom] + rise * (losses[0] - losses[bottom])
-    turn = next((i for i in range(bottom, len(losses)) if losses[i] > limit), len(losses) - 1)
-    return lrs[turn] / 10
-
-
-RULES: dict[str, Callable[[list[float], list[float]], float]] = {
-    "valley": valley,
-    "steep": steep,
-    "minimum": minimum,
-    "slide": slide,
-    "climb": climb,
-}
 
 
 def make_rates(min_lr: float, max_lr: float, num_steps: int, mode: Mode = "exponential") -> list[float]:

@@ -7,19 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from cifar_lightning.optim.lr_range_test import (
-    RULES,
-    LRSweep,
-    LRSweepError,
-    climb,
-    find_lr,
-    make_rates,
-    minimum,
-    run_sweep,
-    slide,
-    steep,
-    valley,
-)
+from cifar_lightning.optim.lr_range_test import LRSweep, LRSweepError, find_lr, make_rates, run_sweep
+from cifar_lightning.optim.lr_rules import RULES, climb, minimum, slide, steep, valley
 
 
 def curve(num_steps=300, noise=0.0, seed=0):
