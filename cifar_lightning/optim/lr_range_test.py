@@ -3,11 +3,11 @@
 L. N. Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017, https://arxiv.org/abs/1506.01186.
 """
 
-import copy
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, Literal, get_args
 
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cifar_lightning.errors import unknown_name
-from cifar_lightning.optim.lr_rules import RULES, Rule
+from cifar_lightning.optim.lr_rules import RULES, Rule, descends, noise
+from cifar_lightning.optim.restored import restored, set_rates
 
 Mode = Literal["exponential", "linear"]
 
@@ -25,6 +26,12 @@ WINDOW = 0.05
 #: The sweep ends when the smoothed loss is this many times its minimum, fastai's.
 DIVERGED = 4.0
 MIN_STEPS = 10
+#: Standard error that the smoothed loss may have from its batches, relative to the loss. Where batches are so small
+#: that it would have more, the loss is also measured on a few others, the same at every rate: `MAX_BATCHES` in all.
+PRECISION = 0.03
+MAX_BATCHES = 64
+#: Number of batches from which the noise is estimated before the sweep.
+PILOT_BATCHES = 16
 
 
 class LRSweepError(ValueError):
@@ -52,7 +59,7 @@ class LRSweep:
         return [smoother.update(loss) for loss in self.losses]
 
     def suggest(self, rule: Rule = "valley") -> float:
-        """The rate that `rule` suggests.
+        """The rate that `rule` suggests, one of those swept.
 
         Raises:
             LRSweepError: If the losses are not finite, or never descend: then no rule means anything.
@@ -60,8 +67,7 @@ class LRSweep:
         """
         if rule not in RULES:
             raise unknown_name("rule", rule, RULES)
-        lrs, losses = self._trimmed()
-        return RULES[rule](lrs, losses)
+        return RULES[rule](*self._trimmed())
 
     def suggestions(self) -> dict[str, float]:
         """What every rule suggests.
@@ -69,7 +75,8 @@ class LRSweep:
         Raises:
             LRSweepError: See `suggest`.
         """
-        return {rule: self.suggest(rule) for rule in get_args(Rule)}
+        trimmed = self._trimmed()
+        return {rule: RULES[rule](*trimmed) for rule in get_args(Rule)}
 
     def _trimmed(self) -> tuple[list[float], list[float]]:
         """Rates and smoothed losses without the first tenth and the last five, as in fastai.
@@ -83,19 +90,21 @@ class LRSweep:
                 f"the sweep diverged at once: expected at least {MIN_STEPS} finite losses, received {finite}, "
                 f"at rates from {self.lrs[0] if self.lrs else math.nan:.1e} on. Begin with a lower min_lr"
             )
-        smoothed, start = self.smoothed[:finite], finite // 10
-        # The first losses hardly move the weights: their spread is the noise, which averages out over a window, and
-        # whose extremes over a sweep lie some two standard errors from its mean.
-        first = self.losses[: max(5, start)]
-        noise = 3 * statistics.stdev(first) / max(1.0, WINDOW * self.num_steps) ** 0.5
+        losses, smoothed, start = self.losses[:finite], self.smoothed[:finite], finite // 10
+        # The first losses hardly move the weights: their spread is the noise, which averages out over a window.
+        first = losses[: max(5, start)]
         mean = statistics.fmean(first)
-        low, high = mean - max(noise, 1e-4 * abs(mean)), mean + max(noise, 0.05 * abs(mean))
+        first_error, error = (sd / _window(self.num_steps) ** 0.5 for sd in (statistics.stdev(first), noise(losses)))
+        high = mean + max(3 * first_error, 5 * error, 0.05 * abs(mean))
         end = next((i for i in range(start, finite) if smoothed[i] > high), finite)
         lowest = min(smoothed[start:end], default=math.inf)
-        if lowest >= low:
+        # A fall far beyond the noise may be too short for its ranks to tell; one of rounding errors is none.
+        far = lowest < mean - 6 * max(first_error, error)
+        if not (lowest < mean - 1e-4 * abs(mean) and (far or descends(losses[:end]))):
             raise LRSweepError(
-                f"the loss never descended: expected it to fall below {low:.4g}, further than by chance; received "
-                f"{lowest:.4g} as its lowest. Sweep other rates, take more steps, or look for an error"
+                f"the loss never descended: expected it to fall from {mean:.4g} by more than chance explains; received "
+                f"{lowest:.4g} as its lowest smoothed value. Sweep other rates, take more steps or larger batches, or "
+                "look for an error"
             )
         stop = max(end - 5, start + 3)
         return self.lrs[start:stop], smoothed[start:stop]
@@ -122,11 +131,16 @@ def make_rates(min_lr: float, max_lr: float, num_steps: int, mode: Mode = "expon
     raise unknown_name("mode", mode, get_args(Mode))
 
 
+def _window(num_steps: int) -> float:
+    """Number of losses over which a sweep is smoothed."""
+    return max(1.0, WINDOW * num_steps)
+
+
 class _Smoother:
     """An exponential moving average, corrected for its start from 0."""
 
     def __init__(self, num_steps: int) -> None:
-        self.beta = 1 - 1 / max(1.0, WINDOW * num_steps)
+        self.beta = 1 - 1 / _window(num_steps)
         self.average, self.count = 0.0, 0
 
     def update(self, loss: float) -> float:
@@ -145,32 +159,53 @@ def run_sweep(step: Callable[[float], float], lrs: Sequence[float]) -> LRSweep:
         sweep.losses.append(loss)
         smoothed = smoother.update(loss)
         lowest = min(lowest, smoothed)
-        if not math.isfinite(loss) or smoothed > DIVERGED * lowest > 0:
+        limit = DIVERGED * lowest
+        if not math.isfinite(loss) or (smoothed > limit > 0 and smoothed > limit + 7 * noise(sweep.losses)):
             break
     return sweep
 
 
-def set_rate(optimizer: Optimizer, lr: float) -> None:
-    """Set the rate of every parameter group."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr)
-        else:
-            group["lr"] = lr
+def count_batches(losses: Sequence[float], num_steps: int) -> int:
+    """Number of batches on which to measure each loss of a sweep, from some batches' losses at the same weights."""
+    if not all(map(math.isfinite, losses)):
+        return 1
+    mean, spread = abs(statistics.fmean(losses)), statistics.stdev(losses)
+    needed = (spread / max(PRECISION * mean, 1e-12)) ** 2 / _window(num_steps)
+    return max(1, math.ceil(min(needed, MAX_BATCHES)))
+
+
+def group_factors(optimizer: Optimizer, base: float | None = None) -> list[float]:
+    """What to multiply a swept rate by in each parameter group, so that the groups keep their ratios.
+
+    Args:
+        optimizer: The optimizer; a schedule may have changed its present rates.
+        base: The rate that corresponds to the swept one; the largest if no group has it.
+    """
+    rates = [float(g.get("max_lr", g.get("initial_lr", g["lr"]))) for g in optimizer.param_groups]
+    if base is None or not any(math.isclose(rate, base, rel_tol=1e-6) for rate in rates):
+        base = max(rates)
+    return [rate / base if base else 1.0 for rate in rates]
 
 
 def endless(loader: Iterable[Any]) -> Iterator[Any]:
-    """The batches of `loader`, pass after pass.
+    """The batches of `loader`, pass after pass; those of an iterator, which has one pass only, are kept and repeated.
 
     Raises:
         ValueError: If a pass has none.
     """
+    kept: list[Any] = []
+    batches = iter(loader)
+    once = batches is loader
     while True:
-        batch = loader  # a sentinel: no batch is the loader itself
-        for batch in loader:
+        empty = True
+        for batch in batches:
+            empty = False
+            if once:
+                kept.append(batch)
             yield batch
-        if batch is loader:
+        if empty:
             raise ValueError("nothing to sweep over: expected a loader with at least one batch, received an empty one")
+        once, batches = False, iter(kept or loader)
 
 
 def find_lr(
@@ -185,11 +220,12 @@ def find_lr(
 ) -> LRSweep:
     """Sweep the learning rate of a plain PyTorch model, in training mode, and leave model and optimizer as they were.
 
-    Torch's generator is restored too; a loader that draws from one of its own moves on.
+    Torch's generator is restored too; a loader that draws from one of its own moves on. Where the loss varies a lot
+    between batches, small ones above all, each loss is an average over up to 64: the step's and some fixed ones.
 
     Args:
         model: The model, which maps inputs to what `loss_fn` takes first.
-        optimizer: Its optimizer.
+        optimizer: Its optimizer. Parameter groups keep the ratios of their rates; the largest one is swept.
         loss_fn: Maps the model's output and the targets to a loss.
         loader: Pairs of inputs and targets, gone through as often as it takes.
         min_lr: The first rate.
@@ -205,26 +241,35 @@ def find_lr(
     """
     lrs = make_rates(min_lr, max_lr, num_steps, mode)
     device = next(model.parameters()).device
-    weights, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
-    modes = [(module, module.training) for module in model.modules()]
+    factors = group_factors(optimizer)
     batches = endless(loader)
 
-    def step(lr: float) -> float:
-        inputs, targets = next(batches)
-        set_rate(optimizer, lr)
-        optimizer.zero_grad()
-        loss = loss_fn(model(inputs.to(device)), targets.to(device))
-        loss.backward()
-        optimizer.step()
-        return loss.item()
+    def measure(batch: tuple[Tensor, Tensor]) -> Tensor:
+        inputs, targets = batch
+        return loss_fn(model(inputs.to(device)), targets.to(device))
 
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        try:
-            model.train()
-            return run_sweep(step, lrs)
-        finally:
-            model.load_state_dict(weights)
-            optimizer.load_state_dict(state)
+    def step(lr: float) -> float:
+        batch, losses = next(batches), []
+
+        def closure() -> Tensor:
             optimizer.zero_grad()
-            for module, training in modes:
-                module.training = training
+            loss = measure(batch)
+            loss.backward()
+            losses.append(loss.item())
+            return loss
+
+        with torch.no_grad():
+            others = [measure(other).item() for other in probe]
+        set_rates(optimizer, [lr * factor for factor in factors])
+        optimizer.step(closure)  # type: ignore[arg-type]  # LBFGS calls it again, at other weights
+        return statistics.fmean([losses[0], *others])
+
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), restored(model, optimizer):
+        model.train()
+        pilot = list(islice(batches, PILOT_BATCHES))
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            count = count_batches([measure(batch).item() for batch in pilot], num_steps)
+        probe = list(islice(batches, count - 1))
+        batches = chain(pilot, batches)  # the others only in the next pass: a loss after training on them says little
+        return run_sweep(step, lrs)
