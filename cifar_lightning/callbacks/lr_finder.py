@@ -1,23 +1,20 @@
 """The learning-rate finder: a sweep before the training, whose suggestion reaches optimizer and schedule."""
 
-import copy
 import csv
-import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import RunningStage
 from rich import get_console
 from rich.box import SIMPLE
 from rich.table import Table
-from torch import Tensor
 from torch.optim import Optimizer
 
-from cifar_lightning.optim.lr_range_test import LRSweep, Mode, endless, make_rates, run_sweep, set_rate
+from cifar_lightning.callbacks.sweep_step import SweepStep
+from cifar_lightning.optim.lr_range_test import LRSweep, Mode, make_rates, run_sweep
 from cifar_lightning.optim.lr_rules import Rule
 from cifar_lightning.training.random_state import collect_generators, restore_generators
 
@@ -27,9 +24,13 @@ class LRFinder(Callback):
 
     For any LightningModule with automatic optimization and one optimizer. The sweep runs on a copy of the module, in
     memory, with the trainer's precision, accumulation, clipping and devices, over as many passes of the training data
-    as it takes; nothing is validated or logged. Afterwards everything is as before: weights, statistics, random
-    generators, the loaders' order, `global_step`. Then the rate is set and optimizer and schedule are built anew, so
-    that a schedule's peak follows it; it stands in hparams, loggers and checkpoints. A resumed training is not swept.
+    as it takes; nothing is validated or logged. Parameter groups keep the ratios of their rates. Where the loss varies
+    a lot between batches, small ones above all, each loss is an average over up to 64: the step's and some fixed ones.
+    The copy's hooks of a training's start and of each step run; those of an epoch's end, and the callbacks', do not.
+
+    Afterwards everything is as before: weights, statistics, random generators, the loaders' order, `global_step`. Then
+    the rate is set and optimizer and schedule are built anew, so that a schedule's peak follows it; it stands in
+    hparams, loggers and checkpoints. A resumed training is not swept.
 
     Writes `lr_finder.csv` and `lr_finder.png` into the run's folder, and prints what every rule suggests.
 
@@ -39,14 +40,14 @@ class LRFinder(Callback):
         num_steps: Number of optimizer steps, at least 10.
         mode: Whether the rates grow by a factor or by a difference.
         rule: The rule whose suggestion is taken.
-        attribute: The hyperparameter that is set, "lr" by default; with dots for one inside of another, such as
-            "schedule.init_args.max_lr".
+        attribute: The hyperparameter that is set, or the module's attribute, "lr" by default; with dots for one inside
+            of another, such as "schedule.init_args.max_lr".
         apply: Whether to train at the suggested rate, or at the given one.
         stop: Whether to stop after the sweep.
 
     Raises:
-        ValueError: For a wrong range, a module with several optimizers or without the hyperparameter, no data, or a
-            sweep that suggests nothing.
+        ValueError: For a wrong range, a module with several optimizers or without the hyperparameter, no data, only
+            skipped batches, or a sweep that suggests nothing.
     """
 
     def __init__(
@@ -72,13 +73,13 @@ class LRFinder(Callback):
             if trainer.is_global_zero:
                 get_console().print("LRFinder: the training is resumed, so there is no sweep.")
             return
-        holder, name = _find_attribute(pl_module, self.attribute)
+        holders, name = _find_holders(pl_module, self.attribute)
+        given = holders[0][name]
         generators = collect_generators()
-        stepper = _Stepper(trainer, pl_module)
         try:
-            self.sweep = run_sweep(stepper, self.lrs)
+            with SweepStep(trainer, pl_module, train_loader(trainer), given, len(self.lrs)) as step:
+                self.sweep = run_sweep(step, self.lrs)
         finally:
-            stepper.restore_loader()
             restore_generators(generators)
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks
         data_set = getattr(trainer.datamodule, "data_set", "unnamed data")  # type: ignore[attr-defined]
@@ -95,14 +96,13 @@ class LRFinder(Callback):
         if self.stop:
             stop_before_training(trainer)
         if self.apply and not self.stop:
-            self.found = {"attribute": self.attribute, "given": holder[name], "found": suggestion}
-            holder[name] = suggestion
-            if hasattr(pl_module, self.attribute):  # self.lr = lr is as common as self.hparams.lr
-                setattr(pl_module, self.attribute, suggestion)
-            # The loggers are about to write the *initial* hyperparameters, which this makes of the present ones.
-            pl_module.save_hyperparameters(dict(pl_module.hparams))
+            self.found = {"attribute": self.attribute, "given": given, "found": suggestion}
+            for holder in holders:
+                holder[name] = suggestion
+            set_initial_hparam(pl_module, self.attribute, suggestion)
+            before = _rates(trainer.optimizers[0])
             trainer.strategy.setup_optimizers(trainer)
-            _check_reached(trainer.optimizers[0], self.attribute, suggestion)
+            _check_reached(before, _rates(trainer.optimizers[0]), self.attribute, given, suggestion)
             if trainer.is_global_zero:
                 get_console().print(f"LRFinder: training with {self.attribute} = {suggestion:.3g} ({self.rule}).")
 
@@ -115,119 +115,55 @@ class LRFinder(Callback):
         self.found = state_dict
 
 
-class _Stepper:
-    """An optimizer step at a given rate, on a copy of the module, as the trainer would make it."""
-
-    def __init__(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.trainer = trainer
-        self.module = copy.deepcopy(pl_module)
-        self.module.trainer = trainer
-        self.module.train()
-        for name in ("log", "log_dict"):  # nothing goes into the run's metrics
-            setattr(self.module, name, _log_nothing)
-        self.optimizer = self._one_optimizer()
-        self.generators: list[tuple[torch.Generator, Tensor]] = []
-        self.batches = self._batches()
-        self.scaler = copy.deepcopy(getattr(trainer.precision_plugin, "scaler", None))
-        parameters = inspect.signature(self.module.training_step).parameters
-        self.takes_index = len(parameters) > 1
-        self.index = 0
-
-    def _one_optimizer(self) -> Optimizer:
-        if not self.module.automatic_optimization:
-            raise ValueError("LRFinder needs automatic optimization: expected one optimizer, received a manual loop")
-        configured = self.module.configure_optimizers()
-        if isinstance(configured, dict):
-            configured = configured["optimizer"]
-        if isinstance(configured, tuple) and len(configured) == 2 and isinstance(configured[0], list):
-            configured = configured[0]  # ([optimizers], [schedulers])
-        optimizers = list(configured) if isinstance(configured, list | tuple) else [configured]
-        if len(optimizers) != 1 or not isinstance(optimizers[0], Optimizer):
-            raise ValueError(f"LRFinder needs one optimizer: expected exactly one, received {len(optimizers)}")
-        return optimizers[0]
-
-    def _batches(self) -> Iterator[Any]:
-        loader: Any = self.trainer.fit_loop._data_source.dataloader()
-        loader = self.trainer._data_connector._prepare_dataloader(loader, shuffle=True, mode=RunningStage.TRAINING)
-        for part in (loader, getattr(loader, "sampler", None)):
-            if (generator := getattr(part, "generator", None)) is not None:
-                self.generators.append((generator, generator.get_state()))
-        return endless(loader)
-
-    def restore_loader(self) -> None:
-        """Leave a loader that the run will use itself as it was."""
-        for generator, state in self.generators:
-            generator.set_state(state)
-
-    def __call__(self, lr: float) -> float:
-        """Step at rate `lr`; return the loss, averaged over accumulated batches and ranks."""
-        trainer, module = self.trainer, self.module
-        set_rate(self.optimizer, lr)
-        self.optimizer.zero_grad()
-        total = torch.zeros((), device=module.device)
-        for _ in range(trainer.accumulate_grad_batches):
-            batch = trainer.precision_plugin.convert_input(next(self.batches))
-            batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
-            with trainer.precision_plugin.train_step_context():
-                output: Any = module.training_step(*((batch, self.index) if self.takes_index else (batch,)))
-            self.index += 1
-            loss: Tensor = (output["loss"] if isinstance(output, dict) else output) / trainer.accumulate_grad_batches
-            (self.scaler.scale(loss) if self.scaler else loss).backward()
-            total += loss.detach()
-        if trainer.world_size > 1:
-            for parameter in module.parameters():
-                if parameter.grad is not None:
-                    parameter.grad = trainer.strategy.reduce(parameter.grad, reduce_op="mean")
-            total = trainer.strategy.reduce(total, reduce_op="mean")
-        if self.scaler:
-            self.scaler.unscale_(self.optimizer)
-        module.configure_gradient_clipping(
-            self.optimizer,
-            gradient_clip_val=trainer.gradient_clip_val,
-            gradient_clip_algorithm=trainer.gradient_clip_algorithm,
-        )
-        if self.scaler:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        else:
-            # Through the module, which may do more than step: impose a constraint, say.
-            module.optimizer_step(trainer.current_epoch, self.index, self.optimizer, lambda: None)
-        return total.item()
+def _rates(optimizer: Optimizer) -> list[dict[str, float]]:
+    """The rates that each parameter group goes by, its schedule's included."""
+    names = ("lr", "initial_lr", "max_lr")
+    return [{name: float(group[name]) for name in names if name in group} for group in optimizer.param_groups]
 
 
-def stop_before_training(trainer: Trainer) -> None:
-    """Let a fit end before its first step, whatever its least number of epochs or steps."""
-    trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = 0, None
-    trainer.should_stop = True
+def _check_reached(
+    before: list[dict[str, float]], after: list[dict[str, float]], attribute: str, given: Any, found: float
+) -> None:
+    """Check that the rates of an optimizer that was built anew, or of its schedule, have followed the hyperparameter.
+
+    Those of some groups may be a part of it, or have nothing to do with it.
+    """
+    change = found / given if isinstance(given, float | int) and given else math.nan
+    for old, new in zip(before, after, strict=True):
+        for name, rate in new.items():
+            expected = (found, old.get(name, 0.0) * change)
+            if rate and any(math.isclose(rate, each, rel_tol=1e-6) for each in expected):
+                return
+    raise ValueError(
+        f"the suggested rate does not reach the optimizer: expected rates that follow {attribute!r}, which was {given} "
+        f"and is {found:.3g} now; received {after}, after {before}. Name by `attribute` the one that they go by"
+    )
 
 
-def _check_reached(optimizer: Optimizer, attribute: str, lr: float) -> None:
-    """Check that an optimizer that was built anew goes by the rate, or its schedule does."""
-    group = optimizer.param_groups[0]
-    rates = {name: float(group[name]) for name in ("lr", "initial_lr", "max_lr") if name in group}
-    if not any(math.isclose(rate, lr, rel_tol=1e-6) for rate in rates.values()):
-        raise ValueError(
-            f"the suggested rate does not reach the optimizer: expected one that goes by the hyperparameter "
-            f"{attribute!r}, which is {lr:.3g} now; received {rates}. Name by `attribute` the one that it goes by"
-        )
+def _find_holders(pl_module: LightningModule, path: str) -> tuple[list[Any], str]:
+    """The mappings in which the value `path` stands, and its name there.
 
-
-def _log_nothing(*args: Any, **kwargs: Any) -> None:
-    pass
-
-
-def _find_attribute(pl_module: LightningModule, path: str) -> tuple[Any, str]:
-    """The mapping in which the hyperparameter `path` stands, and its name there."""
-    holder: Any = pl_module.hparams
+    It may be a hyperparameter, an attribute of the module, or both: self.lr = lr is as common as self.hparams.lr.
+    """
     *outer, name = path.split(".")
-    for key in outer:
-        holder = holder.get(key) if isinstance(holder, Mapping) else None
-    if not isinstance(holder, Mapping) or name not in holder:
+    holders = []
+    for root in (pl_module.hparams, pl_module):
+        holder = _inside(root, outer)
+        if holder is not None and name in holder:
+            holders.append(holder)
+    if not holders:
         raise ValueError(
-            "no such hyperparameter: expected one that the module has saved by save_hyperparameters(), of "
-            f"{', '.join(map(str, pl_module.hparams))}; received {path!r}"
+            "no such hyperparameter: expected one of the module's attributes, or one that it has saved by "
+            f"save_hyperparameters(), of {', '.join(map(str, pl_module.hparams))}; received {path!r}"
         )
-    return holder, name
+    return holders, name
+
+
+def _inside(root: Any, path: list[str]) -> Any:
+    """The mapping at `path` inside of nested mappings and plain objects, or None."""
+    for key in path:
+        root = root.get(key) if isinstance(root, Mapping) else getattr(root, key, None)
+    return root if isinstance(root, Mapping) else getattr(root, "__dict__", None)
 
 
 def write_csv(sweep: LRSweep, path: Path) -> None:
@@ -274,3 +210,26 @@ def _table(suggestions: dict[str, float], rule: Rule, title: str) -> Table:
     for name, lr in suggestions.items():
         table.add_row(f"{name} (taken)" if name == rule else name, f"{lr:.3g}")
     return table
+
+
+def stop_before_training(trainer: Trainer) -> None:
+    """Let a fit end before its first step, whatever its least number of epochs or steps."""
+    trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = 0, None
+    trainer.should_stop = True
+
+
+def train_loader(trainer: Trainer) -> Any:
+    """The loader of a fit that has not begun, prepared as the fit will prepare it."""
+    loader: Any = trainer.fit_loop._data_source.dataloader()
+    return trainer._data_connector._prepare_dataloader(loader, shuffle=True, mode=RunningStage.TRAINING)
+
+
+def set_initial_hparam(pl_module: LightningModule, path: str, value: Any) -> None:
+    """Change one of the initial hyperparameters, which the loggers are about to write; leave how they were saved.
+
+    `save_hyperparameters` would change that too: by which argument a checkpoint hands them to the module.
+    """
+    *outer, name = path.split(".")
+    holder = _inside(getattr(pl_module, "_hparams_initial", {}), outer)
+    if holder is not None and name in holder:
+        holder[name] = value

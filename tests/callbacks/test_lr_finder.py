@@ -12,6 +12,8 @@ import torch
 import yaml
 from conftest import ROOT, SMALL
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
+from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -19,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cifar_lightning import CIFAR10DataModule, MLPClassifier, OneCycle
 from cifar_lightning.callbacks.lr_finder import LRFinder
+from cifar_lightning.optim.lr_range_test import LRSweepError
 
 SWEEP = {"num_steps": 80, "min_lr": 1e-3, "max_lr": 10.0}
 FLAGS = [
@@ -174,6 +177,198 @@ def test_it_can_set_a_schedules_own_peak():
     run.fit(module, data())
     assert run.optimizers[0].param_groups[0]["max_lr"] == finder.found["found"]
     assert module.hparams["schedule"]["init_args"]["max_lr"] == finder.found["found"]
+
+
+class Skips(Plain):
+    """A module that skips every third batch."""
+
+    def training_step(self, batch, batch_idx):
+        return None if batch_idx % 3 == 0 else super().training_step(batch)["loss"]
+
+
+class Starts(Plain):
+    """A module that keeps something from each of its hooks for the next."""
+
+    def on_fit_start(self):
+        self.fit_started = True
+
+    def on_train_start(self):
+        self.scale = 1.0 if self.fit_started else None
+
+    def on_train_epoch_start(self):
+        self.calls = {"before_backward": 0, "after_backward": 0, "before_step": 0, "batch_end": 0}
+
+    def on_train_batch_start(self, batch, batch_idx):
+        self.factor = self.scale
+
+    def training_step(self, batch):
+        return self.factor * super().training_step(batch)["loss"]
+
+    def on_before_backward(self, loss):
+        self.calls["before_backward"] += 1
+
+    def on_after_backward(self):
+        self.calls["after_backward"] += self.net[0].weight.grad is not None
+
+    def on_before_optimizer_step(self, optimizer):
+        assert optimizer.param_groups[0]["params"][0] is next(self.parameters())
+        assert self.optimizers().param_groups[0] is optimizer.param_groups[0]
+        self.calls["before_step"] += 1
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        assert not outputs["loss"].requires_grad
+        self.calls["batch_end"] += 1
+
+
+class Closure(Plain):
+    """A module whose optimizer calls the closure several times."""
+
+    def configure_optimizers(self):
+        return torch.optim.LBFGS(self.parameters(), lr=self.hparams.rate, max_iter=3)
+
+
+class Groups(Plain):
+    """A module whose first layer learns at a tenth of the rate."""
+
+    def configure_optimizers(self):
+        rates = {self.net[0]: self.hparams.rate / 10, self.net[1]: self.hparams.rate, self.net[4]: self.hparams.rate}
+        return torch.optim.Adam([{"params": layer.parameters(), "lr": rate} for layer, rate in rates.items()])
+
+
+class Tenth(Plain):
+    """A module all of which learns at a tenth of the rate."""
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=self.hparams.rate / 10)
+
+
+class NotSaved(Plain):
+    """A module that goes by an attribute and saves no hyperparameters."""
+
+    def __init__(self, rate=0.01):
+        super().__init__(rate)
+        self.hparams.clear()
+        self.rate = rate
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=self.rate)
+
+
+@pytest.mark.parametrize("module", [Skips, Starts, Closure, Groups, Tenth, NotSaved])
+def test_it_works_on_any_module(module):
+    torch.manual_seed(0)
+    user = module()
+    weights = [weight.clone() for weight in user.parameters()]
+    options = {"min_lr": 0.02, "max_lr": 2.0} if module is Closure else {}  # LBFGS' rates are around 1
+    run = trainer(finder := LRFinder(**SWEEP | options, attribute="rate"), max_steps=1)
+    finder.on_train_start = lambda trainer, pl_module: weights.extend(p.clone() for p in pl_module.parameters())
+    run.fit(user, plain_loader())
+    half = len(weights) // 2
+    assert all(torch.equal(a, b) for a, b in zip(weights[:half], weights[half:], strict=True))
+    found = finder.found["found"]
+    assert 1e-3 <= found <= 10
+    rates = [group["lr"] for group in run.optimizers[0].param_groups]
+    share = {Groups: [0.1, 1.0, 1.0], Tenth: [0.1]}.get(module, [1.0])
+    assert rates == pytest.approx([found * each for each in share])
+
+
+def test_hooks_of_a_step_run_in_the_sweep():
+    torch.manual_seed(0)
+    run = trainer(finder := LRFinder(**SWEEP, attribute="rate", apply=False))
+    seen = []
+
+    class Watched(Starts):
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            super().on_train_batch_end(outputs, batch, batch_idx)
+            if run.state.stage is not None and run.num_training_batches == float("inf"):
+                seen.append(dict(self.calls))
+
+    run.fit(Watched(), plain_loader())
+    steps = len(finder.sweep.lrs)
+    assert seen[-1]["before_step"] == steps - 1  # the last batch ends before its step
+    assert seen[-1]["before_backward"] == seen[-1]["after_backward"] == steps - 1
+    assert seen[-1]["batch_end"] > steps  # some batches are measured only
+
+
+def test_a_module_that_skips_every_batch_is_refused():
+    class Never(Plain):
+        def training_step(self, batch):
+            return None
+
+    with pytest.raises(ValueError, match="expected a training_step that returns a loss; received None 1000 times"):
+        trainer(LRFinder(**SWEEP, attribute="rate")).fit(Never(), plain_loader())
+
+
+class Configured(LightningModule):
+    """A module that takes all of its hyperparameters in one argument."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.save_hyperparameters(cfg)
+        self.net = torch.nn.Linear(10, cfg["classes"])
+
+    training_step = Plain.training_step
+    seen = property(lambda self: [])
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=self.hparams.rate)
+
+
+@pytest.mark.parametrize("logs", [True, False])
+@pytest.mark.parametrize("module", [Configured, Plain])
+def test_hparams_stay_as_the_module_saved_them(module, logs, tmp_path):
+    torch.manual_seed(0)
+    user = Configured({"rate": 0.01, "classes": 3}) if module is Configured else Plain()
+    user._log_hyperparams = logs  # save_hyperparameters(logger=logs)
+    logger = CSVLogger(tmp_path)
+    run = trainer(finder := LRFinder(**SWEEP, attribute="rate"), logger=logger, max_steps=2)
+    run.fit(user, plain_loader())
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    loaded = module.load_from_checkpoint(tmp_path / "last.ckpt")
+    others = {"classes": 3} if module is Configured else {}
+    assert dict(loaded.hparams) == dict(user.hparams) == {"rate": finder.found["found"], **others}
+    logged = Path(logger.log_dir) / "hparams.yaml"
+    assert (yaml.safe_load(logged.read_text()) == dict(user.hparams)) if logs else not logged.exists()
+
+
+def test_nothing_of_a_sweep_reaches_the_logger(tmp_path):
+    class Logs(Plain):
+        def training_step(self, batch):
+            self.logger.log_metrics({"own": 1.0}, step=self.global_step)
+            return super().training_step(batch)
+
+    torch.manual_seed(0)
+    logger = CSVLogger(tmp_path, flush_logs_every_n_steps=1)
+    trainer(LRFinder(**SWEEP, attribute="rate"), logger=logger, max_steps=3).fit(Logs(), plain_loader())
+    with (Path(logger.log_dir) / "metrics.csv").open() as file:
+        assert len([row for row in csv.DictReader(file) if row["own"]]) == 3
+
+
+class Boring(BoringModel):
+    """Lightning's own, with a rate."""
+
+    def __init__(self):
+        super().__init__()
+        self.lr = 0.1
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+
+@pytest.mark.parametrize("batch_size", [32, pytest.param(1, marks=pytest.mark.slow)])
+def test_noisy_losses_are_no_obstacle(batch_size):
+    accepted = 0
+    for seed in range(5):
+        torch.manual_seed(seed)
+        loader = DataLoader(RandomDataset(32, 64), batch_size=batch_size)
+        run = trainer(finder := LRFinder(1e-5, 1.0, 100), max_steps=1)
+        try:
+            run.fit(Boring(), loader)
+        except LRSweepError:
+            continue
+        accepted += 1
+        assert 1e-3 < finder.found["found"] < 1
+    assert accepted == 5
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
