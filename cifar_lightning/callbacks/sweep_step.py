@@ -86,7 +86,7 @@ class SweepStep:
         if len(losses) > 1:
             missing = count_batches(self._mean(losses), self.num_steps) - self.trainer.accumulate_grad_batches
             self.probe = list(islice(self.batches, max(missing, 0)))
-        self.batches = chain(pilot, self.batches)  # the others only in the next pass, as in find_lr
+        self.batches = chain(pilot, self.probe, self.batches)
         self.module.load_state_dict(state)
         restore_generators(generators)
 

@@ -271,5 +271,5 @@ def find_lr(
         with torch.no_grad(), torch.random.fork_rng(devices):
             count = count_batches([measure(batch).item() for batch in pilot], num_steps)
         probe = list(islice(batches, count - 1))
-        batches = chain(pilot, batches)  # the others only in the next pass: a loss after training on them says little
+        batches = chain(pilot, probe, batches)
         return run_sweep(step, lrs)
