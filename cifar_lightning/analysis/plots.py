@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
-from cifar_lightning.optim.lr_range_test import LRSweep, Rule
+from cifar_lightning.optim.lr_range_test import LRSweep
+from cifar_lightning.optim.lr_rules import Rule
 
 DPI = 120
 GRID_ALPHA = 0.3

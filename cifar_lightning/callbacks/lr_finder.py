@@ -7,15 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import RunningStage
 from rich import get_console
 from rich.box import SIMPLE
 from rich.table import Table
 from torch.optim import Optimizer
 
+from cifar_lightning.analysis.plots import draw_sweep
 from cifar_lightning.callbacks.sweep_step import SweepStep
 from cifar_lightning.optim.lr_range_test import LRSweep, Mode, make_rates, run_sweep
 from cifar_lightning.optim.lr_rules import Rule
+from cifar_lightning.training.lightning_internals import (
+    prepared_train_loader,
+    set_initial_hparam,
+    stop_before_training,
+)
 from cifar_lightning.training.random_state import collect_generators, restore_generators
 
 
@@ -77,18 +82,18 @@ class LRFinder(Callback):
         given = holders[0][name]
         generators = collect_generators()
         try:
-            with SweepStep(trainer, pl_module, train_loader(trainer), given, len(self.lrs)) as step:
+            with SweepStep(trainer, pl_module, prepared_train_loader(trainer), given, len(self.lrs)) as step:
                 self.sweep = run_sweep(step, self.lrs)
         finally:
             restore_generators(generators)
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks
         data_set = getattr(trainer.datamodule, "data_set", "unnamed data")  # type: ignore[attr-defined]
         title = f"Learning-rate range test on {data_set}"
+        suggestions = _suggestions(self.sweep)
         if trainer.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
             write_csv(self.sweep, folder / "lr_finder.csv")
-            draw_sweep(self.sweep, folder / "lr_finder.png", self.rule, title)
-        suggestions = _suggestions(self.sweep)
+            draw_sweep(self.sweep, suggestions, folder / "lr_finder.png", self.rule, title)
         if trainer.is_global_zero and suggestions:
             get_console().print(_table(suggestions, self.rule, title))
         if self.apply or self.stop:
@@ -99,7 +104,7 @@ class LRFinder(Callback):
             self.found = {"attribute": self.attribute, "given": given, "found": suggestion}
             for holder in holders:
                 holder[name] = suggestion
-            set_initial_hparam(pl_module, self.attribute, suggestion)
+            set_initial_hparam(pl_module, self.attribute.split("."), suggestion)
             before = _rates(trainer.optimizers[0])
             trainer.strategy.setup_optimizers(trainer)
             _check_reached(before, _rates(trainer.optimizers[0]), self.attribute, given, suggestion)
@@ -181,55 +186,8 @@ def _suggestions(sweep: LRSweep) -> dict[str, float]:
         return {}
 
 
-def draw_sweep(sweep: LRSweep, path: Path, rule: Rule, title: str) -> None:
-    """Draw the losses against the rate, with every suggestion."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(sweep.lrs, sweep.losses, color="lightgrey", label="loss of each step")
-    axes.plot(sweep.lrs, sweep.smoothed, color="black", label="smoothed")
-    for index, (name, lr) in enumerate(_suggestions(sweep).items()):
-        nearest = min(range(len(sweep.lrs)), key=lambda i: abs(sweep.lrs[i] - lr))
-        label = f"{name}: {lr:.2e}" + (" (taken)" if name == rule else "")
-        size = 13 if name == rule else 8
-        axes.plot(lr, sweep.smoothed[nearest], "o", markersize=size, color=f"C{index}", label=label)
-        axes.axvline(lr, color=f"C{index}", linewidth=0.8, linestyle=":")
-    finite = [loss for loss in sweep.smoothed if loss == loss and loss < float("inf")]
-    if finite:
-        low, high = min(finite), min(max(finite), 2 * finite[0])
-        axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
-    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", title=title)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120)
-
-
 def _table(suggestions: dict[str, float], rule: Rule, title: str) -> Table:
     table = Table("rule", "learning rate", title=title, box=SIMPLE)
     for name, lr in suggestions.items():
         table.add_row(f"{name} (taken)" if name == rule else name, f"{lr:.3g}")
     return table
-
-
-def stop_before_training(trainer: Trainer) -> None:
-    """Let a fit end before its first step, whatever its least number of epochs or steps."""
-    trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = 0, None
-    trainer.should_stop = True
-
-
-def train_loader(trainer: Trainer) -> Any:
-    """The loader of a fit that has not begun, prepared as the fit will prepare it."""
-    loader: Any = trainer.fit_loop._data_source.dataloader()
-    return trainer._data_connector._prepare_dataloader(loader, shuffle=True, mode=RunningStage.TRAINING)
-
-
-def set_initial_hparam(pl_module: LightningModule, path: str, value: Any) -> None:
-    """Change one of the initial hyperparameters, which the loggers are about to write; leave how they were saved.
-
-    `save_hyperparameters` would change that too: by which argument a checkpoint hands them to the module.
-    """
-    *outer, name = path.split(".")
-    holder = _inside(getattr(pl_module, "_hparams_initial", {}), outer)
-    if holder is not None and name in holder:
-        holder[name] = value

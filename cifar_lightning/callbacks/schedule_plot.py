@@ -11,8 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cifar_lightning.analysis.plots import draw_schedule
-from cifar_lightning.callbacks.lr_finder import stop_before_training
-from cifar_lightning.training.lightning_internals import count_optimizer_steps
+from cifar_lightning.training.lightning_internals import count_optimizer_steps, stop_before_training
 
 
 class SchedulePlot(Callback):

@@ -12,9 +12,9 @@ from rich.table import Table
 
 from cifar_lightning.analysis.plots import draw_signals
 from cifar_lightning.analysis.signals import LayerSignal, measure_signals
-from cifar_lightning.callbacks.lr_finder import stop_before_training
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.datamodule import CIFAR10DataModule
+from cifar_lightning.training.lightning_internals import stop_before_training
 
 #: An epoch (0 is the initialization), a layer (0 is the input, the last one the logits), and its `LayerSignal`.
 Row = dict[str, float]

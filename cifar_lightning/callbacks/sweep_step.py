@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from cifar_lightning.optim.lr_range_test import PILOT_BATCHES, count_batches, endless, group_factors
 from cifar_lightning.optim.restored import set_rates
 from cifar_lightning.training.classifier import MLPClassifier
-from cifar_lightning.training.resume import collect_generators, restore_generators
+from cifar_lightning.training.random_state import collect_generators, restore_generators
 
 #: As many batches in a row may be skipped by a `training_step` that returns None.
 MAX_SKIPPED = 1000

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 from torch.optim import Optimizer
 
 Step = Callable[..., tuple[Tensor, ...]]
@@ -122,9 +121,8 @@ def _without_guards(code: Any) -> Step:
 
 
 def has_foreign_modes() -> bool:
-    """Whether somebody watches all modules or all functions of torch: then a step may be another one."""
-    modes = torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack()
-    return bool(modes or _has_any_global_hook())
+    """Whether somebody watches all functions of torch: then a step may be another one."""
+    return bool(torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack())
 
 
 def keeps_code() -> bool:

@@ -17,12 +17,11 @@ from rich.table import Table
 from torch import Tensor
 
 from cifar_lightning.analysis.plots import draw_learning_curves
-from cifar_lightning.callbacks.lr_finder import stop_before_training
 from cifar_lightning.callbacks.pretrained import Pretrained
 from cifar_lightning.compiled.stack import Stack
 from cifar_lightning.experiments.sweep_copy import Copy, make_copy
 from cifar_lightning.training.classifier import MLPClassifier
-from cifar_lightning.training.lightning_internals import count_optimizer_steps
+from cifar_lightning.training.lightning_internals import count_optimizer_steps, stop_before_training
 from cifar_lightning.training.random_state import collect_generators, restore_generators
 
 

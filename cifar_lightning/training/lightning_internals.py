@@ -5,7 +5,7 @@ one fails there, in a line that names it.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from math import ceil
 from typing import Any, TypeVar
@@ -146,6 +146,18 @@ def batch_index(trainer: Trainer) -> int:
 
 
 # ------------------------------------------------------------------------------------------------------------ others
+
+
+def set_initial_hparam(module: LightningModule, path: list[str], value: Any) -> None:
+    """Change one of the initial hyperparameters, which the loggers are about to write, if it is among them.
+
+    `save_hyperparameters` would change how they were saved too: by which argument a checkpoint hands them over.
+    """
+    holder: Any = getattr(module, "_hparams_initial", {})
+    for key in path[:-1]:
+        holder = holder.get(key) if isinstance(holder, Mapping) else None
+    if isinstance(holder, MutableMapping) and path[-1] in holder:
+        holder[path[-1]] = value
 
 
 def is_fitting(module: LightningModule) -> bool:
