@@ -127,7 +127,7 @@ def key_of(step: Any) -> str | None:
         return None
     try:
         check_functions()
-        described = json.dumps([describe(step), _surroundings()], sort_keys=True)
+        described = json.dumps([describe(step), _surroundings()])
     except (UndescribedError, TypeError):
         return None
     return hashlib.sha256(described.encode()).hexdigest()

@@ -43,7 +43,7 @@ def describe(value: Any) -> Any:
         case FunctionType() | type():
             return _describe_code(value)
         case Mapping():
-            return {str(key): describe(item) for key, item in value.items()}
+            return [[str(key), describe(item)] for key, item in value.items()]  # whose order matters: layers'
         case Iterable():
             return [describe(item) for item in value]
     raise UndescribedError(f"a {type(value).__name__}")

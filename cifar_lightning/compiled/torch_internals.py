@@ -30,7 +30,13 @@ NAMES = {
         "AOTCompiledFunction.save_compiled_function",
         "AOTCompiledFunction.disable_guard_check",
     ],
-    "torch._dynamo.config": ["trace_autograd_ops", "patch", "get_config_copy"],
+    "torch._dynamo.config": [
+        "trace_autograd_ops",
+        "specialize_float",
+        "automatic_dynamic_shapes",
+        "patch",
+        "get_config_copy",
+    ],
     "torch._inductor.config": [
         "fallback_random",
         "cpp_wrapper",
@@ -79,7 +85,12 @@ def _settings() -> Iterator[None]:
     import torch._dynamo.config
     import torch._inductor.config
 
-    dynamo: dict[str, Any] = {"trace_autograd_ops": True}
+    dynamo: dict[str, Any] = {
+        "trace_autograd_ops": True,  # `torch.autograd.grad` in a graph
+        # Each network is a new one: numbers and shapes that differ from the last one's are no variables of the code.
+        "specialize_float": True,
+        "automatic_dynamic_shapes": False,
+    }
     if hasattr(torch._dynamo.config, "enable_aot_compile"):  # torch 2.11 offers `aot_compile` only with it
         dynamo["enable_aot_compile"] = True
     with torch._dynamo.config.patch(dynamo), torch._inductor.config.patch(OPTIONS):

@@ -1,6 +1,7 @@
 """The deep MLP as a LightningModule: standardization, network, loss, metrics, optimizer and schedule."""
 
 import inspect
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -155,7 +156,11 @@ class MLPClassifier(LightningModule):
 
     def choose_execution(self, networks: int = 1) -> Execution:
         """How the steps of the present training, of so many networks at once, had best be executed."""
-        own = [name for name in STEP_METHODS if getattr(type(self), name) is not getattr(MLPClassifier, name)]
+        own = [
+            name
+            for name in STEP_METHODS
+            if getattr(type(self), name) is not getattr(MLPClassifier, name) or name in vars(self)
+        ]
         obstacle = f"{type(self).__name__}.{own[0]}" if own else ""
         examples = networks * (self._batch_size or 32)
         return self.executor.choose(self.trainer, self, self.network.linears()[0], examples, obstacle)
@@ -200,10 +205,13 @@ class MLPClassifier(LightningModule):
             loss = F.cross_entropy(logits, labels) + self.network.penalty()
             self._record(logits.detach(), labels, loss)
             return loss
+        self.executor.look_again(self.trainer, self, self.network.penalty)
+        start, first = time.perf_counter(), self.global_step
         for images, labels in one_by_one(self.trainer, batches):
             loss, logits = self.executor.step(images, labels)
             self.network.constrain_()
             self._record(logits, labels, loss)
+        self.executor.take_time(self.trainer, (time.perf_counter() - start) / (1 + self.global_step - first))
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

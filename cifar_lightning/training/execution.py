@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from cifar_lightning.compiled.code_cache import seconds_to_compile
 from cifar_lightning.compiled.step import CompiledStep
-from cifar_lightning.compiled.threads import choose_threads
+from cifar_lightning.compiled.threads import Pace, choose_threads
 from cifar_lightning.compiled.torch_internals import is_newer_than_tested, missing_names
 from cifar_lightning.compiled.updates import clip_by_norm, clip_by_value
+from cifar_lightning.compiled.watch import Watch
 from cifar_lightning.errors import unknown_name
 from cifar_lightning.training.lightning_internals import (
     batches_until_an_event,
@@ -23,6 +24,7 @@ from cifar_lightning.training.lightning_internals import (
     skips_backward,
 )
 from cifar_lightning.training.obstacles import find_obstacle, find_watcher
+from cifar_lightning.training.plain_step import PlainStep
 
 Compile = Literal["auto", "always", "never"]
 
@@ -76,7 +78,9 @@ class Executor:
         self._compile, self._steps = compile, steps
         self.execution: Execution | None = None
         self.resumed: Execution | None = None  # what a checkpoint says, until it is chosen again
-        self.step: CompiledStep | None = None
+        self.step: CompiledStep | PlainStep | None = None
+        self._watch: Watch | None = None
+        self._pace = Pace()
         self._threads: int | None = None  # of the process, before the training took another number
 
     def choose(
@@ -92,8 +96,8 @@ class Executor:
         self.execution, self._threads = execution, torch.get_num_threads()
         torch.set_num_threads(execution.threads)
         set_skip_backward(trainer, execution.compiled)  # its gradients come with the step
-        if trainer.is_global_zero and not trainer.should_stop:  # as it is after a sweep
-            get_console().print(str(execution), highlight=False)
+        if not trainer.should_stop:  # as it is after a sweep
+            _say(trainer, str(execution))
 
     def prepare_step(
         self, trainer: Trainer, model: nn.Module, batch_size: int | None, penalty: Callable[[nn.Module], Tensor] | None
@@ -105,6 +109,27 @@ class Executor:
             clip = partial(kind, bound=float(bound)) if (bound := trainer.gradient_clip_val) else None
             say = None if self._compile == "always" else partial(_say_why_plain, trainer)
             self.step = CompiledStep(model, trainer.optimizers[0], clip, batch_size, penalty, say)
+            self._watch, self._pace = Watch(model, trainer.optimizers[0]), Pace()
+
+    def look_again(self, trainer: Trainer, module: LightningModule, penalty: Callable[[], Tensor | float]) -> None:
+        """Execute steps plainly from now on if the network or the optimizer is not what the step was compiled for."""
+        if self._watch is None or self.step is None or self.execution is None:
+            return
+        own = [name for name in ("forward", *STEP_METHODS) if name in vars(module)]
+        change = f"the module's {own[0]}" if own else self._watch.find_change()
+        if not change:
+            return
+        self.step.close()
+        self.step, self._watch = PlainStep(trainer, module, penalty), None
+        self.execution = replace(self.execution, compiled=False, steps=1, reason=f"{change} has changed")
+        _say(trainer, f"From step {trainer.global_step:,} on: {self.execution}")
+
+    def take_time(self, trainer: Trainer, seconds: float) -> None:
+        """Go on with one thread if steps, which take so many seconds each, have become much slower with several."""
+        if self.execution is not None and self.execution.threads > 1 and self._pace.has_dropped(seconds):
+            torch.set_num_threads(1)
+            self.execution = replace(self.execution, threads=1, reason="other processes need the cores")
+            _say(trainer, f"From step {trainer.global_step:,} on: {self.execution}")
 
     def batches_at_once(self, trainer: Trainer) -> Callable[[], int] | None:
         """What says how many batches the loader's next item may hold; None for one at a time."""
@@ -119,7 +144,7 @@ class Executor:
         if self.step is not None:
             self.step.close()
         set_skip_backward(trainer, False)
-        self._threads, self.step = None, None
+        self._threads, self.step, self._watch = None, None, None
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Write into a checkpoint how the steps are executed."""
@@ -203,6 +228,9 @@ def _reason_to_train_plainly(trainer: Trainer) -> str:
 
 
 def _say_why_plain(trainer: Trainer, error: Exception) -> None:
+    _say(trainer, f"Training steps: plain, for torch could not compile them: {str(error).splitlines()[0]}")
+
+
+def _say(trainer: Trainer, line: str) -> None:
     if trainer.is_global_zero:
-        reason = str(error).splitlines()[0]
-        get_console().print(f"Training steps: plain, for torch could not compile them: {reason}", highlight=False)
+        get_console().print(line, highlight=False)

@@ -16,8 +16,8 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim import LBFGS
 
-from cifar_lightning.compiled.hooks import has_gradient_hooks
 from cifar_lightning.compiled.step import has_compiler
+from cifar_lightning.compiled.watch import find_hooks
 from cifar_lightning.training.lightning_internals import detects_anomalies
 from cifar_lightning.training.resume import ExactResume
 
@@ -54,8 +54,8 @@ def find_obstacle(trainer: Trainer, module: LightningModule) -> str:
             return type(callback).__name__
     if not all(parameter.requires_grad for parameter in module.parameters()):
         return "frozen parameters"
-    if any(map(has_gradient_hooks, module.parameters())):
-        return "hooks of parameters"
+    if hooks := find_hooks(module):
+        return hooks
     watcher = _first(_names_with(trainer, module, GRADIENT_HOOKS))
     return f"{watcher}, which follows each gradient" if watcher else ""
 

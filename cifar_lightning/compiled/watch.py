@@ -1,0 +1,71 @@
+"""What a compiled step takes for constant, looked at again from time to time: cheaply, since it is between steps."""
+
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from cifar_lightning.compiled.hooks import MODULE_HOOKS, has_gradient_hooks, has_hooks
+
+#: What a schedule changes from step to step; each step is given it.
+RATES = {"lr", "initial_lr", "max_lr", "min_lr", "params"}
+#: What is looked at, in words.
+KINDS = (
+    "the mode of a module",
+    "an attribute of a module",
+    "a module",
+    "an option of a module",
+    "which parameters are frozen",
+    "an option of the optimizer",
+    "the hooks of a module",
+    "the hooks of a parameter",
+)
+#: Attributes of modules of which a change makes another network, beside the modules' own.
+OPTIONS = ("p", "eps", "momentum", "negative_slope", "alpha", "inplace", "l1", "l2")
+
+
+def find_hooks(module: nn.Module) -> str:
+    """Who watches the module, its children or its parameters: "" for nobody."""
+    for name, child in module.named_modules():
+        if has_hooks(child):
+            return f"hooks of {name or type(module).__name__}"
+    return "hooks of parameters" if any(map(has_gradient_hooks, module.parameters())) else ""
+
+
+class Watch:
+    """Notices that a module or its optimizer is not any more what a step was compiled for.
+
+    A look takes some 30 us for a network of 20 layers with batch norm, less than 2 % of a single step.
+
+    Args:
+        module: The module, in the state that the step was compiled for.
+        optimizer: Its optimizer.
+    """
+
+    def __init__(self, module: nn.Module, optimizer: Optimizer) -> None:
+        self._own = [vars(child) for child in module.modules()]
+        self._children = [children for own in self._own if (children := own["_modules"])]
+        self._options = [(own, name) for own in self._own for name in OPTIONS if name in own]
+        self._hooks = [own[name] for own in self._own for name in MODULE_HOOKS]
+        self._parameters = list(module.parameters())
+        self._groups = optimizer.param_groups
+        self._before = self._look()
+
+    def _look(self) -> tuple[list[Any], ...]:
+        return (
+            [own["training"] for own in self._own],
+            list(map(len, self._own)),  # to which a method that is set on an instance adds
+            [list(children.values()) for children in self._children],
+            [own[name] for own, name in self._options],
+            [parameter.requires_grad for parameter in self._parameters],
+            [value for group in self._groups for name, value in group.items() if name not in RATES],
+            list(filter(None, self._hooks)),
+            [p for p in self._parameters if p._backward_hooks or p._post_accumulate_grad_hooks],
+        )
+
+    def find_change(self) -> str:
+        """What has changed since the beginning; "" for nothing."""
+        for what, before, after in zip(KINDS, self._before, self._look(), strict=True):
+            if before != after:
+                return what
+        return ""
