@@ -1,6 +1,6 @@
 """Splits, the order of batches, and a loader that takes a whole batch by one indexing operation."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -75,38 +75,55 @@ class Batches(NamedTuple):
 
 
 class InMemoryImages(Dataset[tuple[Tensor, Tensor]]):
-    """Images and labels as two tensors, indexed by a whole batch at once.
+    """The images and labels of a split, indexed by position: one example, or a whole batch at once.
 
     Args:
         images: (N, 3, 32, 32), uint8.
         labels: (N,), int64.
+        indices: (M,), which of them the split has, in order; by default all. The images are not copied.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, indices: Tensor | None = None) -> None:
         self.images, self.labels = images, labels
+        self.indices = torch.arange(len(labels)) if indices is None else indices
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.indices)
 
-    def __getitem__(self, index: Tensor | list[Tensor]) -> Any:
-        """Images (B, 3, 32, 32) and labels (B,) of `index`, (B,); of a list of them, `Batches`."""
-        if isinstance(index, Tensor):
-            # (Which copies whole images, where indexing would copy bytes.)
-            return self.images.index_select(0, index), self.labels[index]
-        images, labels = self[torch.cat(index)]
-        return Batches(images, labels, len(index[0]))
+    def __getitem__(self, index: Any) -> Any:
+        """The examples at some positions of the split.
+
+        An int gives an image (3, 32, 32) and its label (). A tensor (B,), a slice or a list of B ints gives images
+        (B, 3, 32, 32) and labels (B,). A list of tensors, each the positions of a batch, gives `Batches`.
+
+        Raises:
+            IndexError: If the split has no such position.
+        """
+        if isinstance(index, list) and index and isinstance(index[0], Tensor) and index[0].ndim:
+            images, labels = self[torch.cat(index)]
+            return Batches(images, labels, len(index[0]))
+        chosen = self.indices[index]
+        if chosen.ndim == 0:
+            return self.images[chosen], self.labels[chosen]
+        # (Which copies whole images, where indexing would copy bytes.)
+        return self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor]]:
+        """A list of examples, for a `DataLoader` that collates batches itself."""
+        return list(zip(*self[indices], strict=True))
 
 
 class BatchOrder(DistributedSampler[Tensor]):
-    """The batches of an epoch, each a tensor of indices: a function of seed and epoch alone.
+    """The batches of an epoch, each a tensor of positions: a function of seed and epoch alone.
 
     It can start in the middle of an epoch, and gives each rank its own part. When shuffling, ranks get equally many
     images, some of them twice if need be, as DDP's gradient steps demand; otherwise each image comes exactly once.
     (A `DistributedSampler`, so that Lightning puts no other in its place.)
 
     Args:
-        indices: (N,), the images of this split.
-        batch_size: Number of images a batch and rank; the last batch may be smaller.
+        data: What is to be ordered; only its length matters.
+        batch_size: Number of images a batch and rank. The last batch may be smaller. When shuffling, a single image
+            that would be left over joins the batch before it: batch normalization can't be trained on one image.
         shuffle: Whether each epoch has an order of its own.
         seed: Seed of the orders.
         num_replicas: Number of ranks.
@@ -114,35 +131,49 @@ class BatchOrder(DistributedSampler[Tensor]):
     """
 
     def __init__(
-        self, indices: Tensor, batch_size: int, shuffle: bool, seed: int, num_replicas: int = 1, rank: int = 0
+        self, data: Sized, batch_size: int, shuffle: bool, seed: int, num_replicas: int = 1, rank: int = 0
     ) -> None:
-        super().__init__(range(len(indices)), num_replicas, rank, shuffle, seed)  # type: ignore[arg-type]
-        self.indices, self.batch_size = indices, batch_size
+        super().__init__(range(len(data)), num_replicas, rank, shuffle, seed)  # type: ignore[arg-type]
+        self.size, self.batch_size = len(data), batch_size
         self.position = 0  # batches of this epoch that were handed out
         self._start = 0
         #: If set, batches are handed out in lists, each as long as this says then.
         self.batches_at_once: Callable[[], int] | None = None
 
     def __len__(self) -> int:
-        share = self.num_samples if self.shuffle else len(range(self.rank, len(self.indices), self.num_replicas))
-        return -(-share // self.batch_size)
+        share = self.num_samples if self.shuffle else len(range(self.rank, self.size, self.num_replicas))
+        return -(-share // self.batch_size) - self._leaves_one(share)
+
+    def _leaves_one(self, share: int) -> bool:
+        """Whether a single one of a rank's `share` of images would be left over, when shuffling."""
+        return self.shuffle and share > self.batch_size and share % self.batch_size == 1
 
     def __iter__(self) -> Iterator[Tensor | list[Tensor]]:  # type: ignore[override]
         start, self._start = self._start, 0
-        batches = list(self._order()[self.rank :: self.num_replicas].split(self.batch_size))
+        batches = self._batches()
         while start < len(batches):
             count = self.batches_at_once() if self.batches_at_once else 1
-            self.position = stop = min(start + count, len(batches))
+            stop = min(start + count, len(batches))
+            if stop - start > 1 and len(batches[stop - 1]) > len(batches[start]):
+                stop -= 1  # a last batch with one image more comes alone: `Batches` knows one size
+            self.position = stop
             yield batches[start:stop] if self.batches_at_once else batches[start]
             start = stop
 
+    def _batches(self) -> list[Tensor]:
+        share = self._order()[self.rank :: self.num_replicas]
+        batches = list(share.split(self.batch_size))
+        if self._leaves_one(len(share)):
+            batches[-2:] = [torch.cat(batches[-2:])]
+        return batches
+
     def _order(self) -> Tensor:
         if not self.shuffle:
-            return self.indices
+            return torch.arange(self.size)
         # A CPU generator takes 32 bits; an odd factor keeps (seed, epoch) apart from (seed + 1, epoch - 1).
         generator = Generator().manual_seed((self.seed * 0x9E3779B1 + self.epoch) % 2**32)
-        order = self.indices[torch.randperm(len(self.indices), generator=generator)]
-        return order[torch.arange(self.total_size) % len(order)]
+        order = torch.randperm(self.size, generator=generator)
+        return order[torch.arange(self.total_size) % self.size]
 
     def set_epoch(self, epoch: int) -> None:
         """Turn to the start of `epoch`, or stay in the middle of it if it is the present one."""
@@ -175,9 +206,12 @@ class ResumableLoader(DataLoader[tuple[Tensor, Tensor]]):
 
 
 def make_loader(
-    images: Tensor, labels: Tensor, order: BatchOrder, cls: type[DataLoader[tuple[Tensor, Tensor]]] = DataLoader
-) -> DataLoader[tuple[Tensor, Tensor]]:
-    """A loader, of class `cls`, of the batches that `order` names."""
-    # A generator of its own: DataLoader draws a number from it at each start, which would else move the global one,
-    # and with it the dropout masks of a resumed run.
-    return cls(InMemoryImages(images, labels), batch_size=None, sampler=order, generator=Generator())
+    data: Dataset[Any],
+    order: BatchOrder,
+    cls: type[DataLoader[Any]] = DataLoader,
+    convert: Callable[[Any], Any] | None = None,
+) -> DataLoader[Any]:
+    """A loader, of class `cls`, of the batches of `data` that `order` names, each mapped by `convert`, if given."""
+    # A generator of its own: DataLoader draws a number from it at each start, which would otherwise move the global
+    # one, and with it the dropout masks of a resumed run.
+    return cls(data, batch_size=None, sampler=order, collate_fn=convert, generator=Generator())

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from glob import glob, has_magic
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -85,8 +85,15 @@ class ImageFiles(Dataset[FileBatch]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: Tensor) -> FileBatch:
-        """The files of `index`, (B,)."""
+    def __getitem__(self, index: Any) -> Any:
+        """The files at the positions `index`, (B,), as a `FileBatch`; for an int, the image (3, 32, 32) of one file.
+
+        Raises:
+            IndexError: If there is no such file.
+            OSError: If the one file is no image, or a broken one.
+        """
+        if not isinstance(index, Tensor):
+            return read_image(self.paths[index])[0]
         batch = FileBatch(torch.empty(0, 3, SIZE, SIZE, dtype=torch.uint8), [], [], [])
         images = []
         for path in (self.paths[i] for i in index.tolist()):

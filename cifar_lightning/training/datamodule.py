@@ -1,30 +1,27 @@
 """CIFAR-10 for Lightning: source, split, standardization and loaders."""
 
-import sys
-from pathlib import Path
+from collections.abc import Callable, Sized
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from cifar_lightning.data.batches import BatchOrder, ResumableLoader, ValSplit, make_loader, split_indices
-from cifar_lightning.data.download import download_official
-from cifar_lightning.data.image_files import FileBatch, ImageFiles, find_images
-from cifar_lightning.data.sources import (
-    ALTERNATIVES,
-    DataUnavailableError,
-    ImageSet,
-    Source,
-    find_data_dir,
-    find_official,
-    load_official,
-    make_synthetic,
-    select_classes,
+from cifar_lightning.data.availability import load_images, make_available
+from cifar_lightning.data.batches import (
+    BatchOrder,
+    InMemoryImages,
+    ResumableLoader,
+    ValSplit,
+    make_loader,
+    split_indices,
 )
+from cifar_lightning.data.image_files import FileBatch, ImageFiles, find_images
+from cifar_lightning.data.sources import ImageSet, Source, select_classes
 from cifar_lightning.nn.standardize import Scaling, Statistics, compute_statistics
+from cifar_lightning.training.byte_images import standardizer, takes_bytes
 from cifar_lightning.training.lightning_internals import global_seed
 
 Loader = DataLoader[tuple[Tensor, Tensor]]
@@ -34,7 +31,7 @@ class CIFAR10DataModule(LightningDataModule):
     """CIFAR-10 in memory as uint8; a batch is (images (B, 3, 32, 32) uint8, labels (B,) int64).
 
     The classifier casts and standardizes a batch on its device, with the statistics that are computed here from the
-    training split.
+    training split. A module that has no `Standardize` gets its batches from the trainer standardized, as float32.
 
     Args:
         data_dir: Directory of the official files; by default the environment variable CIFAR10_DIR, else "data".
@@ -92,28 +89,8 @@ class CIFAR10DataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Make the files available, once a machine: download them if they are missing and allowed to be."""
-        source, download = self.hparams["source"], self.hparams["download"]
-        if source == "synthetic" or self.files:
-            return
-        directory = find_data_dir(self.hparams["data_dir"])
-        if find_official(directory) is not None:
-            return
-        try:
-            if not download:
-                raise DataUnavailableError(
-                    f"no CIFAR-10 in {str(directory)!r}: expected the official files there or --data.download true; "
-                    f"received {_listing(directory)}\n{ALTERNATIVES}"
-                )
-            download_official(directory)
-        except DataUnavailableError as error:
-            if source == "cifar10":
-                raise
-            rule = "=" * 100
-            print(
-                f"{rule}\n{error}\n\nUSING SYNTHETIC IMAGES instead: the figures below say nothing about CIFAR-10."
-                f"\n{rule}",
-                file=sys.stderr,
-            )
+        if not self._needs_files_only:
+            make_available(self.hparams["source"], self.hparams["data_dir"], self.hparams["download"])
 
     def setup(self, stage: str | None = None) -> None:
         """Load the images, split them, and compute the statistics of the training split."""
@@ -122,9 +99,11 @@ class CIFAR10DataModule(LightningDataModule):
                 "overfit_batches would put Lightning's sampler in the place of ours: expected "
                 "--trainer.limit_train_batches, received --trainer.overfit_batches"
             )
-        if self.images is not None or self.files:
+        if stage == "fit":
+            self._resumed_seed = None  # of an earlier fit; a checkpoint is loaded later
+        if self.images is not None or self._needs_files_only:
             return
-        images = self._load()
+        images = load_images(self.hparams["source"], self.hparams["data_dir"], self.hparams["synthetic_size"])
         train, val = split_indices(
             images.train_labels, self.hparams["val_split"], self.hparams["val_size"], self.hparams["val_seed"]
         )
@@ -145,16 +124,6 @@ class CIFAR10DataModule(LightningDataModule):
         self.images = images
         self.save_hyperparameters({"data_set": images.name})  # for every log of the run
 
-    def _load(self) -> ImageSet:
-        source, size = self.hparams["source"], self.hparams["synthetic_size"]
-        if source == "synthetic":
-            return make_synthetic(size)
-        place = find_official(find_data_dir(self.hparams["data_dir"]))
-        if place is None:
-            assert source == "cifar10_or_synthetic", "prepare_data has raised"
-            return make_synthetic(size)
-        return load_official(place)
-
     @property
     def data_set(self) -> str:
         """Name of the data set that is in use, for logs and titles."""
@@ -174,33 +143,50 @@ class CIFAR10DataModule(LightningDataModule):
     def train_dataloader(self) -> Loader:
         """Shuffled batches of the training split, an order for each epoch."""
         images = self._loaded
-        order = self._order(self._train, self.hparams["batch_size"], shuffle=True)
-        if self.trainer is not None:
-            order.batches_at_once = getattr(self.trainer.lightning_module, "batches_at_once", None)
-        return make_loader(images.train_images, images.train_labels, order, ResumableLoader)
+        split = InMemoryImages(images.train_images, images.train_labels, self._train)
+        order = self._order(split, self.hparams["batch_size"], shuffle=True)
+        order.batches_at_once = getattr(self._module, "batches_at_once", None)
+        return make_loader(split, order, ResumableLoader, self._convert)
 
     def val_dataloader(self) -> Loader:
         """The validation split, in order."""
         images = self._loaded
-        order = self._order(self._val, self.hparams["eval_batch_size"])
-        return make_loader(images.train_images, images.train_labels, order)
+        return self._in_order(InMemoryImages(images.train_images, images.train_labels, self._val))
 
     def test_dataloader(self) -> Loader:
         """The test images, in order."""
         images = self._loaded
-        order = self._order(torch.arange(len(images.test_labels)), self.hparams["eval_batch_size"])
-        return make_loader(images.test_images, images.test_labels, order)
+        return self._in_order(InMemoryImages(images.test_images, images.test_labels))
 
     def predict_dataloader(self) -> Loader | DataLoader[FileBatch]:
         """The image files that were named, or else the test images, in order."""
-        if not self.files:
-            return self.test_dataloader()
-        order = self._order(torch.arange(len(self.files)), self.hparams["eval_batch_size"])
-        return DataLoader(ImageFiles(self.files), batch_size=None, sampler=order, generator=torch.Generator())
+        return self._in_order(ImageFiles(self.files)) if self.files else self.test_dataloader()
 
-    def _order(self, indices: Tensor, batch_size: int, shuffle: bool = False) -> BatchOrder:
+    def _in_order(self, data: InMemoryImages | ImageFiles) -> DataLoader[Any]:
+        return make_loader(data, self._order(data, self.hparams["eval_batch_size"]), convert=self._convert)
+
+    def _order(self, data: Sized, batch_size: int, shuffle: bool = False) -> BatchOrder:
         ranks = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        return BatchOrder(indices, batch_size, shuffle, self._order_seed(), *ranks)
+        return BatchOrder(data, batch_size, shuffle, self._order_seed(), *ranks)
+
+    @property
+    def _module(self) -> nn.Module | None:
+        """The module that the trainer runs, if there is one."""
+        return getattr(self.trainer, "lightning_module", None)
+
+    @property
+    def _needs_files_only(self) -> bool:
+        """Whether the data set is not needed: only image files are predicted, by a module with statistics of its own.
+
+        (Those of a checkpoint are loaded later.)
+        """
+        predicts = self.trainer is None or self.trainer.state.fn == TrainerFn.PREDICTING
+        return bool(self.files) and predicts and takes_bytes(self._module)
+
+    @property
+    def _convert(self) -> Callable[[Any], Any] | None:
+        """What standardizes a batch for a module that does not do so itself; None for one that does."""
+        return None if self.statistics is None or takes_bytes(self._module) else standardizer(self.statistics)
 
     def _order_seed(self) -> int:
         for seed in (self.hparams["order_seed"], self._resumed_seed, global_seed()):
@@ -226,10 +212,3 @@ class CIFAR10DataModule(LightningDataModule):
             )
         if fitting:
             self._resumed_seed = state["order_seed"]
-
-
-def _listing(directory: Path) -> str:
-    if not directory.is_dir():
-        return "no such directory"
-    names = sorted(path.name for path in directory.iterdir())
-    return f"{len(names)} other files ({', '.join(names[:3])}, ...)" if names else "an empty directory"

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from cifar_lightning.data.image_files import ImageFiles, find_images, read_image
 
@@ -83,3 +84,15 @@ def test_broken_files_are_named_and_the_rest_is_read():
     assert [path for path, _ in batch.broken] == ["empty.png", "cut.png", "text.png", "gone.png"]
     assert all(reason for _, reason in batch.broken)
     assert batch.conversions == ["resized"]
+
+
+def test_an_int_gives_one_image():
+    for index, value in enumerate((10, 20, 30)):
+        Image.new("L", (32, 32), value).save(f"{index}.png")
+    files = ImageFiles(find_images("*.png"))
+    assert [image.float().mean().item() for image in files] == [10, 20, 30]
+    assert files[-1].shape == (3, 32, 32)
+    (batch,) = DataLoader(files, batch_size=3)
+    assert batch.shape == (3, 3, 32, 32)
+    with pytest.raises(IndexError):
+        files[3]

@@ -1,7 +1,12 @@
 import pytest
 import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule, Trainer
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader
 
-from cifar_lightning import CIFAR10DataModule, compute_statistics
+from cifar_lightning import CIFAR10DataModule, LRFinder, MLPClassifier, Standardize, compute_statistics
 
 
 def ready(**options):
@@ -9,6 +14,45 @@ def ready(**options):
     module.prepare_data()
     module.setup()
     return module
+
+
+def trainer(**options):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "max_epochs": 1}
+    return Trainer(**quiet | {"accelerator": "cpu", "enable_checkpointing": False} | options)
+
+
+class SomebodysCNN(LightningModule):
+    """Knows nothing of this package, and remembers the images that it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(1800, 10))
+        self.save_hyperparameters({"lr": 0.01})
+        self.seen = []
+
+    def forward(self, images):
+        self.seen.append(images)
+        return self.net(images)
+
+    def training_step(self, batch, batch_idx):
+        images, labels = batch
+        return F.cross_entropy(self(images), labels)
+
+    validation_step = test_step = training_step
+
+    def predict_step(self, batch, batch_idx):
+        return self(batch[0])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), self.hparams["lr"])
+
+
+class Wrapper(SomebodysCNN):
+    """Leaves its images to a network of this package."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.net = part
 
 
 def test_batches_are_uint8():
@@ -143,6 +187,139 @@ def test_the_synthetic_set_is_taken_with_a_banner(capsys):
 def test_loaders_need_a_setup():
     with pytest.raises(ValueError, match=r"expected prepare_data\(\) and setup\(\) first"):
         CIFAR10DataModule(source="synthetic").train_dataloader()
+
+
+def test_a_training_split_is_a_dataset():
+    module = ready(val_split="last", val_size=60, batch_size=32)
+    for loader, size in ((module.train_dataloader(), 240), (module.val_dataloader(), 60)):
+        assert len(loader.dataset) == size
+        assert len(list(DataLoader(loader.dataset, batch_size=8, shuffle=True))) == -(-size // 8)
+    image, label = module.val_dataloader().dataset[0]
+    assert torch.equal(image, module.images.train_images[240])
+    assert label == module.images.train_labels[240]
+    image, label = module.test_dataloader().dataset[-1]
+    assert torch.equal(image, module.images.test_images[-1])
+
+
+@pytest.mark.parametrize("scaling", ["feature", "channel", "unit", "raw"])
+def test_somebodys_network_gets_standardized_floats(scaling):
+    module, data, run = SomebodysCNN(), ready(scaling=scaling, eval_batch_size=60), trainer()
+    statistics, images = data.statistics, data.images
+    expected = {
+        "val": (images.train_images[:60].float() - statistics.mean) / statistics.std,
+        "test": (images.test_images.float() - statistics.mean) / statistics.std,
+    }
+    run.fit(module, data)
+    run.validate(module, data, verbose=False)
+    torch.testing.assert_close(module.seen[-1], expected["val"])
+    run.test(module, data, verbose=False)
+    torch.testing.assert_close(module.seen[-1], expected["test"])
+    assert torch.cat(run.predict(module, data)).shape == (60, 10)
+    torch.testing.assert_close(module.seen[-1], expected["test"])
+    assert {images.dtype for images in module.seen} == {torch.float32}
+
+
+def test_somebodys_network_predicts_image_files():
+    Image.new("RGB", (32, 32), (200, 10, 10)).save("x.png")
+    Image.new("RGB", (99, 10), (200, 10, 10)).save("y.png")
+    module, statistics = SomebodysCNN(), ready().statistics
+    data = CIFAR10DataModule(source="synthetic", synthetic_size=300, val_size=60, images=["x.png", "y.png"])
+    (output,) = trainer().predict(module, data)
+    assert output.shape == (2, 10)
+    red = torch.tensor([200.0, 10.0, 10.0]).view(3, 1, 1)
+    torch.testing.assert_close(module.seen[-1][0], (red - statistics.mean) / statistics.std)
+
+
+def test_files_alone_need_no_data_set():
+    Image.new("RGB", (32, 32)).save("x.png")
+    data = CIFAR10DataModule(data_dir="nowhere", images="x.png")
+    module = MLPClassifier(hidden_sizes="2x8")
+    module.standardize.set_statistics(ready().statistics)
+    for predicts in (module, Wrapper(module)):
+        (output,) = trainer().predict(predicts, data)
+        assert output.shape == (1, 10)
+    with pytest.raises(ValueError, match="wrong data_dir"):
+        trainer().predict(SomebodysCNN(), data)
+
+
+def test_files_to_predict_do_not_hide_the_data_set_from_a_training():
+    Image.new("RGB", (32, 32)).save("x.png")
+    data = CIFAR10DataModule(source="synthetic", synthetic_size=300, val_size=60, images="x.png")
+    module, run = MLPClassifier(hidden_sizes="2x8"), trainer()
+    run.fit(module, data)
+    assert module.standardize.scaling == "feature"
+    assert len(run.predict(module, data)[0]) == 1
+
+
+def test_who_standardizes_gets_bytes():
+    trained = MLPClassifier(hidden_sizes="2x8")
+    trainer().fit(trained, ready())
+    own = SomebodysCNN()
+    own.standardize = Standardize()
+    own.net = nn.Sequential(own.standardize, own.net)
+    for module in (own, Wrapper(trained)):
+        trainer().test(module, ready(), verbose=False)
+        assert module.seen[-1].dtype == torch.uint8
+    fresh = Wrapper(MLPClassifier(hidden_sizes="2x8"))  # nobody gives it statistics
+    trainer().fit(fresh, ready())
+    assert fresh.seen[-1].dtype == torch.float32
+
+
+def test_a_finder_gives_somebodys_network_floats():
+    torch.manual_seed(0)
+    finder = LRFinder(num_steps=100)
+    trainer(callbacks=[finder], max_steps=1).fit(SomebodysCNN(), ready())  # a convolution takes no bytes
+    assert finder.sweep is not None
+
+
+def test_one_data_module_serves_trainers_in_turn():
+    data = CIFAR10DataModule(source="synthetic", synthetic_size=300, val_size=60, order_seed=1)
+    first, somebodys, second = MLPClassifier(hidden_sizes="2x8"), SomebodysCNN(), MLPClassifier(hidden_sizes="2x8")
+    second.load_state_dict(first.state_dict())
+    trainer(max_epochs=2).fit(first, data)
+    trainer().fit(somebodys, data)
+    trainer(max_epochs=2).fit(second, data)
+    assert {images.dtype for images in somebodys.seen} == {torch.float32}
+    assert torch.equal(first.network.output.weight, second.network.output.weight)
+
+
+def test_the_order_of_a_resumed_training_ends_with_it(monkeypatch, tmp_path):
+    def fit(data, seed, **options):
+        monkeypatch.setenv("PL_GLOBAL_SEED", seed)
+        trainer().fit(MLPClassifier(hidden_sizes="2x8"), data, **options)
+        return data.state_dict()["order_seed"]
+
+    data, run = ready(), trainer(max_epochs=1)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
+    run.fit(MLPClassifier(hidden_sizes="2x8"), data)
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    assert fit(data, "2", ckpt_path=tmp_path / "x.ckpt", weights_only=True) == 1
+    assert fit(data, "3") == 3
+
+
+def test_setup_adds_the_data_set_to_the_hyperparameters():
+    data = CIFAR10DataModule(source="synthetic", synthetic_size=300, val_size=60)
+    before = dict(data.hparams)
+    for _ in range(2):
+        data.setup()
+        assert dict(data.hparams) == before | {"data_set": "synthetic"}
+
+
+def test_a_checkpoint_makes_the_data_module_again(tmp_path):
+    data, run = ready(batch_size=16, val_split="random"), trainer()
+    run.fit(MLPClassifier(hidden_sizes="2x8"), data)
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    again = CIFAR10DataModule.load_from_checkpoint(tmp_path / "x.ckpt", weights_only=True)
+    again.setup()
+    assert dict(again.hparams) == dict(data.hparams)
+    assert torch.equal(again.statistics.mean, data.statistics.mean)
+
+
+@pytest.mark.parametrize(("size", "val", "batch"), [(150, 60, 89), (400, 79, 32)])
+def test_batch_norm_is_trained_where_one_image_would_be_left_over(size, val, batch):
+    data, run = ready(synthetic_size=size, val_size=val, batch_size=batch), trainer()
+    run.fit(MLPClassifier(hidden_sizes="2x8", activation="elu", normalization="batch"), data)
+    assert run.global_step == len(data.train_dataloader()) == (size - val) // batch
 
 
 @pytest.mark.real

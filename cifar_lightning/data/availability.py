@@ -1,0 +1,60 @@
+"""Which images are in use: CIFAR-10 where it is or can be had, and synthetic ones where they are asked for."""
+
+import sys
+from pathlib import Path
+
+from cifar_lightning.data.download import download_official
+from cifar_lightning.data.sources import (
+    ALTERNATIVES,
+    DataUnavailableError,
+    ImageSet,
+    Source,
+    find_data_dir,
+    find_official,
+    load_official,
+    make_synthetic,
+)
+
+
+def make_available(source: Source, data_dir: str | None, download: bool) -> None:
+    """Download CIFAR-10 if it is needed, missing and allowed to be; print a banner if synthetic images replace it.
+
+    Raises:
+        DataUnavailableError: If only CIFAR-10 will do, and it is neither on the disk nor in reach.
+    """
+    if source == "synthetic":
+        return
+    directory = find_data_dir(data_dir)
+    if find_official(directory) is not None:
+        return
+    try:
+        if not download:
+            raise DataUnavailableError(
+                f"no CIFAR-10 in {str(directory)!r}: expected the official files there or --data.download true; "
+                f"received {_listing(directory)}\n{ALTERNATIVES}"
+            )
+        download_official(directory)
+    except DataUnavailableError as error:
+        if source == "cifar10":
+            raise
+        rule = "=" * 100
+        print(
+            f"{rule}\n{error}\n\nUSING SYNTHETIC IMAGES instead: the figures below say nothing about CIFAR-10.\n{rule}",
+            file=sys.stderr,
+        )
+
+
+def load_images(source: Source, data_dir: str | None, synthetic_size: int) -> ImageSet:
+    """Load what `make_available` has made available."""
+    place = None if source == "synthetic" else find_official(find_data_dir(data_dir))
+    if place is None:
+        assert source != "cifar10", "make_available has raised"
+        return make_synthetic(synthetic_size)
+    return load_official(place)
+
+
+def _listing(directory: Path) -> str:
+    if not directory.is_dir():
+        return "no such directory"
+    names = sorted(path.name for path in directory.iterdir())
+    return f"{len(names)} other files ({', '.join(names[:3])}, ...)" if names else "an empty directory"
