@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cifar_lightning.nn.standardize import Standardize
 
@@ -45,4 +45,18 @@ def check_images(images: Tensor, standardize: Standardize) -> None:
             "nothing says how to standardize these images: expected a data module with `statistics`, such as "
             "CIFAR10DataModule, or module.standardize.set_statistics(compute_statistics(images, 'feature')) before "
             "the training; received uint8 images without either. (Float images are taken as they are.)"
+        )
+
+
+def check_batch_norm(network: nn.Module, batch_size: int) -> None:
+    """Check that a network which normalizes by batches is not trained on batches of one.
+
+    Raises:
+        ValueError: If it is: an image minus its own mean is 0.
+    """
+    normalizes = any(isinstance(module, nn.BatchNorm1d) and module.training for module in network.modules())
+    if normalizes and batch_size == 1:
+        raise ValueError(
+            "batch normalization can't be trained on single images: expected at least two images a batch, "
+            "or --model.normalization layer or none; received a batch of one"
         )

@@ -29,7 +29,7 @@ from cifar_lightning.optim.class_paths import (
 )
 from cifar_lightning.optim.schedule import Schedule
 from cifar_lightning.optim.schedules import Constant
-from cifar_lightning.training.checks import check_classes, check_images, check_labels
+from cifar_lightning.training.checks import check_batch_norm, check_classes, check_images, check_labels
 from cifar_lightning.training.cycle import Cycle
 from cifar_lightning.training.epoch_metrics import EpochMetrics
 from cifar_lightning.training.execution import STEP_METHODS, Execution, Executor
@@ -198,6 +198,7 @@ class MLPClassifier(LightningModule):
         if batch_idx == 0:
             check_labels(batch[1], self.network.output.out_features)
             check_images(batch[0], self.standardize)
+            check_batch_norm(self.network, batch.size if isinstance(batch, Batches) else len(batch[1]))
         batches: Iterable[Batch] = batch.split() if isinstance(batch, Batches) else [batch]
         if self.executor.step is None:
             ((images, labels),) = batches
