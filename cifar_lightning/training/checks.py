@@ -35,7 +35,7 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
 
 
 def check_images(images: Tensor, standardize: Standardize) -> None:
-    """Check that images to train on are floats, or that there are statistics to standardize bytes with.
+    """Check that images are floats, or that there are statistics to standardize bytes with.
 
     Raises:
         ValueError: If they are bytes without statistics.
@@ -43,8 +43,8 @@ def check_images(images: Tensor, standardize: Standardize) -> None:
     if images.dtype == torch.uint8 and standardize.scaling is None:
         raise ValueError(
             "nothing says how to standardize these images: expected a data module with `statistics`, such as "
-            "CIFAR10DataModule, or module.standardize.set_statistics(compute_statistics(images, 'feature')) before "
-            "the training; received uint8 images without either. (Float images are taken as they are.)"
+            "CIFAR10DataModule, a trained checkpoint, or module.standardize.set_statistics(compute_statistics(images, "
+            "'feature')) first; received uint8 images without any. (Float images are taken as they are.)"
         )
 
 

@@ -274,11 +274,14 @@ class MLPClassifier(LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the probabilities (B, num_classes) of images (B, 3, 32, 32): the batch, or its first part."""
-        return self.predict_proba(batch if isinstance(batch, Tensor) else batch[0])
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        check_images(images, self.standardize)
+        return self.predict_proba(images)
 
     def _measure(self, batch: Batch, metrics: EpochMetrics) -> Tensor:
         images, labels = batch
         check_labels(labels, self.network.output.out_features)
+        check_images(images, self.standardize)
         logits: Tensor = self(images).float()
         metrics.update(logits, labels)
         return logits

@@ -322,6 +322,17 @@ def test_batch_norm_is_trained_where_one_image_would_be_left_over(size, val, bat
     assert run.global_step == len(data.train_dataloader()) == (size - val) // batch
 
 
+@pytest.mark.parametrize(("size", "batch"), [(61, 32), (70, 1)])
+def test_batch_norm_on_single_images_is_refused_before_the_first_step(size, batch):
+    module, run = MLPClassifier(hidden_sizes="2x8", activation="elu", normalization="batch"), trainer()
+    with pytest.raises(ValueError, match="batch normalization can't be trained on single images: expected at least"):
+        run.fit(module, ready(synthetic_size=size, val_size=60, batch_size=batch))
+    assert run.global_step == 0
+    for normalization in ("none", "layer"):
+        module = MLPClassifier(hidden_sizes="2x8", activation="elu", normalization=normalization)
+        trainer().fit(module, ready(synthetic_size=size, val_size=60, batch_size=batch))
+
+
 @pytest.mark.real
 def test_real_statistics(cifar10_dir):
     module = ready(source="cifar10", data_dir=cifar10_dir, val_size=5000, scaling="channel")
