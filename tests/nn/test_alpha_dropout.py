@@ -1,7 +1,9 @@
+import inspect
 import warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.modules.dropout import _DropoutNd
@@ -109,6 +111,26 @@ def test_refuses_what_is_no_probability(p):
 def test_refuses_integers():
     with pytest.raises(ValueError, match=r"expected a real floating dtype, received torch\.int64"):
         alpha_dropout(torch.ones(3, dtype=torch.long), 0.5, training=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.long, torch.uint8, torch.bool, torch.complex64])
+def test_other_dtypes_pass_where_nothing_is_dropped(dtype):
+    x = torch.ones(3, dtype=dtype)
+    assert alpha_dropout(x) is x
+    assert alpha_dropout(x, 0.0, training=True) is x
+    assert AlphaDropout(0.5).eval()(x) is x
+    assert AlphaDropout(0.0).train()(x) is x
+
+
+def test_takes_torchs_arguments_by_name_and_place():
+    x, ours, theirs = torch.randn(9), alpha_dropout, F.alpha_dropout
+    assert list(inspect.signature(ours).parameters) == list(inspect.signature(theirs).parameters)
+    assert ours(input=x, p=0.5, training=False, inplace=False) is x
+    assert AlphaDropout(p=0.5, inplace=False).eval()(input=x) is x
+    torch.manual_seed(1)
+    expected = ours(x, 0.3, True)
+    torch.manual_seed(1)
+    assert torch.equal(ours(input=x, p=0.3, training=True), expected)
 
 
 def test_honours_inplace():
