@@ -1,7 +1,12 @@
+import os
+import shutil
 import subprocess
 import sys
+import venv
+import zipfile
 
 import pytest
+from conftest import ROOT
 
 import cifar_lightning
 from cifar_lightning.__main__ import lightning
@@ -35,3 +40,24 @@ def test_the_lightning_script_runs_our_commands(monkeypatch, capsys):
         lightning()
     assert stop.value.code == 0
     assert "--model.hidden_sizes" in capsys.readouterr().out
+
+
+def test_an_editable_install_shows_its_types_to_mypy(tmp_path):
+    pytest.importorskip("setuptools", minversion="77")
+    project, user = tmp_path / "project", tmp_path / "user"
+    shutil.copytree(ROOT / "cifar_lightning", project / "cifar_lightning", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, project)
+    # What pip does, without a network.
+    code = "from setuptools.build_meta import build_editable as build; build('wheel')"
+    subprocess.run([sys.executable, "-c", code], cwd=project, check=True, capture_output=True)
+    venv.create(user / "venv")
+    site = user / f"venv/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    (wheel,) = (project / "wheel").glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(site)
+    (user / "program.py").write_text('from cifar_lightning import AlphaDropout\n\nAlphaDropout(p="half")\n')
+    command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", "venv/bin/python", "program.py"]
+    elsewhere = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=user, env=elsewhere, capture_output=True, text=True, check=False)
+    assert 'program.py:3: error: Argument "p" to "AlphaDropout" has incompatible type "str"' in done.stdout
+    assert "Found 1 error" in done.stdout
