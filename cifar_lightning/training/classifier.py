@@ -1,7 +1,6 @@
 """The deep MLP as a LightningModule: standardization, network, loss, metrics, optimizer and schedule."""
 
 import inspect
-import time
 import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -33,7 +32,7 @@ from cifar_lightning.training.checks import check_batch_norm, check_classes, che
 from cifar_lightning.training.cycle import Cycle
 from cifar_lightning.training.epoch_metrics import EpochMetrics
 from cifar_lightning.training.execution import STEP_METHODS, Execution, Executor
-from cifar_lightning.training.lightning_internals import is_fitting, one_by_one
+from cifar_lightning.training.lightning_internals import is_fitting
 
 Batch = tuple[Tensor, Tensor]
 
@@ -206,13 +205,9 @@ class MLPClassifier(LightningModule):
             loss = F.cross_entropy(logits, labels) + self.network.penalty()
             self._record(logits.detach(), labels, loss)
             return loss
-        self.executor.look_again(self.trainer, self, self.network.penalty)
-        start, first = time.perf_counter(), self.global_step
-        for images, labels in one_by_one(self.trainer, batches):
-            loss, logits = self.executor.step(images, labels)
+        for loss, logits, labels in self.executor.run(self.trainer, self, batches, self.network.penalty):
             self.network.constrain_()
             self._record(logits, labels, loss)
-        self.executor.take_time(self.trainer, (time.perf_counter() - start) / (1 + self.global_step - first))
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

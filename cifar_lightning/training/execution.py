@@ -1,6 +1,7 @@
 """How the steps of a training are executed: plainly, or compiled and several in one of Lightning's hooks."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
@@ -20,6 +21,7 @@ from cifar_lightning.errors import unknown_name
 from cifar_lightning.training.lightning_internals import (
     batches_until_an_event,
     count_optimizer_steps,
+    one_by_one,
     set_skip_backward,
     skips_backward,
 )
@@ -111,7 +113,23 @@ class Executor:
             self.step = CompiledStep(model, trainer.optimizers[0], clip, batch_size, penalty, say)
             self._watch, self._pace = Watch(model, trainer.optimizers[0]), Pace()
 
-    def look_again(self, trainer: Trainer, module: LightningModule, penalty: Callable[[], Tensor | float]) -> None:
+    def run(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        penalty: Callable[[], Tensor | float],
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Train on one batch after another; yield loss, logits and labels of each, before Lightning counts it."""
+        self._look_again(trainer, module, penalty)
+        start, count = time.perf_counter(), 0
+        for images, labels in one_by_one(trainer, batches):
+            assert self.step is not None, "there is one until the training ends"
+            yield *self.step(images, labels), labels
+            count += 1
+        self._take_time(trainer, (time.perf_counter() - start) / count)
+
+    def _look_again(self, trainer: Trainer, module: LightningModule, penalty: Callable[[], Tensor | float]) -> None:
         """Execute steps plainly from now on if the network or the optimizer is not what the step was compiled for."""
         if self._watch is None or self.step is None or self.execution is None:
             return
@@ -124,7 +142,7 @@ class Executor:
         self.execution = replace(self.execution, compiled=False, steps=1, reason=f"{change} has changed")
         _say(trainer, f"From step {trainer.global_step:,} on: {self.execution}")
 
-    def take_time(self, trainer: Trainer, seconds: float) -> None:
+    def _take_time(self, trainer: Trainer, seconds: float) -> None:
         """Go on with one thread if steps, which take so many seconds each, have become much slower with several."""
         if self.execution is not None and self.execution.threads > 1 and self._pace.has_dropped(seconds):
             torch.set_num_threads(1)
