@@ -35,6 +35,20 @@ def rates(schedule: Schedule, steps: int, lr: float = 0.05) -> list[float]:
     return seen
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--slow` runs the long proofs too."""
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests marked slow, unless they are asked for by --slow or -m."""
+    if config.getoption("--slow") or config.getoption("-m"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in slow]
+
+
 @pytest.fixture(autouse=True)
 def _scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run in an empty directory, with no CIFAR-10 but the one that a test asks for, on one thread."""

@@ -234,7 +234,6 @@ def cache(monkeypatch, tmp_path):
     return tmp_path / "cache" / "cifar_lightning"
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 def test_an_equal_step_finds_the_code_and_computes_the_same(cache):
     before = traced()
