@@ -45,12 +45,23 @@ def make_available(source: Source, data_dir: str | None, download: bool) -> None
 
 
 def load_images(source: Source, data_dir: str | None, synthetic_size: int) -> ImageSet:
-    """Load what `make_available` has made available."""
-    place = None if source == "synthetic" else find_official(find_data_dir(data_dir))
-    if place is None:
-        assert source != "cifar10", "make_available has raised"
+    """Load what `make_available` has made available.
+
+    Raises:
+        DataUnavailableError: If it was not called, and CIFAR-10 is not there.
+    """
+    if source == "synthetic":
         return make_synthetic(synthetic_size)
-    return load_official(place)
+    directory = find_data_dir(data_dir)
+    place = find_official(directory)
+    if place is not None:
+        return load_official(place)
+    if source == "cifar10":
+        raise DataUnavailableError(
+            f"no CIFAR-10 in {str(directory)!r}: expected prepare_data() before setup(), which would download it; "
+            f"received {_listing(directory)}"
+        )
+    return make_synthetic(synthetic_size)
 
 
 def _listing(directory: Path) -> str:

@@ -333,6 +333,11 @@ def test_batch_norm_on_single_images_is_refused_before_the_first_step(size, batc
         trainer().fit(module, ready(synthetic_size=size, val_size=60, batch_size=batch))
 
 
+def test_a_setup_without_the_files_says_what_comes_first():
+    with pytest.raises(ValueError, match=r"expected prepare_data\(\) before setup\(\), .*received no such directory"):
+        CIFAR10DataModule().setup()
+
+
 @pytest.mark.real
 def test_real_statistics(cifar10_dir):
     module = ready(source="cifar10", data_dir=cifar10_dir, val_size=5000, scaling="channel")
