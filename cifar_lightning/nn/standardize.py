@@ -74,20 +74,21 @@ class Standardize(nn.Module):
 
     mean: Tensor
     std: Tensor
-    scaling_index: Tensor  # (), among SCALINGS; -1 for none. A number, so that a state holds tensors only
+    # (), among SCALINGS; -1 for none. It is a number, so a state holds tensors only. It is floating, since a moving
+    # average of equal numbers is right only to within rounding: truncated, it would become another scaling.
+    scaling_index: Tensor
 
     def __init__(self, shape: tuple[int, ...] = (3, 32, 32)) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))
-        self.register_buffer("scaling_index", torch.tensor(-1))
+        self.register_buffer("scaling_index", torch.tensor(-1.0))
         self.register_load_state_dict_pre_hook(_refuse_another_scaling)  # type: ignore[no-untyped-call]
 
     @property
     def scaling(self) -> Scaling | None:
         """What the statistics were computed for; None where there are none."""
-        index = int(self.scaling_index)
-        return None if index < 0 else SCALINGS[index]
+        return _scaling(self.scaling_index)
 
     def set_statistics(self, statistics: Statistics) -> None:
         """Take over `statistics`, unless there are some already: a trained network keeps its own.
@@ -115,10 +116,15 @@ class Standardize(nn.Module):
         return (images.to(self.mean.dtype) - self.mean) / self.std
 
 
+def _scaling(index: Tensor) -> Scaling | None:
+    number = round(index.item())
+    return None if number < 0 else SCALINGS[number]
+
+
 def _refuse_another_scaling(module: Standardize, state: Mapping[str, Tensor], prefix: str, *_: object) -> None:
     """Refuse a state that contradicts the statistics that are there; called before it is loaded."""
-    index = int(state.get(f"{prefix}scaling_index", -1))
-    _check_scaling(module.scaling, None if index < 0 else SCALINGS[index])
+    if (index := state.get(f"{prefix}scaling_index")) is not None:
+        _check_scaling(module.scaling, _scaling(index))
 
 
 def _check_scaling(ours: Scaling | None, theirs: Scaling | None) -> None:

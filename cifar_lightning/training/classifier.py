@@ -32,7 +32,7 @@ from cifar_lightning.training.checks import check_batch_norm, check_classes, che
 from cifar_lightning.training.cycle import Cycle
 from cifar_lightning.training.epoch_metrics import EpochMetrics
 from cifar_lightning.training.execution import STEP_METHODS, Execution, Executor
-from cifar_lightning.training.lightning_internals import is_fitting
+from cifar_lightning.training.lightning_internals import averaged_modules, is_fitting
 
 Batch = tuple[Tensor, Tensor]
 
@@ -125,7 +125,8 @@ class MLPClassifier(LightningModule):
         statistics: Statistics | None = getattr(data, "statistics", None)
         if statistics is None:
             return
-        self.standardize.set_statistics(statistics)
+        for module in (self, *averaged_modules(self.trainer)):
+            module.standardize.set_statistics(statistics)
         if self.network.activation == "selu" and statistics.scaling in ("raw", "unit"):
             gap = self.network.self_normalization_gaps(standardized_input=False)[-1]
             warnings.warn(f"this SELU network does not normalize itself: {gap}", stacklevel=1)
@@ -219,12 +220,12 @@ class MLPClassifier(LightningModule):
         self.network.constrain_()
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Step a scheduler, unless it goes by a metric.
+        """Step a scheduler, unless it goes by a validation metric of ours.
 
         That one is stepped by `on_validation_epoch_end`, before the checkpoint is written: Lightning would step it
         after that, and not at all in an epoch that is resumed.
         """
-        if not isinstance(scheduler, ReduceLROnPlateau):
+        if scheduler not in [config.scheduler for config in self._validated_schedulers()]:
             super().lr_scheduler_step(scheduler, metric)
 
     def _record(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
@@ -255,9 +256,15 @@ class MLPClassifier(LightningModule):
         values = self.val_metrics.compute_and_reset()
         self.log_dict(values, prog_bar=True, sync_dist=True)
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
-            for config in self.trainer.lr_scheduler_configs:
-                if isinstance(config.scheduler, ReduceLROnPlateau) and config.monitor is not None:
+            for config in self._validated_schedulers():
+                if (self.current_epoch + 1) % config.frequency == 0:
                     config.scheduler.step(values[config.monitor].item())
+
+    def _validated_schedulers(self) -> list[Any]:
+        """The configurations of the schedulers that go by a validation metric of ours."""
+        configs: list[Any] = self.trainer.lr_scheduler_configs
+        names = self.val_metrics.metrics.keys()
+        return [each for each in configs if isinstance(each.scheduler, ReduceLROnPlateau) and each.monitor in names]
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Measure a batch, and return its logits (B, num_classes)."""

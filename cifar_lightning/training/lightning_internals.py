@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from torch.utils.data import DistributedSampler
 
@@ -163,6 +163,12 @@ def set_initial_hparam(module: LightningModule, path: list[str], value: Any) -> 
 def is_fitting(module: LightningModule) -> bool:
     """Whether a trainer is fitting the module; asking a module that has none for its trainer raises."""
     return module._trainer is not None and module.trainer.state.fn == TrainerFn.FITTING
+
+
+def averaged_modules(trainer: Trainer) -> list[Any]:
+    """The module's copies in which `WeightAveraging` keeps averages; made before the module's own `setup`."""
+    averages = [each._average_model for each in trainer.callbacks if isinstance(each, WeightAveraging)]  # type: ignore[attr-defined]
+    return [average.module for average in averages if average is not None]
 
 
 def stop_progress(bar: RichProgressBar) -> None:

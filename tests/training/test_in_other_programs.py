@@ -2,15 +2,17 @@
 
 import copy
 import pickle
+import re
 import warnings
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 from lightning.pytorch.cli import LightningCLI
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
 from cifar_lightning import CIFAR10DataModule, DeepMLP, MLPClassifier, OneCycle, compute_statistics
@@ -90,6 +92,48 @@ def test_lightnings_own_cli_runs_its_own_config():
     assert torch.equal(second.model.network.output.weight, first.model.network.output.weight)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_lightnings_own_cli_evaluates_and_resumes_its_own_checkpoints():
+    keep = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=logs"]
+    flags = [flag for flag in STOCK if "logger" not in flag] + keep
+    first = LightningCLI(WithAlpha, CIFAR10DataModule, args=["fit", *flags, "--model.alpha=0.1"])
+    path = first.trainer.checkpoint_callback.best_model_path
+    loaded = WithAlpha.load_from_checkpoint(path, weights_only=True)
+    assert loaded.hparams["alpha"] == 0.1
+    torch.testing.assert_close(loaded.predict_proba(IMAGES), first.model.predict_proba(IMAGES))
+    trainer().fit(loaded, data())
+    again = [flag for flag in STOCK if "max_epochs" not in flag] + [f"--ckpt_path={path}", "--weights_only=true"]
+    for command in ("validate", "test", "predict"):
+        cli = LightningCLI(WithAlpha, CIFAR10DataModule, args=[command, *again], save_config_callback=None)
+        assert torch.equal(cli.model.network.output.weight, first.model.network.output.weight)
+    resume = ["fit", *again, "--trainer.max_epochs=2"]
+    cli = LightningCLI(WithAlpha, CIFAR10DataModule, args=resume, save_config_callback=None)
+    assert cli.trainer.global_step == 10
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightnings_own_cli_brings_its_own_optimizer():
+    flags = ["--optimizer=SGD", "--optimizer.lr=0.1", "--lr_scheduler=ExponentialLR", "--lr_scheduler.gamma=0.5"]
+    cli = LightningCLI(MLPClassifier, CIFAR10DataModule, args=["fit", *STOCK, *flags])
+    (optimizer,) = cli.trainer.optimizers
+    assert type(optimizer) is torch.optim.SGD
+    assert optimizer.param_groups[0]["lr"] == 0.05
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightnings_own_cli_takes_class_paths():
+    flags = [re.sub(r"--(model|data)\.", r"--\1.init_args.", flag) for flag in STOCK]
+    classes = ["--model=cifar_lightning.MLPClassifier", "--data=cifar_lightning.CIFAR10DataModule"]
+    cli = LightningCLI(
+        MLPClassifier,
+        CIFAR10DataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        args=["fit", *classes, *flags],
+    )
+    assert cli.trainer.global_step == 5
+
+
 # ----------------------------------------------------------------------------------------------------------- subclasses
 
 
@@ -132,6 +176,28 @@ def test_a_subclass_may_save_its_own_hyperparameters(cls, options):
         assert type(run.optimizers[0]) is type(other.optimizers[0])
         assert str(run.optimizers[0]) == str(other.optimizers[0])
     assert len(run.lr_scheduler_configs) == len(other.lr_scheduler_configs)
+
+
+@pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy", "train_loss", "logits"])
+@pytest.mark.parametrize("frequency", [1, 2])
+def test_a_subclass_may_reduce_the_rate_by_any_metric(monitor, frequency):
+    class OnPlateau(MLPClassifier):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), 0.1)
+            # Nothing is better by so much: the rate falls at each look but the first.
+            scheduler = ReduceLROnPlateau(optimizer, patience=0, threshold=1e3, threshold_mode="abs")
+            config = {"scheduler": scheduler, "monitor": monitor, "frequency": frequency}
+            return {"optimizer": optimizer, "lr_scheduler": config}
+
+        def validation_step(self, batch, batch_idx):
+            logits = super().validation_step(batch, batch_idx)
+            self.log("logits", logits.mean())
+            return logits
+
+    run = trainer(max_epochs=4)
+    run.fit(OnPlateau(hidden_sizes="2x8"), data())
+    falls = 4 // frequency - 1
+    assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 * 0.1**falls)
 
 
 @pytest.mark.parametrize("options", [{}, {"optimizer": "SGD"}, {"schedule": "OneCycle"}, {"activation": "elu"}])
@@ -215,6 +281,31 @@ def test_an_averaged_model(use_buffers):
     torch.testing.assert_close(average.module.network.output.weight, expected)
     assert average.module.standardize.scaling == "feature"
     assert average(IMAGES).shape == (96, 10)
+
+
+@pytest.mark.parametrize("scaling", ["raw", "unit", "channel", "feature"])
+@pytest.mark.parametrize("decay", [0.9, 0.99, 0.995, 0.999])
+def test_moving_averages_keep_the_scaling(scaling, decay):
+    module = small(activation="elu")
+    module.standardize.set_statistics(compute_statistics(IMAGES, scaling))
+    average = AveragedModel(module, use_buffers=True, avg_fn=get_ema_avg_fn(decay))
+    for _ in range(300):
+        average.update_parameters(module)
+    assert average.module.standardize.scaling == scaling
+    torch.testing.assert_close(average.module.standardize.mean, module.standardize.mean)
+
+
+@pytest.mark.parametrize("start", [None, 8, 1000])
+def test_lightnings_moving_average_is_of_a_network_that_standardizes(start):
+    module, run = (
+        small(),
+        trainer(max_epochs=2, callbacks=[EMAWeightAveraging(decay=0.9, update_starting_at_step=start)]),
+    )
+    run.fit(module, data())
+    statistics = run.datamodule.statistics
+    assert module.standardize.scaling == "feature"
+    torch.testing.assert_close(module.standardize.mean, statistics.mean)
+    torch.testing.assert_close(module.standardize.std, statistics.std)
 
 
 def test_lightnings_weight_averaging():
