@@ -4,6 +4,7 @@ A 20 x 100 network is so small that everything but its matrix products dominates
 autograd engine, forty parameters updated one by one.
 """
 
+import copy
 import os
 import shutil
 from collections.abc import Callable
@@ -94,15 +95,18 @@ class CompiledStep:
 
     def _make_compiled(self, model: "_Penalized", names: list[str], clip: Clip | None) -> Step:
         # Every tensor is an argument, so that the code serves any other network of these shapes.
-        module = with_faster_layers(model)
-        buffers = dict(model.named_buffers())
-        layout, count, buffer_names = self._layout, len(self._flat), list(buffers)
+        module = copy.deepcopy(with_faster_layers(model)).to("meta")
+        buffers = {name: (buffer, buffer.shape) for name, buffer in model.named_buffers()}
+        # Dynamo would take a float64 tensor without dimensions for a number, and its value for a constant.
+        arguments = [buffer.view(1) if buffer.ndim == 0 else buffer for buffer, _ in buffers.values()]
+        layout, count, shapes = self._layout, len(self._flat), {name: shape for name, (_, shape) in buffers.items()}
         update = partial(self._update.apply, self._update.constants) if self._update else None
 
         def step(inputs: Tensor, targets: Tensor, factors: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
             flat = tensors[0]
             values = dict(zip(names, layout.views(flat), strict=True))
-            values |= dict(zip(buffer_names, tensors[count:], strict=True))
+            kept = zip(shapes.items(), tensors[count:], strict=True)
+            values |= {name: tensor.view(shape) if not shape else tensor for (name, shape), tensor in kept}
             logits, penalty = functional_call(module, values, (inputs,))
             loss = F.cross_entropy(logits, targets) + penalty
             gradients: Gradients = torch.autograd.grad(loss, [flat])
@@ -114,8 +118,8 @@ class CompiledStep:
                 update(factors, gradients, *([tensor] for tensor in tensors[:count]))
             return loss.detach(), logits.detach()
 
-        description = [names, layout.shapes, count, buffer_names, clip, update]
-        return compile_once(step, [*self._flat, *buffers.values()], module, description)
+        description = [names, layout.shapes, count, shapes, clip, update]
+        return compile_once(step, [*self._flat, *arguments], module, description)
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Update the parameters; return the loss (), and the logits (B, C) from before the update."""
