@@ -6,6 +6,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
+from cifar_lightning.training.lightning_internals import batch_index
+
 
 class RunProgressBar(RichProgressBar):
     """Lightning's rich progress bar with readable figures: no version, small rates in full."""
@@ -23,7 +25,7 @@ class RunProgressBar(RichProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the batches that are done: there may be several in one call."""
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.fit_loop.epoch_loop.batch_idx)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_index(trainer))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the bar now: `teardown` comes after the other callbacks have printed, and would draw it again below."""

@@ -1,6 +1,7 @@
 """What a training run leaves behind: one line an epoch, learning curves, and a table."""
 
 import time
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich import get_console
 from rich.table import Table
 
 from cifar_lightning.analysis.plots import draw_learning_curves
+from cifar_lightning.training.lightning_internals import finished_epochs, resumes_within_epoch
 
 Row = dict[str, float]
 
@@ -23,28 +25,39 @@ class RunReport(Callback):
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
+        self._epoch = 0  # the one that has begun and has no row yet, counted from 1; 0 for none
         self._epoch_start = 0.0
-        self._open = False  # whether an epoch has begun that has no row yet
-        self._resumed: Row | None = None
+        self._is_validated = False  # this epoch
+        self._resumed: Row = {}  # what is known of the epoch in which the checkpoint was written
         self._trainer: Trainer | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the rows of the epochs that were finished, and go on with the one that a checkpoint was written in."""
+        finished = finished_epochs(trainer)
+        self.rows, self._epoch = [row for row in self.rows if row["epoch"] <= finished], 0
+        if resumes_within_epoch(trainer):
+            self._begin_epoch(trainer, self._resumed)
+        self._resumed = {}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the time."""
         self._close_epoch(trainer)
-        self._add_resumed(trainer)
-        self._trainer, self._epoch_start, self._open = trainer, time.perf_counter(), True
+        self._begin_epoch(trainer, {})
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that the validation metrics are those of this epoch."""
+        self._is_validated = not trainer.sanity_checking
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the last epoch, and give TensorBoard's table of hyperparameters the best accuracy."""
         self._close_epoch(trainer)
-        validated = [row for row in self.rows if "val_loss" in row]
+        best = _best(self.rows)
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and validated:
-                logger.log_metrics({"hp_metric": min(validated, key=lambda row: row["val_loss"])["val_accuracy"]})
+            if isinstance(logger, TensorBoardLogger) and best:
+                logger.log_metrics({"hp_metric": best["val_accuracy"]})
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw and print the report."""
-        self._add_resumed(trainer)  # where there was nothing left to train
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks
         if trainer.is_global_zero and self.rows and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             data_set = _data_set(trainer)
@@ -58,35 +71,45 @@ class RunReport(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far, and what is known of the present one."""
-        return {"rows": self.rows, "present": self._row(self._trainer) if self._open and self._trainer else None}
+        present = self._row(self._trainer) if self._epoch and self._trainer else {}
+        # Its end was processed, so it has all of its metrics.
+        whole = [present] if present and self._trainer and finished_epochs(self._trainer) >= self._epoch else []
+        return {"rows": self.rows + whole, "present": present}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the rows so far."""
-        self.rows, self._resumed = state_dict["rows"], state_dict.get("present")
+        self.rows, self._resumed = state_dict["rows"], state_dict["present"]
 
-    def _add_resumed(self, trainer: Trainer) -> None:
-        """Add the row of the epoch at whose end the checkpoint was written."""
-        progress: Any = trainer.fit_loop.epoch_progress.current
-        if self._resumed is not None and progress.processed > len(self.rows):
-            self.rows.append(self._resumed)
-        self._resumed = None
+    def _begin_epoch(self, trainer: Trainer, before: Row) -> None:
+        """Begin an epoch, of which `before` is known from a checkpoint that was written in it."""
+        self._trainer, self._epoch = trainer, finished_epochs(trainer) + 1
+        self._epoch_start = time.perf_counter() - before.get("seconds", 0.0)
+        self._is_validated = "val_loss" in before
 
     def _close_epoch(self, trainer: Trainer) -> None:
         # Here and not in on_train_epoch_end, which comes before the module has logged the epoch's metrics.
-        if not self._open or "train_loss" not in trainer.callback_metrics:
+        if not self._epoch or "train_loss" not in trainer.callback_metrics:
             return
-        self._open = False
         self.rows.append(self._row(trainer))
+        self._epoch = 0
         console = get_console()
         if trainer.is_global_zero and not console.is_terminal:  # where the progress bar is not to be seen
             console.print(_epoch_line(self.rows[-1]), highlight=False, soft_wrap=True)
 
     def _row(self, trainer: Trainer) -> Row:
+        # Lightning keeps the metrics of the last validation, whichever epoch it was in.
+        old = () if self._is_validated else ("val_",)
         return {
-            "epoch": len(self.rows) + 1.0,
+            "epoch": float(self._epoch),
             "seconds": time.perf_counter() - self._epoch_start,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
-        } | {name: float(value) for name, value in trainer.callback_metrics.items()}
+        } | {name: float(value) for name, value in trainer.callback_metrics.items() if not name.startswith(old)}
+
+
+def _best(rows: list[Row]) -> Row | None:
+    """The row of the lowest validation loss, of which one that is no number is the highest; None without any."""
+    validated = [row for row in rows if "val_loss" in row]
+    return min(validated, key=lambda row: (isnan(row["val_loss"]), row["val_loss"]), default=None)
 
 
 def _data_set(trainer: Trainer) -> str:
@@ -103,10 +126,9 @@ def _table(rows: list[Row], data_set: str, folder: Path) -> Table:
     table = Table(show_header=False, title=f"Training on {data_set}")
     table.add_column(overflow="fold")
     table.add_column(overflow="fold")
-    validated = [row for row in rows if "val_loss" in row]
-    if validated:
-        best = min(validated, key=lambda row: row["val_loss"])
-        for which, row in (("best epoch, by validation loss", best), ("last epoch", validated[-1])):
+    if best := _best(rows):
+        last = [row for row in rows if "val_loss" in row][-1]
+        for which, row in (("best epoch, by validation loss", best), ("last epoch", last)):
             table.add_row(which, f"{row['epoch']:.0f}")
             table.add_row("  validation loss", f"{row['val_loss']:.4f}")
             table.add_row("  validation accuracy", f"{row['val_accuracy']:.2%}")

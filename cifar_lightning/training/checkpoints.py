@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -43,6 +44,11 @@ class BestCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
         self._is_first_rank = trainer.is_global_zero
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save if this is the best epoch; one that is cut short before the first validation has no score."""
+        if trainer.is_last_batch or self.monitor in trainer.callback_metrics:
+            super().on_train_epoch_end(trainer, pl_module)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Copy the best checkpoint, if it is still there, and go on from its score."""
         best = Path(state_dict["best_model_path"])
@@ -62,13 +68,20 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps the present weights as `last.ckpt`, written after each validation, or each epoch without one.
+    """Keeps the present weights as `last.ckpt`, written at the end of each epoch and after each validation within one.
 
-    `save_last` writes only where the best has changed, so a resume would lose all epochs since.
+    `save_last` writes only where the best has changed, so a resume would lose all epochs since. A validation within an
+    epoch, and not the epoch's end, is where Lightning's own would write if there are any.
     """
 
     def __init__(self) -> None:
-        super().__init__(filename="last", enable_version_counter=False)
+        super().__init__(filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write after a validation within an epoch; one at its end is followed by the epoch's own."""
+        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if fitting and not trainer.is_last_batch and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(self.format_checkpoint_name({}))
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: which file was written last does not matter in a new folder."""

@@ -1,5 +1,6 @@
 """The deep MLP as a LightningModule: standardization, network, loss, metrics, optimizer and schedule."""
 
+import copy
 import inspect
 import warnings
 from collections.abc import Callable, Iterable
@@ -32,7 +33,7 @@ from cifar_lightning.training.checks import check_batch_norm, check_classes, che
 from cifar_lightning.training.cycle import Cycle
 from cifar_lightning.training.epoch_metrics import EpochMetrics
 from cifar_lightning.training.execution import STEP_METHODS, Execution, Executor
-from cifar_lightning.training.lightning_internals import averaged_modules, is_fitting
+from cifar_lightning.training.lightning_internals import averaged_modules, is_fitting, position_of, validation_is_due
 
 Batch = tuple[Tensor, Tensor]
 
@@ -116,6 +117,8 @@ class MLPClassifier(LightningModule):
         """
         if stage == "fit":
             self.executor.stop(self.trainer)  # what an interrupted fit leaves behind
+            self.train_metrics.reset()
+            self.cycle.start(self.trainer)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         images = getattr(data, "images", None)
         if images is not None:
@@ -238,8 +241,10 @@ class MLPClassifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training metrics, taken while the weights were changing."""
+        # A resume continues an epoch that is cut short, for which the metrics stay as they are.
+        metrics = self.train_metrics if self.trainer.is_last_batch else copy.deepcopy(self.train_metrics)
         # (Reduced over the ranks already; sync_dist says so to Lightning.)
-        self.log_dict(self.train_metrics.compute_and_reset(), sync_dist=True)
+        self.log_dict(metrics.compute_and_reset(), sync_dist=True)
 
     def on_fit_end(self) -> None:
         """Leave the process's number of threads, and the trainer, as they were."""
@@ -255,7 +260,8 @@ class MLPClassifier(LightningModule):
         """Log the validation metrics, and step a schedule that goes by one."""
         values = self.val_metrics.compute_and_reset()
         self.log_dict(values, prog_bar=True, sync_dist=True)
-        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+        fitting = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
+        if fitting and validation_is_due(self.trainer):
             for config in self._validated_schedulers():
                 if (self.current_epoch + 1) % config.frequency == 0:
                     config.scheduler.step(values[config.monitor].item())
@@ -303,4 +309,5 @@ class MLPClassifier(LightningModule):
         if is_fitting(self):
             self.cycle.restore(self.trainer, checkpoint, self._schedule)
             self.executor.restore(checkpoint)
-            self.train_metrics.restore(self.trainer, checkpoint.get("train_metrics", {}))
+            if position_of(checkpoint).batch:  # those of an epoch that has ended are of no more use
+                self.train_metrics.restore(self.trainer, checkpoint["train_metrics"])

@@ -28,13 +28,19 @@ class Cycle:
             raise unknown_name("way to resume a cycle", resume, get_args(OnResume))
         self.resume = resume
         self._total: int | None = None  # steps of the whole training
-        self._first = 0  # not 0 only if a resumed training began a new cycle
+        self._first = 0  # not 0 only if an earlier fit of the trainer, or a resumed training, has an older cycle
         self._is_new = False
+
+    def start(self, trainer: Trainer) -> None:
+        """Start a cycle with the fit: steps of an earlier one of the same trainer count, but its cycle is over."""
+        self._first, self._is_new = trainer.global_step, False
 
     def count_steps(self, trainer: Trainer) -> int | None:
         """Number of steps from the cycle's first to the training's last; None if it can't be known."""
         self._total = count_optimizer_steps(trainer)
-        return None if self._total is None else self._total - self._first
+        if self._total is None or self._first >= self._total:  # none is left, so any length will do
+            return self._total
+        return self._total - self._first
 
     def begin(self, trainer: Trainer) -> None:
         """Begin a new cycle at its own first rate: a restored optimizer still has the last rate of the old one."""

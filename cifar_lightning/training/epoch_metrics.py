@@ -11,7 +11,7 @@ from cifar_lightning.analysis.metrics import classification_metrics
 #: Batches that are measured at a time: at batch 32, measuring one costs as much as the network.
 BATCHES_AT_ONCE = 64
 
-States = dict[str, dict[str, Tensor]]
+Saved = dict[str, Any]
 
 
 class EpochMetrics(nn.Module):
@@ -44,24 +44,39 @@ class EpochMetrics(nn.Module):
         """The metrics by name, such as train_loss; the next epoch starts from nothing."""
         self._measure()
         values: dict[str, Tensor] = self.metrics.compute()
-        self.metrics.reset()
+        self.reset()
         return values
 
-    def save(self, trainer: Trainer) -> States:
-        """The sums so far, over all ranks."""
-        self._measure()
-        sums: dict[str, Any] = {name: metric.metric_state for name, metric in self.metrics.items(keep_base=True)}
-        return {
-            name: {key: trainer.strategy.reduce(value.clone(), reduce_op="sum") for key, value in states.items()}
-            for name, states in sums.items()
-        }
+    def reset(self) -> None:
+        """Forget what was measured."""
+        self._pending.clear()
+        self.metrics.reset()
 
-    def restore(self, trainer: Trainer, saved: States) -> None:
-        """Go on from the sums that `save` returned; one rank alone takes them, or they would count twice."""
-        for name, metric in self.metrics.items(keep_base=True) if saved else ():
-            device = metric.device
+    def save(self, trainer: Trainer) -> Saved:
+        """The sums so far, over all ranks, and the batches that they do not hold yet.
+
+        On several ranks the sums hold all batches, which may round the mean loss another way.
+        """
+        if trainer.world_size > 1:
+            self._measure()
+        states: dict[str, Any] = {name: metric.metric_state for name, metric in self.metrics.items(keep_base=True)}
+        sums = {
+            name: {key: trainer.strategy.reduce(value.clone(), reduce_op="sum") for key, value in state.items()}
+            for name, state in states.items()
+        }
+        return {"sums": sums, "pending": list(self._pending)}
+
+    def restore(self, trainer: Trainer, saved: Saved) -> None:
+        """Go on from what `save` returned; one rank alone takes the sums, or they would count twice."""
+        self._pending = [(logits.to(self._device), labels.to(self._device)) for logits, labels in saved["pending"]]
+        for name, metric in self.metrics.items(keep_base=True):
             # Without any update torchmetrics warns that nothing was measured; the states of this one are replaced.
             example = torch.zeros(1, self._num_classes), torch.zeros(1, dtype=torch.long)
-            metric.update(*(part.to(device) for part in example))
-            for key, value in saved[name].items():
-                setattr(metric, key, (value if trainer.is_global_zero else torch.zeros_like(value)).to(device))
+            metric.update(*(part.to(self._device) for part in example))
+            for key, value in saved["sums"][name].items():
+                setattr(metric, key, (value if trainer.is_global_zero else torch.zeros_like(value)).to(self._device))
+
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = next(iter(self.metrics.values())).device
+        return device

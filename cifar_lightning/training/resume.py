@@ -1,4 +1,4 @@
-"""Bit-exact resuming: the random generators' states go with the run."""
+"""Exact resuming: a resumed training goes on from where its checkpoint was written, and as it would have gone on."""
 
 from typing import Any
 
@@ -7,30 +7,49 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
 from rich import get_console
+from torch import Tensor
 
+from cifar_lightning.training.interrupt import HeldInterrupt
+from cifar_lightning.training.lightning_internals import (
+    pause_early_stopping,
+    rewrite_position,
+    start_from_position,
+    validation_is_due,
+)
 from cifar_lightning.training.random_state import collect_generators, restore_generators
 
 
 class ExactResume(Callback):
-    """Save the random generators of Python, NumPy, torch and CUDA, and restore them before the first batch.
+    """Resume a training as if it had not been stopped.
 
-    Not earlier: making the loader's iterator and the sanity check draw random numbers. Each rank keeps its own.
-    A training that had stopped early does not go on, as Lightning's would.
+    - A checkpoint holds the random generators of Python, NumPy, torch and CUDA. They are restored before the first
+      batch, and not earlier: making the loader's iterator and the sanity check draw random numbers. Each rank keeps
+      its own.
+    - The training goes on after the last batch that it was trained on. An epoch that was cut short, by `max_steps` or
+      a time limit, is continued, and early stopping does not judge it before its end.
+    - A training that had stopped early does not go on, as Lightning's would, unless the limit that stopped it has been
+      changed.
+    - Ctrl-C waits for the end of a step, on one device. (A second one does not.)
     """
 
     def __init__(self) -> None:
-        self._state: dict[str, Any] | None = None
+        self._state: dict[str, Any] | None = None  # of this rank's generators, until the first batch
+        self._metrics: dict[str, Tensor] | None = None  # until the training starts
+        self._interrupt = HeldInterrupt()
+
+    # --------------------------------------------------------------------------------------------------- checkpoints
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Collect the states of all ranks."""
-        states = [collect_generators()]
+        """Collect the states of all ranks, and the metrics that callbacks go by."""
+        states = [self._state or collect_generators()]
         if trainer.world_size > 1:
             states *= trainer.world_size
             torch.distributed.all_gather_object(states, states[0])
         checkpoint["random_generators"] = states
+        checkpoint["callback_metrics"] = {name: value.clone() for name, value in trainer.callback_metrics.items()}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep this rank's state until the first batch.
+        """Keep this rank's state until the first batch, and make the loops go on from where they stood.
 
         Raises:
             ValueError: If the number of devices has changed, with which the batches change too.
@@ -43,17 +62,72 @@ class ExactResume(Callback):
                 f"another number of devices: expected {len(states)}, as when the checkpoint was written; received "
                 f"{trainer.world_size}. A resume could not go on with the same batches"
             )
-        self._state = states[trainer.global_rank]
+        self._state, self._metrics = states[trainer.global_rank], checkpoint.get("callback_metrics", {})
+        rewrite_position(checkpoint)
+        for callback in trainer.early_stopping_callbacks:  # the patience that is given now counts
+            if state := checkpoint["callbacks"].get(callback.state_key):
+                state["patience"] = callback.patience
+
+    # ------------------------------------------------------------------------------------------------- start and end
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave a training alone that had stopped early."""
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, EarlyStopping) and 0 < callback.patience <= callback.wait_count:
-                trainer.should_stop = True
-                get_console().print("the training had stopped early: there is nothing left to train")
+        if self._metrics is None:
+            return
+        if any(_has_stopped(callback, self._metrics) for callback in trainer.early_stopping_callbacks):
+            trainer.should_stop = True
+            get_console().print("the training had stopped early: there is nothing left to train")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start from where the checkpoint was written, with the metrics that were known then."""
+        if self._metrics is not None:
+            start_from_position(trainer)
+            trainer.callback_metrics.update(self._metrics)
+            self._metrics = None
+        if trainer.world_size == 1:  # others would wait for this rank in vain
+            self._interrupt.hold()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Restore the state, once."""
+        """Restore the generators, once; act on Ctrl-C."""
+        self._interrupt.act()
         if self._state is not None:
             restore_generators(self._state)
             self._state = None
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave everything as it was."""
+        pause_early_stopping(trainer, False)
+        self._interrupt.act()
+        self._interrupt.release()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave everything as it was."""
+        pause_early_stopping(trainer, False)
+        self._interrupt.release()
+
+    # ------------------------------------------------------------------------------------ epochs that are cut short
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let early stopping not judge a validation that is only there because the training stops."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and not validation_is_due(trainer):
+            pause_early_stopping(trainer, True)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let early stopping not judge an epoch that is cut short."""
+        if not trainer.is_last_batch:
+            pause_early_stopping(trainer, True)
+
+
+def _has_stopped(callback: EarlyStopping, metrics: dict[str, Tensor]) -> bool:
+    """Whether early stopping, with its present limits, has stopped the training that left these metrics."""
+    if 0 < callback.wait_count >= callback.patience:
+        return True
+    if callback.monitor not in metrics:
+        return False
+    value = metrics[callback.monitor]
+    stopping, diverged = callback.stopping_threshold, callback.divergence_threshold
+    return bool(
+        (callback.check_finite and not torch.isfinite(value))
+        or (stopping is not None and callback.monitor_op(value, stopping))
+        or (diverged is not None and callback.monitor_op(-value, -diverged))
+    )

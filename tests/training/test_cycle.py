@@ -3,7 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SMALL
+from conftest import ROOT, SMALL, rates
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import LambdaCallback
+
+from cifar_lightning import CIFAR10DataModule, MLPClassifier, OneCycle
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -83,3 +87,16 @@ def test_finishing_the_old_cycle(run):
     flags = finished_cycle(run)
     run("fit", *flags, "--trainer.max_epochs=4", "--cycle.resume=finish")
     assert torch.load(next(Path().rglob("last.ckpt")), weights_only=True)["global_step"] == 30
+
+
+def test_a_second_fit_of_a_trainer_has_a_cycle_for_the_steps_that_are_left():
+    data = CIFAR10DataModule(source="synthetic", synthetic_size=60, val_size=20, batch_size=8)  # 5 steps an epoch
+    module = MLPClassifier(hidden_sizes=[4], optimizer="SGD", schedule="OneCycle", lr=0.1)
+    seen = []
+    note = lambda trainer, *_: seen.append(trainer.optimizers[0].param_groups[0]["lr"])  # noqa: E731
+    watch = LambdaCallback(on_train_batch_start=note)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_epochs=2, callbacks=[watch])
+    trainer.fit(module, data)
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(module, data)
+    assert seen == rates(OneCycle(), 10, 0.1)[:10] * 2
