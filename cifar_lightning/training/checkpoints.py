@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from cifar_lightning.training.lightning_internals import is_within_a_step
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -68,19 +70,40 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps the present weights as `last.ckpt`, written at the end of each epoch and after each validation within one.
+    """Keeps the present weights as `last.ckpt`.
 
-    `save_last` writes only where the best has changed, so a resume would lose all epochs since. A validation within an
-    epoch, and not the epoch's end, is where Lightning's own would write if there are any.
+    It is written at the end of each epoch, after each validation within one, and when the training is interrupted, by
+    Ctrl-C or SIGTERM. `save_last` writes only where the best has changed, so a resume would lose all epochs since; and
+    of epochs with several validations, Lightning would write none at its end.
     """
 
     def __init__(self) -> None:
         super().__init__(filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
+        self._is_training = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on there is something to keep."""
+        super().on_train_start(trainer, pl_module)
+        self._is_training = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last epoch was written."""
+        self._is_training = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write after a validation within an epoch; one at its end is followed by the epoch's own."""
-        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if fitting and not trainer.is_last_batch and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self._is_training and not trainer.is_last_batch:
+            self._write(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write when the training is interrupted between two steps, on one device: others may be at another step."""
+        interrupted = isinstance(exception, KeyboardInterrupt | SIGTERMException) and not is_within_a_step(trainer)
+        if self._is_training and interrupted and trainer.world_size == 1:
+            self._write(trainer)
+        self._is_training = False
+
+    def _write(self, trainer: Trainer) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.save_checkpoint(self.format_checkpoint_name({}))
 
     def state_dict(self) -> dict[str, Any]:

@@ -148,6 +148,19 @@ def batch_index(trainer: Trainer) -> int:
     return trainer.fit_loop.epoch_loop.batch_idx
 
 
+def is_within_a_step(trainer: Trainer) -> bool:
+    """Whether a step has begun and is not done, so that what an exception leaves behind may be half of it."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return bool(progress.started > progress.processed)
+
+
+def is_accumulating(trainer: Trainer) -> bool:
+    """Whether the gradients of the last batch, or batches, wait for those of the next."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    batches: int = progress.processed
+    return batches < trainer.num_training_batches and batches % trainer.accumulate_grad_batches > 0
+
+
 def validation_is_due(trainer: Trainer) -> bool:
     """Whether flags ask for a validation after the present batch.
 

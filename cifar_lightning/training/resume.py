@@ -11,6 +11,8 @@ from torch import Tensor
 
 from cifar_lightning.training.interrupt import HeldInterrupt
 from cifar_lightning.training.lightning_internals import (
+    is_accumulating,
+    is_within_a_step,
     pause_early_stopping,
     rewrite_position,
     start_from_position,
@@ -34,18 +36,23 @@ class ExactResume(Callback):
 
     def __init__(self) -> None:
         self._state: dict[str, Any] | None = None  # of this rank's generators, until the first batch
+        self._before: dict[str, Any] | None = None  # the same before the present step, where an exception is saved
+        self._gradients: dict[str, Tensor] = {}  # until the first batch, which adds its own
         self._metrics: dict[str, Tensor] | None = None  # until the training starts
         self._interrupt = HeldInterrupt()
 
     # --------------------------------------------------------------------------------------------------- checkpoints
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Collect the states of all ranks, and the metrics that callbacks go by."""
-        states = [self._state or collect_generators()]
+        """Collect the states of all ranks, gradients that wait for others, and the metrics that callbacks go by."""
+        before = self._before if is_within_a_step(trainer) else self._state
+        states = [before or collect_generators()]
         if trainer.world_size > 1:
             states *= trainer.world_size
             torch.distributed.all_gather_object(states, states[0])
         checkpoint["random_generators"] = states
+        if gradients := self._gradients or _waiting_gradients(trainer, pl_module):
+            checkpoint["gradients"] = gradients
         checkpoint["callback_metrics"] = {name: value.clone() for name, value in trainer.callback_metrics.items()}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -63,6 +70,7 @@ class ExactResume(Callback):
                 f"{trainer.world_size}. A resume could not go on with the same batches"
             )
         self._state, self._metrics = states[trainer.global_rank], checkpoint.get("callback_metrics", {})
+        self._gradients = checkpoint.get("gradients", {})
         rewrite_position(checkpoint)
         for callback in trainer.early_stopping_callbacks:  # the patience that is given now counts
             if state := checkpoint["callbacks"].get(callback.state_key):
@@ -88,11 +96,15 @@ class ExactResume(Callback):
             self._interrupt.hold()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Restore the generators, once; act on Ctrl-C."""
+        """Restore the generators, and gradients that wait for others, once; act on Ctrl-C."""
         self._interrupt.act()
         if self._state is not None:
             restore_generators(self._state)
-            self._state = None
+            for name, gradient in self._gradients.items():
+                pl_module.get_parameter(name).grad = gradient.to(pl_module.device)
+            self._state, self._gradients = None, {}
+        if any(getattr(callback, "save_on_exception", False) for callback in trainer.checkpoint_callbacks):
+            self._before = collect_generators()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave everything as it was."""
@@ -131,3 +143,15 @@ def _has_stopped(callback: EarlyStopping, metrics: dict[str, Tensor]) -> bool:
         or (stopping is not None and callback.monitor_op(value, stopping))
         or (diverged is not None and callback.monitor_op(-value, -diverged))
     )
+
+
+def _waiting_gradients(trainer: Trainer, module: LightningModule) -> dict[str, Tensor]:
+    """The gradients by parameter that an optimizer step is to take with those of the next batch; {} for none."""
+    if not is_accumulating(trainer):
+        return {}
+    gradients = {name: parameter.grad for name, parameter in module.named_parameters()}
+    return {
+        name: trainer.strategy.reduce(gradient.clone(), reduce_op="mean")  # over ranks, which have not shared them yet
+        for name, gradient in gradients.items()
+        if gradient is not None
+    }

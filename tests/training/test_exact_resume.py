@@ -1,10 +1,17 @@
 """A resumed training is the one that was not stopped, wherever it was stopped."""
 
 import csv
+import os
+import random
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -51,11 +58,11 @@ class Stop:
 
 
 def every(steps):
-    return lambda: ModelCheckpoint(every_n_train_steps=steps, save_top_k=-1, filename="{step}")
+    return partial(ModelCheckpoint, every_n_train_steps=steps, save_top_k=-1, filename="{step}")
 
 
 def stopping(**options):
-    return lambda: EarlyStopping("val_loss", **{"patience": 100} | options)
+    return partial(EarlyStopping, "val_loss", **{"patience": 100} | options)
 
 
 WITHIN = {"val_check_interval": 2}
@@ -75,11 +82,11 @@ STOPS = [
     Stop("max_steps, early stopping, 1st", {"max_steps": 3}, {"max_epochs": 3}, "last", [stopping()], [stopping()]),
     Stop("max_epochs", {"max_epochs": 1}, {"max_epochs": 3}),
     Stop("max_epochs, then max_steps", {"max_epochs": 1}, {"max_steps": 13}),
-    Stop("max_time", {"max_epochs": 3}, {"max_epochs": 3}, "last", [lambda: StepTimer(7)]),
-    Stop("max_time at an epoch's end", {"max_epochs": 3}, {"max_epochs": 3}, "last", [lambda: StepTimer(5)]),
+    Stop("max_time", {"max_epochs": 3}, {"max_epochs": 3}, "last", [partial(StepTimer, 7)]),
+    Stop("max_time at an epoch's end", {"max_epochs": 3}, {"max_epochs": 3}, "last", [partial(StepTimer, 5)]),
     Stop("max_time, early stopping", {"max_epochs": 3}, {"max_epochs": 3}, "last",
-         [lambda: StepTimer(7), stopping(patience=1, min_delta=9)], [stopping(patience=1, min_delta=9)]),
-    Stop("max_time, Performance", {"max_epochs": 4}, {"max_epochs": 4}, "last", [lambda: StepTimer(7)],
+         [partial(StepTimer, 7), stopping(patience=1, min_delta=9)], [stopping(patience=1, min_delta=9)]),
+    Stop("max_time, Performance", {"max_epochs": 4}, {"max_epochs": 4}, "last", [partial(StepTimer, 7)],
          model={"schedule": "Performance"}),
     Stop("patience", {"max_epochs": 9}, {"max_epochs": 9}, "last", [stopping(patience=1, min_delta=9)],
          [stopping(patience=3, min_delta=9)]),
@@ -111,12 +118,15 @@ STOPS = [
 ]  # fmt: skip
 
 
-def train(folder, stop, callbacks, flags, compiled, checkpoint=None):
-    """Train; return the trainer."""
+def train(folder, stop, callbacks, flags, compiled, checkpoint=None, hook=None):
+    """Train, with a hook before each forward pass of the output layer if one is given; return the trainer."""
     data = CIFAR10DataModule(source="synthetic", synthetic_size=60, val_size=20, batch_size=8, order_seed=3)
-    torch.manual_seed(3)
+    for seed in (torch.manual_seed, random.seed, np.random.seed):
+        seed(3)
     module = MLPClassifier(hidden_sizes=[8, 8], dropout="alpha", dropout_p=0.2, lr=0.01,
                            **{"schedule": "Power"} | stop.model)  # fmt: skip
+    if hook:
+        module.network.output.register_forward_pre_hook(hook)
     module.executor = Executor("always" if compiled else "never", steps=3)
     trainer = Trainer(
         accelerator="cpu", logger=CSVLogger(folder, "", ""), log_every_n_steps=1, enable_progress_bar=False,
@@ -141,6 +151,20 @@ def outcome(trainer):
     return states, logged, rows
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The outcome of a training that is not stopped, which several tests compare with."""
+    outcomes = {}
+
+    def whole(stop, flags, compiled):
+        key = repr((stop.others, stop.model, flags, compiled))
+        if key not in outcomes:
+            outcomes[key] = outcome(train(tmp_path_factory.mktemp("whole"), stop, stop.others, flags, compiled))
+        return outcomes[key]
+
+    return whole
+
+
 def assert_same(ours, theirs, where=""):
     if isinstance(theirs, dict):
         assert ours.keys() == theirs.keys(), where
@@ -156,28 +180,115 @@ def assert_same(ours, theirs, where=""):
         assert ours == theirs, where
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def _eager(monkeypatch):
     """Do all but compile, which is tested elsewhere and takes long."""
     monkeypatch.setattr(compiled_step, "compile_once", lambda function: function)
     monkeypatch.setattr(obstacles, "has_compiler", lambda: True)
 
 
-@pytest.mark.usefixtures("_eager")
 @pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
 @pytest.mark.parametrize("stop", STOPS, ids=lambda stop: stop.name)
-def test_a_resume_is_exact(tmp_path, stop, compiled):
+def test_a_resume_is_exact(tmp_path, whole, stop, compiled):
     if compiled and "accumulate_grad_batches" in stop.first:
         pytest.skip("accumulated gradients are not compiled")
     train(tmp_path / "first", stop, stop.callbacks, stop.first, compiled)
     (file,) = (tmp_path / "first").rglob(f"{stop.file}.ckpt")
     start = torch.load(file, weights_only=True)["global_step"]
-    torch.rand(7)
     ours = outcome(train(tmp_path / "resumed", stop, stop.others, stop.then, compiled, file))
-    theirs = outcome(train(tmp_path / "whole", stop, stop.others, stop.then, compiled))
+    theirs = whole(stop, stop.then, compiled)
     assert 0 < start < theirs[0]["global_step"]
+    check_resumed(ours, theirs, start)
+
+
+def check_resumed(ours, theirs, start):
+    """Check that two outcomes are equal, of which the first is a training that was resumed after step `start`."""
     assert_same(ours[0], theirs[0])
     assert_same(ours[2], theirs[2])
     logged = theirs[1][-len(ours[1]) :]
     assert ours[1] == [{name: row[name] for name in ours[1][0]} for row in logged]
     assert [int(row["step"]) for row in ours[1] if row["train_step_loss"]] == list(range(start, ours[0]["global_step"]))
+
+
+INTERRUPTED = Stop("", {}, {})
+MOMENTS = [("step", call) for call in (1, 3, 4, 5, 6, 8)] + [("validation", call) for call in (2, 3)]  # 1 is a check
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+@pytest.mark.parametrize("file", ["last", "epoch=*"], ids=["last", "save_on_exception"])
+@pytest.mark.parametrize(("during", "call"), MOMENTS)
+def test_a_resume_after_ctrl_c_is_exact(tmp_path, whole, during, call, file, compiled):
+    seen = []
+
+    def interrupt(layer, inputs):
+        seen.append("step" if layer.training else "validation")
+        if seen[-1] == during and seen.count(during) == call:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    callbacks = [partial(ModelCheckpoint, save_on_exception=True)]
+    check_interrupted(tmp_path, whole, SystemExit, interrupt, callbacks, file, compiled)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("call", range(1, 8))
+def test_a_resume_with_waiting_gradients_is_exact(tmp_path, whole, call):
+    seen = []
+
+    def interrupt(layer, inputs):
+        seen.append(layer.training)
+        if seen.count(True) == call:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    check_interrupted(tmp_path, whole, SystemExit, interrupt, [], "last", False, accumulate_grad_batches=3)
+
+
+@pytest.mark.parametrize("call", [2, 5, 6])
+def test_a_resume_after_an_error_in_a_step_is_exact(tmp_path, whole, call):
+    seen = []
+
+    def fail(layer, inputs):
+        seen.append(layer.training)
+        if seen.count(True) == call:
+            raise RuntimeError("out of memory")
+
+    check_interrupted(
+        tmp_path, whole, RuntimeError, fail, [partial(ModelCheckpoint, save_on_exception=True)], "epoch=*", False
+    )
+
+
+def check_interrupted(folder, whole, exception, hook, callbacks, file, compiled, **flags):
+    """Interrupt a training, and check that a resume from the file that is left is exact."""
+    flags = {"max_epochs": 4, "val_check_interval": 3} | flags
+    with pytest.raises(exception):
+        train(folder / "first", INTERRUPTED, callbacks, flags, compiled, hook=hook)
+    path = max((folder / "first").rglob(f"{file}.ckpt"), key=lambda path: path.stat().st_mtime)
+    start = torch.load(path, weights_only=True)["global_step"]
+    ours = outcome(train(folder / "resumed", INTERRUPTED, [], flags, compiled, path))
+    check_resumed(ours, whole(INTERRUPTED, flags, compiled), start)
+
+
+DDP = (
+    "--data.source=synthetic --data.synthetic_size=100 --data.val_size=20 --data.batch_size=8 --model.dropout=alpha "
+    "--model.hidden_sizes=2x8 --trainer.accelerator=cpu --trainer.devices=2 --trainer.strategy=ddp "
+    "--trainer.log_every_n_steps=1 --trainer.enable_progress_bar=false "
+)  # 5 batches an epoch
+
+
+@pytest.mark.slow
+def test_a_resume_on_two_devices_is_exact(tmp_path):
+    def fit(root, steps, *flags):
+        flags = [*DDP.split(), f"--trainer.max_steps={steps}", f"--trainer.default_root_dir={tmp_path / root}", *flags]
+        subprocess.run([sys.executable, "-m", "cifar_lightning", "fit", *flags], check=True, timeout=120)
+        (last,) = (tmp_path / root).rglob("last.ckpt")
+        with next((tmp_path / root).rglob("metrics.csv")).open() as file:
+            return last, torch.load(last, weights_only=True), list(csv.DictReader(file))
+
+    last, _, _ = fit("first", 7)
+    _, ours, logged = fit("resumed", 13, f"--ckpt_path={last}")
+    _, theirs, whole = fit("whole", 13)
+    for name in ("state_dict", "optimizer_states", "random_generators", "global_step", "epoch"):
+        assert_same(ours[name], theirs[name], name)
+    for row, expected in zip(logged, whole[-len(logged) :], strict=True):
+        assert row.keys() == expected.keys()
+        for name, value in row.items():  # the sums of two devices are added in another order
+            assert float(value or 0) == pytest.approx(float(expected[name] or 0), rel=1e-6)
