@@ -98,7 +98,10 @@ class SignalPicture(Callback):
         network = pl_module.network
         layers = [network.input, *network.hidden, network.output]
         signals = measure_signals(network, layers, pl_module.standardize(images), labels)
-        self.rows += [{"epoch": epoch, "layer": layer, **asdict(signal)} for layer, signal in enumerate(signals)]
+        # An epoch that was cut short is measured once more when a resumed training ends it.
+        before = [row for row in self.rows if row["epoch"] < epoch]
+        measured = [{"epoch": epoch, "layer": layer, **asdict(signal)} for layer, signal in enumerate(signals)]
+        self.rows = [*before, *measured]
         folder.mkdir(parents=True, exist_ok=True)
         write_csv(self.rows, folder / "signals.csv")
 

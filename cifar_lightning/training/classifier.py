@@ -33,7 +33,8 @@ from cifar_lightning.training.checks import check_batch_norm, check_classes, che
 from cifar_lightning.training.cycle import Cycle
 from cifar_lightning.training.epoch_metrics import EpochMetrics
 from cifar_lightning.training.execution import STEP_METHODS, Execution, Executor
-from cifar_lightning.training.lightning_internals import averaged_modules, is_fitting, position_of, validation_is_due
+from cifar_lightning.training.lightning_internals import averaged_modules, is_fitting, validation_is_due
+from cifar_lightning.training.position import position_of
 
 Batch = tuple[Tensor, Tensor]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, OnExceptionCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from rich import get_console
 from torch import Tensor
@@ -14,10 +14,10 @@ from cifar_lightning.training.lightning_internals import (
     is_accumulating,
     is_within_a_step,
     pause_early_stopping,
-    rewrite_position,
     start_from_position,
     validation_is_due,
 )
+from cifar_lightning.training.position import rewrite_position
 from cifar_lightning.training.random_state import collect_generators, restore_generators
 
 
@@ -36,7 +36,8 @@ class ExactResume(Callback):
 
     def __init__(self) -> None:
         self._state: dict[str, Any] | None = None  # of this rank's generators, until the first batch
-        self._before: dict[str, Any] | None = None  # the same before the present step, where an exception is saved
+        self._before: dict[str, Any] | None = None  # the same before the present step
+        self._keeps_before = False  # where a checkpoint may be written within a step
         self._gradients: dict[str, Tensor] = {}  # until the first batch, which adds its own
         self._metrics: dict[str, Tensor] | None = None  # until the training starts
         self._interrupt = HeldInterrupt()
@@ -92,6 +93,7 @@ class ExactResume(Callback):
             start_from_position(trainer)
             trainer.callback_metrics.update(self._metrics)
             self._metrics = None
+        self._before, self._keeps_before = None, any(map(_writes_within_steps, trainer.checkpoint_callbacks))
         if trainer.world_size == 1:  # others would wait for this rank in vain
             self._interrupt.hold()
 
@@ -103,7 +105,7 @@ class ExactResume(Callback):
             for name, gradient in self._gradients.items():
                 pl_module.get_parameter(name).grad = gradient.to(pl_module.device)
             self._state, self._gradients = None, {}
-        if any(getattr(callback, "save_on_exception", False) for callback in trainer.checkpoint_callbacks):
+        if self._keeps_before:
             self._before = collect_generators()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -128,6 +130,11 @@ class ExactResume(Callback):
         """Let early stopping not judge an epoch that is cut short."""
         if not trainer.is_last_batch:
             pause_early_stopping(trainer, True)
+
+
+def _writes_within_steps(callback: Checkpoint) -> bool:
+    """Whether a callback writes a checkpoint when there is an error."""
+    return isinstance(callback, OnExceptionCheckpoint) or bool(getattr(callback, "save_on_exception", False))
 
 
 def _has_stopped(callback: EarlyStopping, metrics: dict[str, Tensor]) -> bool:

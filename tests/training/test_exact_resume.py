@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint, Timer
 from lightning.pytorch.loggers import CSVLogger
 
 from cifar_lightning import CIFAR10DataModule, MLPClassifier
 from cifar_lightning.callbacks.report import RunReport
+from cifar_lightning.callbacks.signal_picture import SignalPicture
 from cifar_lightning.compiled import step as compiled_step
 from cifar_lightning.training import obstacles
 from cifar_lightning.training.checkpoints import BestCheckpoint, LastCheckpoint
@@ -137,18 +138,17 @@ def train(folder, stop, callbacks, flags, compiled, checkpoint=None, hook=None):
     return trainer
 
 
-def outcome(trainer):
+def outcome(trainer, logged=True):
     """What is to be equal: the last checkpoint's states, the rows of the log, and those of the report."""
     report = next(callback for callback in trainer.callbacks if isinstance(callback, RunReport))
     folder = Path(trainer.default_root_dir)
     trainer.save_checkpoint(folder / "end.ckpt")
     checkpoint = torch.load(folder / "end.ckpt", weights_only=True)
-    with next(folder.rglob("metrics.csv")).open() as file:
-        logged = list(csv.DictReader(file))
+    log = next(folder.rglob("metrics.csv")).read_text().splitlines() if logged else []
     states = {name: checkpoint[name] for name in ("state_dict", "optimizer_states", "lr_schedulers", "global_step",
                                                   "epoch", "random_generators")}  # fmt: skip
     rows = [{name: value for name, value in row.items() if name != "seconds"} for row in report.rows]
-    return states, logged, rows
+    return states, list(csv.DictReader(log)), rows
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +243,8 @@ def test_a_resume_with_waiting_gradients_is_exact(tmp_path, whole, call):
 
 
 @pytest.mark.parametrize("call", [2, 5, 6])
-def test_a_resume_after_an_error_in_a_step_is_exact(tmp_path, whole, call):
+@pytest.mark.parametrize("by", ["ModelCheckpoint", "OnExceptionCheckpoint"])
+def test_a_resume_after_an_error_in_a_step_is_exact(tmp_path, whole, call, by):
     seen = []
 
     def fail(layer, inputs):
@@ -251,14 +252,69 @@ def test_a_resume_after_an_error_in_a_step_is_exact(tmp_path, whole, call):
         if seen.count(True) == call:
             raise RuntimeError("out of memory")
 
-    check_interrupted(
-        tmp_path, whole, RuntimeError, fail, [partial(ModelCheckpoint, save_on_exception=True)], "epoch=*", False
-    )
+    callbacks = {
+        "ModelCheckpoint": partial(ModelCheckpoint, filename="failed-{epoch}", save_on_exception=True),
+        "OnExceptionCheckpoint": partial(OnExceptionCheckpoint, tmp_path / "first", "failed"),
+    }
+    check_interrupted(tmp_path, whole, RuntimeError, fail, [callbacks[by]], "failed*", False)
+
+
+def test_an_epoch_that_was_cut_short_is_drawn_once(tmp_path):
+    pictures = [partial(SignalPicture, num_images=4)]
+    train(tmp_path / "first", INTERRUPTED, pictures, {"max_steps": 7}, False)
+    (file,) = (tmp_path / "first").rglob("last.ckpt")
+    resumed = train(tmp_path / "resumed", INTERRUPTED, pictures, {"max_epochs": 3}, False, file)
+    (picture,) = (callback for callback in resumed.callbacks if isinstance(callback, SignalPicture))
+    assert [row["epoch"] for row in picture.rows if row["layer"] == 0] == [0, 1, 2, 3]
+
+
+class KilledError(Exception):
+    """Ends a training with nothing written."""
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+@pytest.mark.parametrize("flags", [WITHIN, NO_EPOCHS, {"check_val_every_n_epoch": 2}], ids=str)
+def test_a_training_that_is_killed_many_times_is_exact(tmp_path, whole, flags, compiled):
+    flags, kills, path = {"max_epochs": 5} | flags, 0, None
+    draw = random.Random(0)
+    while True:
+        left = draw.randint(3, 12)
+
+        def kill(layer, inputs):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise KilledError
+
+        try:
+            ours = outcome(train(tmp_path / str(kills), INTERRUPTED, [], flags, compiled, path, kill))
+            break
+        except KilledError:
+            path = next((tmp_path / str(kills)).rglob("last.ckpt"), path)
+            kills += 1
+    assert kills > 2
+    theirs = whole(INTERRUPTED, flags, compiled)
+    assert_same(ours[0], theirs[0])
+    assert_same(ours[2], theirs[2])
+
+
+@pytest.mark.parametrize(
+    "limit", [{"patience": 1, "min_delta": 9.0}, {"stopping_threshold": 99.0}, {"divergence_threshold": 0.1}], ids=str
+)
+@pytest.mark.parametrize("flags", [{}, WITHIN], ids=["each epoch", "within an epoch"])
+def test_a_training_that_stopped_early_stays_stopped(tmp_path, limit, flags):
+    stop = Stop("", {}, {})
+    first = train(tmp_path / "first", stop, [stopping(**limit)], {"max_epochs": 9} | flags, False)
+    assert 0 < first.global_step < 45
+    (file,) = (tmp_path / "first").rglob("last.ckpt")
+    again = train(tmp_path / "again", stop, [stopping(**limit)], {"max_epochs": 9} | flags, False, file)
+    assert again.global_step == first.global_step
+    assert_same(outcome(again, logged=False)[2], outcome(first)[2])
 
 
 def check_interrupted(folder, whole, exception, hook, callbacks, file, compiled, **flags):
     """Interrupt a training, and check that a resume from the file that is left is exact."""
-    flags = {"max_epochs": 4, "val_check_interval": 3} | flags
+    flags = {"max_epochs": 4, "val_check_interval": 2} | flags
     with pytest.raises(exception):
         train(folder / "first", INTERRUPTED, callbacks, flags, compiled, hook=hook)
     path = max((folder / "first").rglob(f"{file}.ckpt"), key=lambda path: path.stat().st_mtime)

@@ -1,12 +1,16 @@
 import csv
 import random
+import re
+from math import nan
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SMALL
+from lightning.pytorch import Trainer
 
+from cifar_lightning import CIFAR10DataModule, MLPClassifier
 from cifar_lightning.callbacks.report import RunReport
 from cifar_lightning.cli.main import CLI
 from cifar_lightning.training.random_state import collect_generators, restore_generators
@@ -144,6 +148,41 @@ def test_the_report_of_a_resumed_run_has_every_epoch(run):
         (report,) = (callback for callback in trainer.callbacks if isinstance(callback, RunReport))
         assert [row["epoch"] for row in report.rows] == [1, 2, 3]
         assert all(min(row["train_loss"], row["val_loss"]) > 0 and row["lr"] == 1e-3 for row in report.rows)
+
+
+def test_each_epoch_has_one_row_whatever_the_validations(run):
+    # 8 batches an epoch; 20 steps end within the third.
+    flags = [*SMALL, "--model.hidden_sizes=2x10", "--trainer.val_check_interval=3"]
+    run("fit", *flags, "--trainer.max_steps=20", "--trainer.default_root_dir=first")
+    last = next(Path("first").rglob("last.ckpt"))
+    said = run("fit", f"--ckpt_path={last}", "--trainer.max_steps=40", "--trainer.default_root_dir=second")
+    whole = run("fit", *flags, "--trainer.max_steps=40", "--trainer.default_root_dir=whole")
+
+    def printed(text):
+        return [line.partition("lr")[0] for line in text.splitlines() if line.startswith("epoch ")]
+
+    assert len(printed(whole)) == 5
+    assert printed(said) == printed(whole)[2:]
+
+
+def test_epochs_without_validation_have_no_validation_metrics():
+    report = RunReport()
+    data = CIFAR10DataModule(source="synthetic", synthetic_size=60, val_size=20)
+    flags = {"logger": False, "enable_checkpointing": False, "check_val_every_n_epoch": 2, "callbacks": [report]}
+    Trainer(accelerator="cpu", max_epochs=5, **flags).fit(MLPClassifier(hidden_sizes=[4]), data)
+    assert ["val_loss" in row for row in report.rows] == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize(("losses", "best"), [([nan, 2.0, 1.0], 3), ([2.0, nan, nan], 1), ([nan, nan, 3.0], 3)])
+def test_the_best_epoch_has_a_loss(losses, best, capsys, tmp_path):
+    report = RunReport()
+    report.rows = [
+        {"epoch": index + 1.0, "seconds": 1.0, "lr": 0.1, "val_loss": loss, "val_accuracy": 0.5}
+        for index, loss in enumerate(losses)
+    ]
+    report.on_fit_end(Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path), MLPClassifier())
+    shown = capsys.readouterr().out
+    assert re.search(rf"best epoch, by validation loss *│ {best} ", shown)
 
 
 def test_the_last_checkpoint_is_that_of_the_last_epoch(run):
