@@ -18,6 +18,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from cifar_lightning.analysis.mc_dropout import MCPrediction
 from cifar_lightning.analysis.metrics import MutualInformation, Reliability, evaluation_metrics
 from cifar_lightning.analysis.plots import draw_confusion_matrix, draw_images, draw_reliability
+from cifar_lightning.callbacks.run_folder import is_writer, run_folder
 from cifar_lightning.callbacks.ways_to_predict import Way, WaysToPredict
 from cifar_lightning.files import write_whole
 from cifar_lightning.nn.temperature import Temperature
@@ -137,8 +138,8 @@ class EvaluationReport(Callback):
         for way, row in rows.items():
             names = row if way.key else row.keys() - {"accuracy", "top3_accuracy"}  # which the module itself logs
             pl_module.log_dict({f"{split}_{way.key}{name}": row[name] for name in names}, sync_dist=True)
-        folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks
-        if not trainer.is_global_zero or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        folder = run_folder(trainer)
+        if trainer.sanity_checking or not is_writer(trainer):
             return
         folder.mkdir(parents=True, exist_ok=True)
         data_set = getattr(trainer.datamodule, "data_set", "unnamed data")  # type: ignore[attr-defined]
@@ -174,9 +175,10 @@ class EvaluationReport(Callback):
         assert isinstance(temperature, Temperature), "the classifier has one"
         value = temperature.fit(logits * temperature.value, labels)
         pl_module.log("temperature", value)
-        if trainer.ckpt_path is None or not trainer.is_global_zero:
+        folder = run_folder(trainer)
+        if trainer.ckpt_path is None or not is_writer(trainer):
             return
-        path = Path(trainer.default_root_dir) / "checkpoints" / "calibrated.ckpt"
+        path = folder / "checkpoints" / "calibrated.ckpt"
         checkpoint = torch.load(trainer.ckpt_path, map_location="cpu", weights_only=True)
         checkpoint["state_dict"]["temperature.value"] = temperature.value.cpu()
         path.parent.mkdir(parents=True, exist_ok=True)

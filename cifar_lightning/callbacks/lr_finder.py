@@ -13,6 +13,7 @@ from rich.table import Table
 from torch.optim import Optimizer
 
 from cifar_lightning.analysis.plots import draw_sweep
+from cifar_lightning.callbacks.run_folder import is_writer, run_folder
 from cifar_lightning.callbacks.sweep_step import SweepStep
 from cifar_lightning.optim.lr_range_test import LRSweep, Mode, make_rates, run_sweep
 from cifar_lightning.optim.lr_rules import Rule
@@ -86,11 +87,11 @@ class LRFinder(Callback):
                 self.sweep = run_sweep(step, self.lrs)
         finally:
             restore_generators(generators)
-        folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks
+        folder = run_folder(trainer)
         data_set = getattr(trainer.datamodule, "data_set", "unnamed data")  # type: ignore[attr-defined]
         title = f"Learning-rate range test on {data_set}"
         suggestions = _suggestions(self.sweep)
-        if trainer.is_global_zero:
+        if is_writer(trainer):
             folder.mkdir(parents=True, exist_ok=True)
             write_csv(self.sweep, folder / "lr_finder.csv")
             draw_sweep(self.sweep, suggestions, folder / "lr_finder.png", self.rule, title)

@@ -1,6 +1,7 @@
 """Predictions as a table on the screen and on the disk, and as a picture."""
 
 import csv
+import os
 import time
 from collections import Counter
 from math import isnan
@@ -17,6 +18,7 @@ from torch import Tensor
 from cifar_lightning.analysis.mc_dropout import MCPrediction, entropy
 from cifar_lightning.analysis.plots import draw_images
 from cifar_lightning.callbacks.evaluation import EvaluationReport
+from cifar_lightning.callbacks.run_folder import is_writer, run_folder
 from cifar_lightning.data.image_files import FileBatch
 
 SHOWN = 25  # rows on the screen, and images in the picture
@@ -42,9 +44,13 @@ class PredictionTable(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the table."""
         suffix = "" if trainer.world_size == 1 else f"_{trainer.global_rank}"
-        self._folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._file = (self._folder / f"predictions{suffix}.csv").open("w", newline="")
+        self._folder = run_folder(trainer)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            path = Path(os.devnull)
+        else:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            path = self._folder / f"predictions{suffix}.csv"
+        self._file = path.open("w", newline="")
         self._writer = csv.writer(self._file)
         self._writer.writerow(COLUMNS)
         self._rows: list[list[str]] = []
@@ -92,7 +98,7 @@ class PredictionTable(Callback):
         console.print(_table(self._rows))
         if self._count > len(self._rows):
             console.print(f"... and {self._count - len(self._rows):,} more in the file")
-        if self._drawn:
+        if self._drawn and is_writer(trainer):
             data = trainer.datamodule  # type: ignore[attr-defined]
             source = (
                 "image files"
@@ -105,7 +111,8 @@ class PredictionTable(Callback):
         for path, reason in self.broken:
             console.print(f"skipped {path}: {reason}", markup=False)
         rate = self._count / seconds
-        console.print(f"{self._count:,} images, {rate:,.0f} a second; predictions are in {self._file.name}")
+        where = "a dry run writes no file" if trainer.fast_dev_run else f"predictions are in {self._file.name}"  # type: ignore[attr-defined]
+        console.print(f"{self._count:,} images, {rate:,.0f} a second; {where}")
 
     def _draw(self, classes: list[str] | None, source: str) -> None:
         images, probabilities, std = (torch.cat(parts) for parts in zip(*self._drawn, strict=True))

@@ -11,6 +11,7 @@ from rich import get_console
 from rich.table import Table
 
 from cifar_lightning.analysis.plots import draw_learning_curves
+from cifar_lightning.callbacks.run_folder import is_writer, run_folder
 from cifar_lightning.training.lightning_internals import finished_epochs, resumes_within_epoch
 
 Row = dict[str, float]
@@ -58,8 +59,9 @@ class RunReport(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw and print the report."""
-        folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks
-        if trainer.is_global_zero and self.rows and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        folder = run_folder(trainer)
+        if is_writer(trainer) and self.rows:
+            folder.mkdir(parents=True, exist_ok=True)
             data_set = _data_set(trainer)
             draw_learning_curves(self.rows, folder / "learning_curves.png", f"{folder.parent.name} on {data_set}")
             get_console().print(_table(self.rows, data_set, folder))

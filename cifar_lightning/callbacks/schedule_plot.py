@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cifar_lightning.analysis.plots import draw_schedule
+from cifar_lightning.callbacks.run_folder import is_writer, run_folder
 from cifar_lightning.training.lightning_internals import count_optimizer_steps, stop_before_training
 
 
@@ -32,9 +32,9 @@ class SchedulePlot(Callback):
                 "a schedule of unknown length can't be drawn: expected --trainer.max_epochs, received "
                 f"{trainer.max_epochs}"
             )
-        folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks
+        folder = run_folder(trainer)
         rates, momenta = simulate(pl_module, total, -(-total // trainer.max_epochs))
-        if trainer.is_global_zero:
+        if is_writer(trainer):
             folder.mkdir(parents=True, exist_ok=True)
             draw_schedule(rates, momenta, total / trainer.max_epochs, folder / "schedule.png")
             console = get_console()

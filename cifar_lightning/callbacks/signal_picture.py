@@ -12,6 +12,7 @@ from rich.table import Table
 
 from cifar_lightning.analysis.plots import draw_signals
 from cifar_lightning.analysis.signals import LayerSignal, measure_signals
+from cifar_lightning.callbacks.run_folder import is_writer, run_folder
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.datamodule import CIFAR10DataModule
 from cifar_lightning.training.lightning_internals import stop_before_training
@@ -63,8 +64,8 @@ class SignalPicture(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the picture."""
-        folder = _folder(trainer)
-        if trainer.is_global_zero and self.rows:
+        folder = run_folder(trainer)
+        if is_writer(trainer) and self.rows:
             data_set = trainer.datamodule.data_set  # type: ignore[attr-defined]
             draw_signals(self.rows, folder / "signals.png", f"Signals in {folder.parent.name} on {data_set}")
             if self.stop:
@@ -91,8 +92,8 @@ class SignalPicture(Callback):
                 "SignalPicture can't measure this: expected MLPClassifier and CIFAR10DataModule (measure_signals is "
                 f"for other networks), received {type(pl_module).__name__} and {type(data).__name__}"
             )
-        folder = _folder(trainer)
-        if not trainer.is_global_zero:
+        folder = run_folder(trainer)
+        if not is_writer(trainer):
             return
         images, labels = (part.to(pl_module.device) for part in data.first_training_images(self.num_images))
         network = pl_module.network
@@ -104,10 +105,6 @@ class SignalPicture(Callback):
         self.rows = [*before, *measured]
         folder.mkdir(parents=True, exist_ok=True)
         write_csv(self.rows, folder / "signals.csv")
-
-
-def _folder(trainer: Trainer) -> Path:
-    return Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks
 
 
 def write_csv(rows: list[Row], path: Path) -> None:

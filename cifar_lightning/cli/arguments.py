@@ -1,9 +1,11 @@
 """The command line's arguments, spelt as a person would and read as jsonargparse does."""
 
 import json
+from collections.abc import Iterable
 
 #: Options that take several values, one after another.
 LIST_OPTIONS = {"--evaluation.ensemble", "--data.classes", "--data.images"}
+CONFIG_OPTIONS = ("--config", "-c")
 
 
 def gather_lists(arguments: list[str]) -> list[str]:
@@ -29,25 +31,52 @@ def gather_lists(arguments: list[str]) -> list[str]:
     return gathered
 
 
+class CommandLine:
+    """The arguments of a command, its configs told from its flags, which win wherever they stand.
+
+    Args:
+        arguments: As `gather_lists` leaves them.
+        subcommands: The known subcommands.
+    """
+
+    def __init__(self, arguments: list[str], subcommands: Iterable[str]) -> None:
+        known = set(subcommands)
+        pairs = enumerate(zip(["", *arguments], arguments, strict=False))  # each word after the one before it
+        positions = (i for i, (before, word) in pairs if word in known and before not in CONFIG_OPTIONS)
+        end = next(positions, len(arguments)) + 1
+        #: Up to the subcommand, which is the last one. A config that stands here has its options by subcommand.
+        self.head = arguments[:end]
+        self._configs, self._flags = _split_configs(arguments[end:])
+
+    @property
+    def configs(self) -> list[str]:
+        """The configs, each a file or the YAML itself."""
+        return _split_configs(self.head)[0] + self._configs
+
+    def add_config(self, config: str) -> None:
+        """Name one more config."""
+        self._configs.append(config)
+
+    @property
+    def arguments(self) -> list[str]:
+        """All arguments, the configs first."""
+        return [*self.head, *(f"--config={config}" for config in self._configs), *self._flags]
+
+    @property
+    def without_configs(self) -> list[str]:
+        """The subcommand and its flags."""
+        return [*self.head[-1:], *self._flags]
+
+
 def _split_configs(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The configs among the arguments, with their options, and the rest."""
+    """The configs among the arguments, and the rest."""
     configs: list[str] = []
     rest: list[str] = []
-    i = 0
-    while i < len(arguments):
-        taken = 2 if arguments[i] in ("--config", "-c") else 1
-        part = arguments[i : i + taken]
-        (configs if taken == 2 or part[0].startswith("--config=") else rest).extend(part)
-        i += taken
+    words = iter(arguments)
+    for word in words:
+        option, has_value, value = word.partition("=")
+        if option in CONFIG_OPTIONS:
+            configs.append(value if has_value else next(words, ""))
+        else:
+            rest.append(word)
     return configs, rest
-
-
-def configs_first(arguments: list[str]) -> list[str]:
-    """Put the configs before the flags, which then win wherever they stand."""
-    configs, rest = _split_configs(arguments[1:])
-    return [*arguments[:1], *configs, *rest]
-
-
-def without_configs(arguments: list[str]) -> list[str]:
-    """The arguments without their configs."""
-    return [*arguments[:1], *_split_configs(arguments[1:])[1]]

@@ -11,6 +11,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
+from cifar_lightning.cli.find_run import CHECKPOINTS, find_in_newest_run
 from cifar_lightning.training.checkpoints import read_checkpoint
 
 Options = Mapping[str, Mapping[str, Any]]
@@ -33,8 +34,14 @@ ACTS_IN: dict[str, tuple[Sequence[str], Any]] = {
 ACTS_IF_GIVEN_IN = {"pretrained.checkpoint": (("fit",), None)}
 
 
-def find_checkpoint(named: str | None, subcommand: str, runs: Path) -> str | None:
-    """The file that --ckpt_path means, where "best" and "last" are those of the newest run in `runs`.
+def find_checkpoint(named: str | None, subcommand: str, configs: Sequence[str], root: Path) -> str | None:
+    """The file that --ckpt_path means, where "best" and "last" are those of the newest training of the configs.
+
+    Args:
+        named: What --ckpt_path says.
+        subcommand: What is done.
+        configs: The configs that the user names.
+        root: Where the runs are.
 
     Raises:
         ValueError: If it does not exist, or if an evaluation names none.
@@ -46,11 +53,8 @@ def find_checkpoint(named: str | None, subcommand: str, runs: Path) -> str | Non
             f"nothing to {subcommand}: expected a trained network, --ckpt_path FILE (or best or last, with the "
             f"--config it was trained with); received no --ckpt_path"
         )
-    if named in ("best", "last"):
-        found = sorted(runs.glob(f"*/checkpoints/{named}.ckpt"), key=lambda path: path.stat().st_mtime)
-        if not found:
-            raise ValueError(f"no checkpoint: expected {runs}/*/checkpoints/{named}.ckpt, received none")
-        return str(found[-1])
+    if named in CHECKPOINTS:
+        return str(find_in_newest_run(named, configs, root))
     if not Path(named).is_file():
         raise ValueError(f"no checkpoint: expected a file, best or last; received {named!r}")
     return named

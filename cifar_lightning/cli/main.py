@@ -1,19 +1,19 @@
 """The command line: `lightning fit --config configs/one_cycle.yaml`."""
 
-import logging
-import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from jsonargparse import Namespace, set_parsing_settings
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint  # noqa: F401 (short names)
+from lightning.pytorch.callbacks import (
+    EarlyStopping,  # noqa: F401 (short name)
+    LearningRateMonitor,  # noqa: F401 (short name)
+    ModelCheckpoint,
+    ProgressBar,
+)
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from cifar_lightning.callbacks.evaluation import EvaluationReport
@@ -23,11 +23,15 @@ from cifar_lightning.callbacks.predictions import PredictionTable
 from cifar_lightning.callbacks.pretrained import Pretrained
 from cifar_lightning.callbacks.progress_bar import RunProgressBar
 from cifar_lightning.callbacks.report import RunReport
+from cifar_lightning.callbacks.run_folder import RunFolder
 from cifar_lightning.callbacks.schedule_plot import SchedulePlot  # noqa: F401 (short name)
 from cifar_lightning.callbacks.signal_picture import SignalPicture  # noqa: F401 (short name)
 from cifar_lightning.cli import checkpoint_options as options
-from cifar_lightning.cli.arguments import configs_first, gather_lists, without_configs
+from cifar_lightning.cli.arguments import CommandLine, gather_lists
+from cifar_lightning.cli.command import command
+from cifar_lightning.cli.find_run import SAVED_CONFIG, fingerprint, is_saved_config, own_fingerprints
 from cifar_lightning.cli.run_folder import discard_if_never_begun, make_loggers, make_run_folder
+from cifar_lightning.cli.save_config import SaveRunConfig
 from cifar_lightning.experiments.sweep import Sweep  # noqa: F401 (short name)
 from cifar_lightning.training.checkpoints import BestCheckpoint, LastCheckpoint, read_checkpoint
 from cifar_lightning.training.classifier import MLPClassifier
@@ -37,9 +41,6 @@ from cifar_lightning.training.execution import Executor
 from cifar_lightning.training.resume import ExactResume
 
 RUNS = "runs"
-#: Set to see the traceback of an error that is reported in one message.
-DEBUG_VARIABLE = "CIFAR_LIGHTNING_DEBUG"
-
 set_parsing_settings(add_print_completion_argument=True)  # --print_completion shtab-bash
 
 
@@ -71,11 +72,13 @@ class CLI(LightningCLI):
         self.callbacks = callbacks
         self.folder = folder
         try:
-            self.arguments = configs_first(gather_lists(list(sys.argv[1:] if args is None else args)))
+            arguments = gather_lists(list(sys.argv[1:] if args is None else args))
+            self.line = CommandLine(arguments, LightningCLI.subcommands())
             super().__init__(
                 MLPClassifier,
                 CIFAR10DataModule,
                 args=args,
+                save_config_callback=SaveRunConfig,
                 parser_class=Parser,
                 seed_everything_default=42,
                 auto_configure_optimizers=False,
@@ -89,9 +92,9 @@ class CLI(LightningCLI):
     # ------------------------------------------------------------------------------------------------- parsing
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning's is static
-        """The one that the command line begins with, or else all: each has a parser of its own, which takes long."""
+        """The one that the command line names, or all: each has a parser of its own, which takes long."""
         every = LightningCLI.subcommands()
-        return {name: every[name] for name in self.arguments[:1] if name in every} or every
+        return {name: every[name] for name in self.line.head[-1:] if name in every} or every
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the groups of options that are no hyperparameters, each of the class that acts on it."""
@@ -102,20 +105,14 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; a resume without a config takes the one of the run that it resumes."""
-        self.config = parser.parse_args(self.arguments)
+        self.config = parser.parse_args(self.line.arguments)
         subcommand: str = self.config.subcommand
+        self._fingerprints = [fingerprint(self.line.configs)]
         self.ckpt_path = self._find_checkpoint()
-        if self.ckpt_path and subcommand == "fit" and not self.subconfig.config:
-            config = Path(self.ckpt_path).parent.parent / "config.yaml"
-            if not config.is_file():
-                raise ValueError(
-                    f"a resume without a config: expected --config, or {config} as the run has left it; "
-                    "received neither"
-                )
-            self.arguments[1:1] = ["--config", str(config)]
-            self.config = parser.parse_args(self.arguments)
+        if self.ckpt_path and subcommand == "fit" and not self.line.configs:
+            self._take_config_of_resumed_run(parser, Path(self.ckpt_path).parent.parent)
         # A training goes by its configs, but an evaluation may name one only to say which run is meant.
-        given = self.arguments if subcommand == "fit" else without_configs(self.arguments)
+        given = self.line.arguments if subcommand == "fit" else self.line.without_configs
         self._given = parser.parse_args(given, defaults=False)[subcommand].as_dict()
         evaluation, pretrained = self.subconfig.evaluation, self.subconfig.pretrained
         evaluation.ensemble = options.find_members(evaluation.ensemble or [], self.ckpt_path or "")
@@ -129,6 +126,16 @@ class CLI(LightningCLI):
         # Lightning would let the checkpoint's hyperparameters override the command line's if it saw the path now.
         self.subconfig.ckpt_path = None
 
+    def _take_config_of_resumed_run(self, parser: LightningArgumentParser, run: Path) -> None:
+        config = run / SAVED_CONFIG
+        if not config.is_file():
+            raise ValueError(
+                f"a resume without a config: expected --config, or {config} as the run has left it; received neither"
+            )
+        self.line.add_config(str(config))
+        self._fingerprints = [fingerprint(self.line.configs), *own_fingerprints(run)]
+        self.config = parser.parse_args(self.line.arguments)
+
     @property
     def subconfig(self) -> Namespace:
         """The options of the subcommand."""
@@ -139,7 +146,7 @@ class CLI(LightningCLI):
         named, ensemble = self.subconfig.ckpt_path, self.subconfig.evaluation.ensemble
         if named is None and ensemble:
             named = ensemble[0]
-        return options.find_checkpoint(named, self.config.subcommand, self._root / self._config_name)
+        return options.find_checkpoint(named, self.config.subcommand, self.line.configs, self._root)
 
     def _take_options_of_checkpoint(self) -> None:
         """Take what is not given from the checkpoint."""
@@ -182,23 +189,35 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with the callbacks and loggers that every run has, in a folder of its own."""
-        built = self.config_init[self.subcommand]
-        config = built.trainer
-        self.predictions = PredictionTable(built.evaluation)
-        callbacks: list[Callback] = [RunReport(), ExactResume(), self.predictions, *self.callbacks]
-        if self.subcommand == "fit" and config.enable_checkpointing is not False:
-            callbacks += [BestCheckpoint(), LastCheckpoint()]
-        if self.subcommand != "fit":  # evaluations need none of the training's callbacks
-            warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks.*")
-        if config.enable_progress_bar is not False:
-            callbacks.insert(0, RunProgressBar())  # first, so that it stops before the others print
-        self.trainer_defaults["callbacks"] = callbacks
+        config = self.config_init[self.subcommand].trainer
         kind = "" if self.subcommand == "fit" else f"{self.subcommand}_"
         if self.folder is None:
             self.folder = make_run_folder(self._root / self._config_name, kind, keep=not config.fast_dev_run)
-        if config.logger in (None, True):
+        if self.subcommand != "fit":  # evaluations need none of the training's callbacks
+            warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks.*")
+        if config.logger in (None, True) and not config.barebones:
             kwargs["logger"] = make_loggers(self.folder)
-        return super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
+        self.trainer_defaults["callbacks"] = self._make_callbacks(config)
+        self.save_config_kwargs["fingerprints"] = self._fingerprints
+        trainer = super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(self.folder / "checkpoints")
+        return trainer
+
+    def _make_callbacks(self, config: Namespace) -> list[Callback]:
+        """The callbacks that every run has, unless the trainer's options leave them out or bring their own."""
+        assert self.folder is not None, "it has been made"
+        self.predictions = PredictionTable(self.config_init[self.subcommand].evaluation)
+        callbacks = [RunFolder(self.folder), RunReport(), ExactResume(), self.predictions, *self.callbacks]
+        saves = config.enable_checkpointing is not False and not config.barebones and not config.fast_dev_run
+        if self.subcommand == "fit" and saves:
+            callbacks += [BestCheckpoint(), LastCheckpoint()]
+        given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
+        own_bar = any(isinstance(callback, ProgressBar) for callback in given)
+        if config.enable_progress_bar is not False and not config.barebones and not own_bar:
+            callbacks.insert(0, RunProgressBar())  # first, so that it stops before the others print
+        return callbacks
 
     def after_predict(self) -> None:
         """Exit with status 1 if an image was skipped.
@@ -218,51 +237,24 @@ class CLI(LightningCLI):
     @property
     def _config_name(self) -> str:
         """The names of the configs, or of the run that a checkpoint is from."""
-        configs = [Path(str(path)) for path in self.subconfig.config or []]
+        configs = [Path(path) for path in self.line.configs]
         named = self.ckpt_path or self.subconfig.ckpt_path
         if named not in (None, "best", "last"):
             checkpoint = Path(named).absolute()
             if checkpoint.parent.name != "checkpoints" and not configs:
                 return checkpoint.stem
             run = checkpoint.parent.parent
-            if not configs or run / "config.yaml" in [path.absolute() for path in configs]:
+            if not configs or run / SAVED_CONFIG in [path.absolute() for path in configs]:
                 return run.parent.name
-        return "+".join(path.stem for path in configs) or "default"
+        return "+".join(map(_name_of_config, self.line.configs)) or "default"
 
 
-def _silence_what_does_not_concern_the_user() -> None:
-    for message in (
-        ".*does not have many workers.*",  # the whole data set is in memory: workers would only add their cost
-        "Experiment logs directory .* exists and is not empty.*",  # it holds the run's config already
-        ".*LeafSpec.* is deprecated.*",  # inside of Lightning
-    ):
-        warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "Tip: " not in record.getMessage()  # advertisements
-    )
-
-
-@contextmanager
-def command() -> Iterator[None]:
-    """Set the process up for a command, and end it in one message on a user's mistake.
-
-    Raises:
-        SystemExit: With status 2 for a user's mistake, after the message.
-    """
-    _silence_what_does_not_concern_the_user()
-    # Units that died leave gradients' running means that shrink for ever, and denormal numbers take a hundred times as
-    # long. Here, because threads inherit it from the one that starts them.
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
-        # Lightning reports some mistakes of its user, such as early stopping without validation, by a RuntimeError.
-        if isinstance(error, RuntimeError) and "conditioned on metric" not in str(error):
-            raise
-        if os.environ.get(DEBUG_VARIABLE):
-            raise
-        print(f"error: {error}\n({DEBUG_VARIABLE}=1 shows the traceback)", file=sys.stderr)
-        raise SystemExit(2) from None
+def _name_of_config(config: str) -> str:
+    """What a folder of runs is called: as the config's file, or as the run's that has saved it."""
+    path = Path(config)
+    if is_saved_config(config):
+        return path.absolute().parent.parent.name
+    return path.stem if path.is_file() else "inline"
 
 
 def main(args: list[str] | None = None) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cifar_lightning.analysis.plots import draw_learning_curves
 from cifar_lightning.callbacks.pretrained import Pretrained
+from cifar_lightning.callbacks.run_folder import run_folder
 from cifar_lightning.compiled.stack import Stack
 from cifar_lightning.experiments.sweep_copy import Copy, make_copy
 from cifar_lightning.training.classifier import MLPClassifier
@@ -59,7 +60,7 @@ class Sweep(Callback):
                 f"received {pl_module.network.l1} and {pl_module.network.l2}"
             )
         generators, seed, threads = collect_generators(), os.environ.get("PL_GLOBAL_SEED"), torch.get_num_threads()
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        folder = run_folder(trainer)
         try:
             self.copies = [make_copy(trainer, pl_module, values, folder) for values in self._combinations()]
             self._train(trainer, pl_module)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from cifar_lightning.cli.main import command
+from cifar_lightning.cli.command import command
 from cifar_lightning.experiments.search.options import Options
 from cifar_lightning.experiments.search.results import count_states
 from cifar_lightning.experiments.search.search import Search

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cifar_lightning.callbacks.report import RunReport
-from cifar_lightning.cli.main import CLI, command
+from cifar_lightning.callbacks.run_folder import run_folder
+from cifar_lightning.cli.command import command
+from cifar_lightning.cli.main import CLI
 from cifar_lightning.experiments.study.results import Result
 from cifar_lightning.files import write_whole
 from cifar_lightning.training.checkpoints import BestCheckpoint, read_checkpoint
@@ -132,7 +134,7 @@ def train_and_test(run: Run) -> Result:
         seed=run.seed,
         data_set=cli.datamodule.data_set,
         parameters=sum(parameter.numel() for parameter in cli.model.parameters() if parameter.requires_grad),
-        folder=str(Path(trainer.log_dir or ".").absolute().relative_to(run.out.absolute())),
+        folder=str(run_folder(trainer).absolute().relative_to(run.out.absolute())),
         rows=rows,
         test_loss=metrics.get("test_loss", math.nan),
         test_accuracy=metrics.get("test_accuracy", math.nan),

@@ -1,0 +1,35 @@
+"""Where a run's files go, whatever its loggers are, and whether any are written."""
+
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class RunFolder(Callback):
+    """Gives the run a folder of its own for its config, pictures, tables and checkpoints.
+
+    The command line adds one to each run. Without it the files go where the trainer's first logger writes.
+
+    Args:
+        folder: The folder. Beyond one device that of the first rank counts.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take over the first rank's folder."""
+        self.folder = Path(trainer.strategy.broadcast(str(self.folder)))
+
+
+def run_folder(trainer: Trainer) -> Path:
+    """The folder of the present run. All ranks must ask for it."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, RunFolder):
+            return callback.folder
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def is_writer(trainer: Trainer) -> bool:
+    """Whether this process writes the run's files: the first rank does, except in a dry run (`fast_dev_run`)."""
+    return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]

@@ -1,0 +1,49 @@
+"""What every command does: set the process up, and end a user's mistake in one message."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+#: Set to see the traceback of an error that is reported in one message.
+DEBUG_VARIABLE = "CIFAR_LIGHTNING_DEBUG"
+
+
+def _silence_what_does_not_concern_the_user() -> None:
+    for message in (
+        ".*does not have many workers.*",  # the whole data set is in memory: workers would only add their cost
+        "Experiment logs directory .* exists and is not empty.*",  # it holds the run's config already
+        ".*LeafSpec.* is deprecated.*",  # inside of Lightning
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "Tip: " not in record.getMessage()  # advertisements
+    )
+
+
+@contextmanager
+def command() -> Iterator[None]:
+    """Set the process up for a command, and end it in one message on a user's mistake.
+
+    Raises:
+        SystemExit: With status 2 for a user's mistake, after the message.
+    """
+    _silence_what_does_not_concern_the_user()
+    # Units that died leave gradients' running means that shrink for ever, and denormal numbers take a hundred times as
+    # long. Here, because threads inherit it from the one that starts them.
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
+        # Lightning reports some mistakes of its user, such as early stopping without validation, by a RuntimeError.
+        if isinstance(error, RuntimeError) and "conditioned on metric" not in str(error):
+            raise
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        print(f"error: {error}\n({DEBUG_VARIABLE}=1 shows the traceback)", file=sys.stderr)
+        raise SystemExit(2) from None

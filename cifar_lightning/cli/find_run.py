@@ -1,0 +1,94 @@
+"""Which run `--ckpt_path best` and `last` mean: the newest training of the same configs, by their content.
+
+A run's saved config begins with the fingerprint of the configs that the run was started with. Flags do not count: who
+trains with a config and a flag, and then names the config alone, means that run.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import get_loader
+
+#: A run's own config, in its folder.
+SAVED_CONFIG = "config.yaml"
+#: Begins the line of a saved config that has the fingerprints.
+MARK = "# fingerprints of the configs it was started with:"
+CHECKPOINTS = ("best", "last")
+
+
+def fingerprint(configs: Sequence[str]) -> str:
+    """A text that is the same for configs of the same content, whatever their names, comments and spelling.
+
+    Args:
+        configs: Each a file, or the YAML itself.
+    """
+    contents: list[Any] = [get_loader("yaml")(_text(config)) for config in configs]
+    said = [content for content in contents if content]
+    return sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def own_fingerprints(run: Path) -> list[str]:
+    """The fingerprints in a run's saved config; none if it was written by hand or by an older version."""
+    for line in _text(str(run / SAVED_CONFIG)).splitlines():
+        if line.startswith(MARK):
+            return line.removeprefix(MARK).split()
+        if not line.startswith("#"):
+            break
+    return []
+
+
+def is_saved_config(config: str) -> bool:
+    """Whether a config is one that a run has saved in its folder."""
+    path = Path(config)
+    return path.name == SAVED_CONFIG and path.is_file() and bool(own_fingerprints(path.parent))
+
+
+def find_in_newest_run(named: str, configs: Sequence[str], root: Path) -> Path:
+    """The checkpoint `named` (best or last) of the newest training of the configs below `root`.
+
+    The training may have been started with configs of the same content. A run's saved config means that run too.
+
+    Raises:
+        ValueError: If there is no such training, or it has no such checkpoint.
+    """
+    runs = sorted(_trainings_of(configs, root), key=_start)
+    what = f"a training of {' and '.join(configs) if configs else 'no config'} in {root}"
+    if not runs:
+        others = sorted(_trainings(root), key=_start)
+        newest = f" (the newest of other configs is {others[-1]}: to take it, name its file)" if others else ""
+        raise ValueError(f"no {named} checkpoint: expected {what}, received none of that content{newest}")
+    path = runs[-1] / "checkpoints" / f"{named}.ckpt"
+    if not path.is_file():
+        raise ValueError(f"no {named} checkpoint: expected {path}, of the newest training; received none")
+    return path
+
+
+def _trainings_of(configs: Sequence[str], root: Path) -> Iterator[Path]:
+    wanted = fingerprint(configs)
+    texts = [_text(config) for config in configs]
+    for run in _trainings(root):
+        if wanted in own_fingerprints(run) or texts == [_text(str(run / SAVED_CONFIG))]:
+            yield run
+
+
+def _trainings(root: Path) -> Iterator[Path]:
+    """The runs that have trained: those with a checkpoint."""
+    for config in root.glob(f"*/*/{SAVED_CONFIG}"):
+        if any((config.parent / "checkpoints" / f"{name}.ckpt").is_file() for name in CHECKPOINTS):
+            yield config.parent
+
+
+def _start(run: Path) -> int:
+    """When a run began: its config is written then."""
+    return (run / SAVED_CONFIG).stat().st_mtime_ns
+
+
+def _text(config: str) -> str:
+    """What a config says, be it a file or the YAML itself."""
+    try:
+        return Path(config).read_text()
+    except OSError:  # no file, or too long a name for one
+        return config

@@ -1,0 +1,32 @@
+"""A run's config, saved in the run's folder."""
+
+from collections.abc import Sequence
+
+from jsonargparse import Namespace
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+
+from cifar_lightning.callbacks.run_folder import run_folder
+from cifar_lightning.cli.find_run import MARK, SAVED_CONFIG
+from cifar_lightning.files import write_whole
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Save the config where the run's other files are; Lightning's own asks the first logger, which may not know.
+
+    Args:
+        parser: The parser of the options.
+        config: The options.
+        fingerprints: Of the configs that the run was started with.
+    """
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, fingerprints: Sequence[str]) -> None:
+        super().__init__(parser, config, save_to_log_dir=False)
+        self.fingerprints = fingerprints
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it; Lightning asks the first rank only."""
+        folder = run_folder(trainer)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = self.parser.dump(self.config, skip_none=False)
+        write_whole(folder / SAVED_CONFIG, f"{MARK} {' '.join(self.fingerprints)}\n{text}".encode())
