@@ -129,8 +129,9 @@ def _table(rows: list[Row], data_set: str, folder: Path) -> Table:
     table.add_column(overflow="fold")
     table.add_column(overflow="fold")
     if best := _best(rows):
-        last = [row for row in rows if "val_loss" in row][-1]
-        for which, row in (("best epoch, by validation loss", best), ("last epoch", last)):
+        newest = [row for row in rows if "val_loss" in row][-1]
+        last = "last epoch" if newest is rows[-1] else "last epoch with a validation"
+        for which, row in (("best epoch, by validation loss", best), (last, newest)):
             table.add_row(which, f"{row['epoch']:.0f}")
             table.add_row("  validation loss", f"{row['val_loss']:.4f}")
             table.add_row("  validation accuracy", f"{row['val_accuracy']:.2%}")

@@ -2,10 +2,16 @@
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import get_loader
 
 #: Options that take several values, one after another.
 LIST_OPTIONS = {"--evaluation.ensemble", "--data.classes", "--data.images"}
 CONFIG_OPTIONS = ("--config", "-c")
+#: Options of `lightning fit` that have no dot.
+FIT_OPTIONS = {*CONFIG_OPTIONS, "--seed_everything", "--ckpt_path", "--trainer", "--model", "--data"}
 
 
 def gather_lists(arguments: list[str]) -> list[str]:
@@ -31,6 +37,19 @@ def gather_lists(arguments: list[str]) -> list[str]:
     return gathered
 
 
+def split_own_options(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """A command's own arguments, and those of `lightning fit`: the options with a dot, and `FIT_OPTIONS`."""
+    own: list[str] = []
+    fit: list[str] = []
+    part = own
+    for argument in arguments:
+        if argument.startswith("-") and not argument[1:2].isdigit():
+            name = argument.partition("=")[0]
+            part = fit if "." in name or name in FIT_OPTIONS else own
+        part.append(argument)
+    return own, fit
+
+
 class CommandLine:
     """The arguments of a command, its configs told from its flags, which win wherever they stand.
 
@@ -46,7 +65,7 @@ class CommandLine:
         end = next(positions, len(arguments)) + 1
         #: Up to the subcommand, which is the last one. A config that stands here has its options by subcommand.
         self.head = arguments[:end]
-        self._configs, self._flags = _split_configs(arguments[end:])
+        self._configs, self.flags = _split_configs(arguments[end:])
 
     @property
     def configs(self) -> list[str]:
@@ -60,12 +79,25 @@ class CommandLine:
     @property
     def arguments(self) -> list[str]:
         """All arguments, the configs first."""
-        return [*self.head, *(f"--config={config}" for config in self._configs), *self._flags]
+        return [*self.head, *(f"--config={config}" for config in self._configs), *self.flags]
 
     @property
     def without_configs(self) -> list[str]:
         """The subcommand and its flags."""
-        return [*self.head[-1:], *self._flags]
+        return [*self.head[-1:], *self.flags]
+
+
+def config_text(config: str) -> str:
+    """What a config says, be it a file or the YAML itself."""
+    try:
+        return Path(config).read_text()
+    except OSError:  # no file, or too long a name for one
+        return config
+
+
+def load_config(config: str) -> Any:
+    """The content of a config, be it a file or the YAML itself."""
+    return get_loader("yaml")(config_text(config))
 
 
 def _split_configs(arguments: list[str]) -> tuple[list[str], list[str]]:

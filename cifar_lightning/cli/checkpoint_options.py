@@ -92,6 +92,11 @@ def refuse_what_can_not_act(options: Options, given: Options, subcommand: str) -
                 raise ValueError(
                     f"--{option} does nothing here: expected it with {' or '.join(where)}, received {subcommand}"
                 )
+    if options["trainer"].get("model_registry") is not None:
+        raise ValueError(
+            "--trainer.model_registry does nothing here: expected no such option, since checkpoints are kept in the "
+            f"run's folder; received {options['trainer']['model_registry']!r}"
+        )
     evaluation = options["evaluation"]
     if subcommand == "predict" and evaluation["mc_samples"] and evaluation["ensemble"]:
         raise ValueError(

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import get_loader
+from cifar_lightning.cli.arguments import config_text, load_config
 
 #: A run's own config, in its folder.
 SAVED_CONFIG = "config.yaml"
@@ -25,14 +25,14 @@ def fingerprint(configs: Sequence[str]) -> str:
     Args:
         configs: Each a file, or the YAML itself.
     """
-    contents: list[Any] = [get_loader("yaml")(_text(config)) for config in configs]
+    contents: list[Any] = [load_config(config) for config in configs]
     said = [content for content in contents if content]
     return sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def own_fingerprints(run: Path) -> list[str]:
     """The fingerprints in a run's saved config; none if it was written by hand or by an older version."""
-    for line in _text(str(run / SAVED_CONFIG)).splitlines():
+    for line in config_text(str(run / SAVED_CONFIG)).splitlines():
         if line.startswith(MARK):
             return line.removeprefix(MARK).split()
         if not line.startswith("#"):
@@ -68,9 +68,9 @@ def find_in_newest_run(named: str, configs: Sequence[str], root: Path) -> Path:
 
 def _trainings_of(configs: Sequence[str], root: Path) -> Iterator[Path]:
     wanted = fingerprint(configs)
-    texts = [_text(config) for config in configs]
+    texts = [config_text(config) for config in configs]
     for run in _trainings(root):
-        if wanted in own_fingerprints(run) or texts == [_text(str(run / SAVED_CONFIG))]:
+        if wanted in own_fingerprints(run) or texts == [config_text(str(run / SAVED_CONFIG))]:
             yield run
 
 
@@ -84,11 +84,3 @@ def _trainings(root: Path) -> Iterator[Path]:
 def _start(run: Path) -> int:
     """When a run began: its config is written then."""
     return (run / SAVED_CONFIG).stat().st_mtime_ns
-
-
-def _text(config: str) -> str:
-    """What a config says, be it a file or the YAML itself."""
-    try:
-        return Path(config).read_text()
-    except OSError:  # no file, or too long a name for one
-        return config

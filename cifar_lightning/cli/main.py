@@ -28,12 +28,14 @@ from cifar_lightning.callbacks.schedule_plot import SchedulePlot  # noqa: F401 (
 from cifar_lightning.callbacks.signal_picture import SignalPicture  # noqa: F401 (short name)
 from cifar_lightning.cli import checkpoint_options as options
 from cifar_lightning.cli.arguments import CommandLine, gather_lists
+from cifar_lightning.cli.class_options import drop_arguments_of_other_classes
 from cifar_lightning.cli.command import command
 from cifar_lightning.cli.find_run import SAVED_CONFIG, fingerprint, is_saved_config, own_fingerprints
 from cifar_lightning.cli.run_folder import discard_if_never_begun, make_loggers, make_run_folder
 from cifar_lightning.cli.save_config import SaveRunConfig
 from cifar_lightning.experiments.sweep import Sweep  # noqa: F401 (short name)
 from cifar_lightning.training.checkpoints import BestCheckpoint, LastCheckpoint, read_checkpoint
+from cifar_lightning.training.checks import check_callbacks
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.cycle import Cycle
 from cifar_lightning.training.datamodule import CIFAR10DataModule
@@ -105,7 +107,7 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; a resume without a config takes the one of the run that it resumes."""
-        self.config = parser.parse_args(self.line.arguments)
+        self._parse(parser)
         subcommand: str = self.config.subcommand
         self._fingerprints = [fingerprint(self.line.configs)]
         self.ckpt_path = self._find_checkpoint()
@@ -126,6 +128,10 @@ class CLI(LightningCLI):
         # Lightning would let the checkpoint's hyperparameters override the command line's if it saw the path now.
         self.subconfig.ckpt_path = None
 
+    def _parse(self, parser: LightningArgumentParser) -> None:
+        self.config = parser.parse_args(self.line.arguments)
+        drop_arguments_of_other_classes(self.subconfig, self.line)
+
     def _take_config_of_resumed_run(self, parser: LightningArgumentParser, run: Path) -> None:
         config = run / SAVED_CONFIG
         if not config.is_file():
@@ -134,7 +140,7 @@ class CLI(LightningCLI):
             )
         self.line.add_config(str(config))
         self._fingerprints = [fingerprint(self.line.configs), *own_fingerprints(run)]
-        self.config = parser.parse_args(self.line.arguments)
+        self._parse(parser)
 
     @property
     def subconfig(self) -> Namespace:
@@ -200,6 +206,8 @@ class CLI(LightningCLI):
         self.trainer_defaults["callbacks"] = self._make_callbacks(config)
         self.save_config_kwargs["fingerprints"] = self._fingerprints
         trainer = super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
+        if self.subcommand == "fit":
+            check_callbacks(trainer.callbacks)  # type: ignore[attr-defined]
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.folder / "checkpoints")

@@ -22,11 +22,11 @@ class SaveRunConfig(SaveConfigCallback):
 
     def __init__(self, parser: LightningArgumentParser, config: Namespace, fingerprints: Sequence[str]) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
-        self.fingerprints = fingerprints
+        self.text = f"{MARK} {' '.join(fingerprints)}\n{parser.dump(config, skip_none=False)}"
+        del self.parser, self.config  # which could not be sent to the processes of ddp_spawn
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write it; Lightning asks the first rank only."""
         folder = run_folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
-        text = self.parser.dump(self.config, skip_none=False)
-        write_whole(folder / SAVED_CONFIG, f"{MARK} {' '.join(self.fingerprints)}\n{text}".encode())
+        write_whole(folder / SAVED_CONFIG, self.text.encode())

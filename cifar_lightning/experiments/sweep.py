@@ -17,10 +17,10 @@ from rich.table import Table
 from torch import Tensor
 
 from cifar_lightning.analysis.plots import draw_learning_curves
-from cifar_lightning.callbacks.pretrained import Pretrained
 from cifar_lightning.callbacks.run_folder import run_folder
 from cifar_lightning.compiled.stack import Stack
-from cifar_lightning.experiments.sweep_copy import Copy, make_copy
+from cifar_lightning.experiments.sweep_check import refuse_what_can_not_act
+from cifar_lightning.experiments.sweep_copy import Copy, make_copy, val_loss
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.lightning_internals import count_optimizer_steps, stop_before_training
 from cifar_lightning.training.random_state import collect_generators, restore_generators
@@ -31,7 +31,7 @@ class Sweep(Callback):
 
     Each gets a folder with the usual logs, learning curves and checkpoints; `sweep.csv` lists all. Then the fit ends.
     A copy starts from the weights, and sees the batches, of its own single run; dropout masks are others. All train for
-    `max_epochs`, and no other callback acts.
+    `max_epochs`. What would not act is refused: other callbacks, and some options of the trainer.
 
     Args:
         vary: Values by name: "lr", "seed", or an argument of the optimizer or the schedule, as "optimizer.momentum".
@@ -53,7 +53,7 @@ class Sweep(Callback):
                 f"nothing to sweep here: expected an MLPClassifier on one device, received a "
                 f"{type(pl_module).__name__} on {trainer.world_size}"
             )
-        _refuse_what_can_not_act(trainer)
+        refuse_what_can_not_act(self, trainer, run_folder(trainer))
         if pl_module.network.l1 or pl_module.network.l2:
             raise ValueError(
                 "a sweep adds no penalty to the loss: expected --model.l1 0 and --model.l2 0, "
@@ -106,7 +106,7 @@ class Sweep(Callback):
                 row = {"train_loss": loss.item(), "train_accuracy": accuracy.item(), **row}
                 each.log(row | {"epoch": epoch}, step)
                 each.end_epoch(row)
-            best = min(self.copies, key=lambda each: each.best["val_loss"])
+            best = min(self.copies, key=lambda each: val_loss(each.best))
             get_console().print(
                 f"epoch {epoch + 1:3}  best so far: {best.folder.name}, val_accuracy {best.best['val_accuracy']:.4f}",
                 highlight=False,
@@ -152,30 +152,6 @@ class Sweep(Callback):
                 for logger in each.loggers:
                     logger.finalize("success")
         get_console().print(table)
-
-
-def _refuse_what_can_not_act(trainer: Trainer) -> None:
-    epochs = trainer.max_epochs
-    given: dict[str, tuple[Any, list[Any]]] = {
-        "ckpt_path": (trainer.ckpt_path, [None]),
-        "pretrained.checkpoint": (_pretrained(trainer), [None]),
-        "trainer.gradient_clip_val": (trainer.gradient_clip_val, [None, 0]),
-        "trainer.accumulate_grad_batches": (trainer.accumulate_grad_batches, [1]),
-        "trainer.precision": (trainer.precision, ["32-true"]),
-        "trainer.max_steps": (trainer.max_steps, [-1]),
-        "trainer.max_epochs": (epochs, [epochs if epochs is not None and epochs > 0 else 1]),
-        "trainer.limit_val_batches": (trainer.limit_val_batches, [1.0]),
-        "trainer.val_check_interval": (trainer.val_check_interval, [1.0]),
-        "trainer.check_val_every_n_epoch": (trainer.check_val_every_n_epoch, [1]),
-    }
-    for name, (value, possible) in given.items():
-        if value not in possible:
-            raise ValueError(f"--{name} is not for a sweep: expected {possible[0]}, received {value}")
-
-
-def _pretrained(trainer: Trainer) -> str | None:
-    named = [each.checkpoint for each in trainer.callbacks if isinstance(each, Pretrained)]  # type: ignore[attr-defined]
-    return next(iter(named), None)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import copy
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf, isnan
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ class Copy:
     @property
     def best(self) -> dict[str, float]:
         """The epoch of the lowest validation loss."""
-        return min(self.rows, key=lambda row: row["val_loss"])
+        return min(self.rows, key=val_loss)
 
     def log(self, row: dict[str, float], steps: int) -> None:
         """Log figures after so many steps."""
@@ -100,6 +101,11 @@ class Copy:
             "datamodule_hyper_parameters": self.data_hparams,
         }
         torch.save(checkpoint, path)
+
+
+def val_loss(row: Mapping[str, float]) -> float:
+    """The validation loss of an epoch, for comparisons: infinite where it is no number."""
+    return inf if isnan(row["val_loss"]) else row["val_loss"]
 
 
 def make_copy(trainer: Trainer, module: MLPClassifier, values: dict[str, float], folder: Path) -> Copy:

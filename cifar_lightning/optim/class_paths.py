@@ -18,6 +18,11 @@ from cifar_lightning.errors import unknown_name
 from cifar_lightning.optim import schedules
 from cifar_lightning.optim.schedule import Schedule
 
+#: Optimizers that can't train this network, each with the reason.
+UNSUITABLE_OPTIMIZERS = {
+    "Muon": "it updates matrices alone, and the network has vectors too: its biases",
+    "SparseAdam": "it takes sparse gradients alone, and the network's are dense",
+}
 PRIMITIVES = (str, int, float, bool, list, tuple, type(None))
 
 
@@ -78,7 +83,8 @@ def find_class(path: Any, base: type, namespace: str) -> type:
         module, _, name = path.rpartition(".")
         cls = getattr(sys.modules.get(module or namespace), name, None)
     if not (inspect.isclass(cls) and issubclass(cls, base) and cls is not base):
-        known = [k for k, v in vars(sys.modules[namespace]).items() if _is_choice(v, base)]
+        choices = [k for k, v in vars(sys.modules[namespace]).items() if _is_choice(v, base)]
+        known = [name for name in choices if name not in UNSUITABLE_OPTIMIZERS]
         raise unknown_name(f"{base.__name__.lower()} (or class path of an imported module)", path, sorted(known))
     return cls
 
@@ -104,8 +110,15 @@ def optimizer_component(value: Any) -> Component:
         value: What `as_component` takes, or a function that maps parameters and `lr` to an optimizer.
 
     Raises:
-        ValueError: For an unknown one, an unknown argument, or a second learning rate.
+        ValueError: For an unknown one, one that can't train this network, an unknown argument, or a second learning
+            rate.
     """
+    name = _name_of_torch_optimizer(value)
+    if name in UNSUITABLE_OPTIMIZERS:
+        raise ValueError(
+            f"{name} can't train this network: {UNSUITABLE_OPTIMIZERS[name]}. Expected another optimizer, received "
+            f"{name}"
+        )
     is_class = inspect.isclass(value.func if isinstance(value, functools.partial) else value)
     if callable(value) and not is_class:  # as jsonargparse hands over a class with its arguments
         made = value([torch.zeros(1, requires_grad=True)], lr=1.0)
@@ -113,6 +126,18 @@ def optimizer_component(value: Any) -> Component:
         init_args = {name: argument for name, argument in made.defaults.items() if name in known}
         value = {"class_path": type(made), "init_args": init_args}
     return as_component(value, Optimizer, "torch.optim", {"lr": "the model's lr (--model.lr)"})
+
+
+def _name_of_torch_optimizer(value: Any) -> str:
+    """The name of the optimizer of torch that `value` stands for; "" if it is none."""
+    if isinstance(value, Mapping):
+        value = value.get("class_path")
+    if isinstance(value, functools.partial):
+        value = value.func
+    if isinstance(value, str):
+        module, _, name = value.rpartition(".")
+        return name if module in ("", "torch.optim") else ""
+    return value.__name__ if inspect.isclass(value) and _public_module(value) == "torch.optim" else ""
 
 
 def build_optimizer(component: Component, parameters: Iterable[Tensor], lr: float) -> Optimizer:

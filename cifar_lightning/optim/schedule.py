@@ -49,8 +49,9 @@ def require_length(total_steps: int | None, schedule: str) -> int:
         ValueError: If the number is not known, or is 0.
     """
     if total_steps is None or total_steps < 1:
+        received = "an unknown number" if total_steps is None else total_steps
         raise ValueError(
-            f"{schedule} needs to know how long the training is: expected --trainer.max_epochs or "
-            f"--trainer.max_steps and a data loader with a length, received {total_steps or 'neither'}"
+            f"{schedule} needs to know how long the training is: expected at least one optimizer step, received "
+            f"{received}"
         )
     return total_steps

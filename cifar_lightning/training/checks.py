@@ -1,11 +1,39 @@
-"""What does not fit an `MLPClassifier`: data of other classes, labels out of range, images without statistics."""
+"""What does not fit an `MLPClassifier`: other classes, labels out of range, images without statistics, callbacks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import BackboneFinetuning, BatchSizeFinder, LearningRateFinder
 from torch import Tensor, nn
 
 from cifar_lightning.nn.standardize import Standardize
+from cifar_lightning.optim.schedule import Schedule
+
+#: Callbacks of Lightning that an `MLPClassifier` can't be trained with, each with the reason.
+UNSUITABLE_CALLBACKS: dict[type[Callback], str] = {
+    BackboneFinetuning: "it looks for a `backbone`, and there is none; FreezePretrained (--trainer.callbacks+="
+    "FreezePretrained) freezes layers and lets them go",
+    BatchSizeFinder: "the size it finds is for speed, and changes the result and the length that a schedule was made "
+    "for; name one as --data.batch_size",
+    LearningRateFinder: "the rate it finds comes too late for a schedule, whose peak stays what it was; LRFinder "
+    "(--trainer.callbacks+=LRFinder) builds the schedule anew",
+}
+
+
+def check_callbacks(callbacks: Iterable[Callback]) -> None:
+    """Check that an `MLPClassifier` can be trained with these callbacks.
+
+    Raises:
+        ValueError: If one of them can't act, or does harm.
+    """
+    for callback in callbacks:
+        for unsuitable, reason in UNSUITABLE_CALLBACKS.items():
+            if isinstance(callback, unsuitable):
+                raise ValueError(
+                    f"{unsuitable.__name__} is not for this network: {reason}. Expected no such callback, received "
+                    f"{type(callback).__name__}"
+                )
 
 
 def check_classes(classes: Sequence[str], num_classes: int, trained: Sequence[str] = ()) -> None:
@@ -59,4 +87,17 @@ def check_batch_norm(network: nn.Module, batch_size: int) -> None:
         raise ValueError(
             "batch normalization can't be trained on single images: expected at least two images a batch, "
             "or --model.normalization layer or none; received a batch of one"
+        )
+
+
+def check_validated(schedule: Schedule, is_validated: bool) -> None:
+    """Check that a schedule that goes by a metric has validations to go by.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if schedule.monitor is not None and not is_validated:
+        raise ValueError(
+            f"the schedule {type(schedule).__name__} would never act: expected validations, whose {schedule.monitor} "
+            "it is conditioned on; received a training without"
         )

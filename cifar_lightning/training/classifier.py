@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from cifar_lightning.optim.class_paths import (
 )
 from cifar_lightning.optim.schedule import Schedule
 from cifar_lightning.optim.schedules import Constant
-from cifar_lightning.training.checks import check_batch_norm, check_classes, check_images, check_labels
+from cifar_lightning.training import checks
 from cifar_lightning.training.cycle import Cycle
 from cifar_lightning.training.epoch_metrics import EpochMetrics
 from cifar_lightning.training.execution import STEP_METHODS, Execution, Executor
@@ -110,6 +110,12 @@ class MLPClassifier(LightningModule):
 
     # --------------------------------------------------------------------------------------------- before the steps
 
+    def configure_callbacks(self) -> list[Callback]:
+        """None: this only is asked first, before a callback acts that is not for this network."""
+        if is_fitting(self):
+            checks.check_callbacks(self.trainer.callbacks)  # type: ignore[attr-defined]
+        return []
+
     def setup(self, stage: str) -> None:
         """Take over the data module's classes and statistics, unless the network was trained with its own already.
 
@@ -125,7 +131,7 @@ class MLPClassifier(LightningModule):
         if images is not None:
             trained = () if stage == "fit" else self.classes
             self.classes = list(images.classes)
-            check_classes(self.classes, self.network.output.out_features, trained)
+            checks.check_classes(self.classes, self.network.output.out_features, trained)
         statistics: Statistics | None = getattr(data, "statistics", None)
         if statistics is None:
             return
@@ -144,9 +150,10 @@ class MLPClassifier(LightningModule):
         if schedule == Constant():
             return optimizer
         config: Any = {
-            "scheduler": schedule.build(optimizer, self.cycle.count_steps(self.trainer)),
+            "scheduler": schedule.build(optimizer, self.cycle.count_steps(self.trainer, schedule)),
             "interval": schedule.interval,
             "monitor": schedule.monitor,
+            "reduce_on_plateau": False,  # `on_validation_epoch_end` does: Lightning asks for a metric in every epoch
         }
         return {"optimizer": optimizer, "lr_scheduler": config}
 
@@ -156,6 +163,7 @@ class MLPClassifier(LightningModule):
 
     def on_fit_start(self) -> None:
         """Choose how the steps are executed."""
+        checks.check_validated(self._schedule, self.trainer.enable_validation)
         self.executor.start(self.trainer, self.choose_execution())
 
     def choose_execution(self, networks: int = 1) -> Execution:
@@ -200,9 +208,9 @@ class MLPClassifier(LightningModule):
     def training_step(self, batch: Batch | Batches, batch_idx: int) -> Tensor:
         """Return the loss of a batch; if compiled, train on one or several batches and return the last loss."""
         if batch_idx == 0:
-            check_labels(batch[1], self.network.output.out_features)
-            check_images(batch[0], self.standardize)
-            check_batch_norm(self.network, batch.size if isinstance(batch, Batches) else len(batch[1]))
+            checks.check_labels(batch[1], self.network.output.out_features)
+            checks.check_images(batch[0], self.standardize)
+            checks.check_batch_norm(self.network, batch.size if isinstance(batch, Batches) else len(batch[1]))
         batches: Iterable[Batch] = batch.split() if isinstance(batch, Batches) else [batch]
         if self.executor.step is None:
             ((images, labels),) = batches
@@ -284,13 +292,13 @@ class MLPClassifier(LightningModule):
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the probabilities (B, num_classes) of images (B, 3, 32, 32): the batch, or its first part."""
         images = batch if isinstance(batch, Tensor) else batch[0]
-        check_images(images, self.standardize)
+        checks.check_images(images, self.standardize)
         return self.predict_proba(images)
 
     def _measure(self, batch: Batch, metrics: EpochMetrics) -> Tensor:
         images, labels = batch
-        check_labels(labels, self.network.output.out_features)
-        check_images(images, self.standardize)
+        checks.check_labels(labels, self.network.output.out_features)
+        checks.check_images(images, self.standardize)
         logits: Tensor = self(images).float()
         metrics.update(logits, labels)
         return logits
@@ -300,6 +308,8 @@ class MLPClassifier(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the classes' names, and what was measured of the present epoch, for a resumed one to report it all."""
         checkpoint["classes"] = self.classes
+        # WeightAveraging has put its copy of the module here, which it made before the data was known.
+        checkpoint["state_dict"] |= self.standardize.state_dict(prefix="standardize.")
         checkpoint["train_metrics"] = self.train_metrics.save(self.trainer)
         self.cycle.save(checkpoint)
         self.executor.save(checkpoint)

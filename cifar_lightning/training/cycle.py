@@ -35,9 +35,20 @@ class Cycle:
         """Start a cycle with the fit: steps of an earlier one of the same trainer count, but its cycle is over."""
         self._first, self._is_new = trainer.global_step, False
 
-    def count_steps(self, trainer: Trainer) -> int | None:
-        """Number of steps from the cycle's first to the training's last; None if it can't be known."""
+    def count_steps(self, trainer: Trainer, schedule: Schedule) -> int | None:
+        """Number of steps from the cycle's first to the training's last; None if it can't be known.
+
+        Raises:
+            ValueError: If the schedule can't do without a length.
+        """
         self._total = count_optimizer_steps(trainer)
+        if not self._total and isinstance(schedule, OneCycle | Cosine):
+            raise ValueError(
+                f"{type(schedule).__name__} needs to know how long the training is: expected at least one optimizer "
+                "step, by max_steps, or by max_epochs with a data loader that has a length; received max_epochs "
+                f"{trainer.max_epochs}, max_steps {trainer.max_steps}, limit_train_batches "
+                f"{trainer.limit_train_batches}"
+            )
         if self._total is None or self._first >= self._total:  # none is left, so any length will do
             return self._total
         return self._total - self._first

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, RichProgressBar, WeightAveraging
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from torch.utils.data import DistributedSampler
 
@@ -59,8 +59,19 @@ def count_optimizer_steps(trainer: Trainer) -> int | None:
             batches = ceil(batches / trainer.world_size)
         limit = trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        limits.append(trainer.max_epochs * ceil(batches / trainer.accumulate_grad_batches))
+        limits.append(sum(ceil(batches / each) * epochs for each, epochs in _accumulations(trainer)))
     return min(limits, default=None)
+
+
+def _accumulations(trainer: Trainer) -> list[tuple[int, int]]:
+    """Numbers of batches that make an optimizer step, each with the number of epochs that it holds for."""
+    last = trainer.max_epochs or 0
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, GradientAccumulationScheduler):
+            starts = [epoch for epoch in sorted(callback.scheduling) if epoch < last]
+            ends = [*starts[1:], last]
+            return [(callback.scheduling[start], end - start) for start, end in zip(starts, ends, strict=True)]
+    return [(trainer.accumulate_grad_batches, last)]
 
 
 def stop_at(trainer: Trainer, steps: int) -> None:

@@ -10,7 +10,7 @@ from cifar_lightning import CIFAR10DataModule, MLPClassifier
 from cifar_lightning.callbacks.report import RunReport
 
 FLAGS = [*SMALL, "--trainer.max_epochs=1", "--model.hidden_sizes=1x8"]
-CSV, TENSORBOARD = ("{class_path: %sLogger, init_args: {save_dir: logs}}" % name for name in ("CSV", "TensorBoard"))
+CSV, TENSORBOARD = (f"{{class_path: {name}Logger, init_args: {{save_dir: logs}}}}" for name in ("CSV", "TensorBoard"))
 WANDB = "{class_path: WandbLogger, init_args: {offline: true, save_dir: logs}}"
 MLFLOW = "{class_path: MLFlowLogger, init_args: {tracking_uri: sqlite:///logs.db}}"
 

@@ -100,13 +100,63 @@ def test_leaves_logs_curves_and_checkpoints_of_each(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flag", ["gradient_clip_val=1", "accumulate_grad_batches=2", "max_steps=5", "limit_val_batches=2"]
+    "flag",
+    [
+        "gradient_clip_val=1",
+        "accumulate_grad_batches=2",
+        "max_steps=5",
+        "limit_val_batches=2",
+        "fast_dev_run=true",
+        "fast_dev_run=3",
+        "max_time=00:00:01:00",
+        "logger=false",
+        "enable_checkpointing=false",
+        "detect_anomaly=true",
+        "profiler=simple",
+    ],
 )
 def test_flags_that_would_not_act_are_refused(fail, flag):
     message = fail(
         "fit", *FLAGS, f"--trainer.{flag}", "--trainer.callbacks+=Sweep", "--trainer.callbacks.vary={lr: [1]}"
     )
     assert f"--trainer.{flag.partition('=')[0]} is not for a sweep: expected" in message
+
+
+def test_another_logger_is_refused(fail):
+    logger = "--trainer.logger={class_path: CSVLogger, init_args: {save_dir: logs}}"
+    message = fail("fit", *FLAGS, logger, "--trainer.callbacks+=Sweep", "--trainer.callbacks.vary={lr: [1]}")
+    assert "--trainer.logger is not for a sweep: expected no such option" in message
+    assert "received CSVLogger" in message
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["EarlyStopping", "--trainer.callbacks.monitor=val_loss"],
+        ["ModelCheckpoint"],
+        ["SignalPicture"],
+        ["LearningRateMonitor"],
+    ],
+)
+def test_other_callbacks_are_refused(fail, flags):
+    name, *more = flags
+    message = fail(
+        "fit", *FLAGS, f"--trainer.callbacks+={name}", *more,
+        "--trainer.callbacks+=Sweep", "--trainer.callbacks.vary={lr: [1]}",
+    )  # fmt: skip
+    assert f"{name} is not for a sweep, whose networks it would not see" in message
+
+
+def test_the_callbacks_of_a_config_can_be_taken_away(run, tmp_path):
+    config = f"--config={ROOT}/configs/selu.yaml"
+    flags = [config, "--trainer.callbacks=null", "--trainer.max_epochs=1"]
+    sweep(run, tmp_path, "{lr: [0.001]}", *flags)
+
+
+def test_a_copy_that_diverges_is_not_the_best(run, tmp_path):
+    said, _ = sweep(run, tmp_path, "{lr: [1000000.0, 0.01]}", "--model.schedule=Constant")
+    assert "best so far: lr=0.01" in said
+    assert "best so far: lr=1000000" not in said
 
 
 @pytest.mark.parametrize(

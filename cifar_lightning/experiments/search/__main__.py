@@ -8,27 +8,12 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from cifar_lightning.cli.arguments import split_own_options
 from cifar_lightning.cli.command import command
 from cifar_lightning.experiments.search.options import Options
 from cifar_lightning.experiments.search.results import count_states
 from cifar_lightning.experiments.search.search import Search
 from cifar_lightning.experiments.search.space import read_space
-
-#: Options of `lightning fit` that have no dot.
-FIT_OPTIONS = {"--config", "-c", "--seed_everything", "--ckpt_path", "--trainer", "--model", "--data"}
-
-
-def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The search's own arguments, and those of `lightning fit`: the options with a dot, and `FIT_OPTIONS`."""
-    own: list[str] = []
-    fit: list[str] = []
-    part = own
-    for argument in arguments:
-        if argument.startswith("-") and not argument[1:2].isdigit():
-            name = argument.partition("=")[0]
-            part = fit if "." in name or name in FIT_OPTIONS else own
-        part.append(argument)
-    return own, fit
 
 
 def _make_parser() -> ArgumentParser:
@@ -62,7 +47,7 @@ def main(args: list[str] | None = None) -> None:
     Raises:
         SystemExit: With status 2 for a user's mistake, after one message that says what is wrong.
     """
-    own, fit = split_arguments(sys.argv[1:] if args is None else args)
+    own, fit = split_own_options(sys.argv[1:] if args is None else args)
     given = _make_parser().parse_args(own).as_dict()
     with command(), _quiet():
         path = Path(given.pop("space"))

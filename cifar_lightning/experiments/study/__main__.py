@@ -6,23 +6,34 @@ import io
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from cifar_lightning.cli.arguments import split_own_options
 from cifar_lightning.cli.main import main as lightning
 from cifar_lightning.experiments.study.page import write_page
 from cifar_lightning.experiments.study.results import COLUMNS, Result, draw_curves, summarize, write_csv, write_markdown
 from cifar_lightning.experiments.study.run import Run
 from cifar_lightning.experiments.study.runner import Runner, share_cores
 
+#: Options of `lightning fit` that a study sets itself, each with what is expected in its place.
+SET_BY_THE_STUDY = {
+    "--seed_everything": "--seeds, one for each run",
+    "--config": "the configs before all options",
+    "-c": "the configs before all options",
+    "--ckpt_path": "none: a run that was stopped is resumed by itself",
+    "--trainer.default_root_dir": "--out",
+    "--trainer.fast_dev_run": "runs that can be compared",
+}
 PARSER = argparse.ArgumentParser(
     prog="scripts/study",
     description="Train each config with each seed, and compare them: results.csv, results.md, curves.png, report.html.",
-    epilog="Options of `lightning fit` (--trainer.*, --model.*, --data.*) come last, and hold for all runs. A run that "
-    "is finished is not run again; one that was stopped is resumed.",
+    epilog="Options of `lightning fit` (--trainer.*, --model.*, --data.*: all with a dot) are taken too, and hold for "
+    "all runs. A run that is finished is not run again; one that was stopped is resumed.",
 )
 PARSER.add_argument("configs", nargs="+", type=Path, help="YAML files of `lightning fit`")
 PARSER.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="default: 1 2 3")
@@ -32,10 +43,11 @@ PARSER.add_argument("--jobs", type=int, default=1, help="runs at once, each with
 
 def main(argv: list[str]) -> int:
     """Run the command; return 1 if a run failed, 2 for a user's mistake, 130 if interrupted."""
-    first = next((i for i, word in enumerate(argv) if word.startswith(("--trainer", "--model", "--data"))), len(argv))
-    options, flags = PARSER.parse_args(argv[:first]), tuple(argv[first:])
+    own, fit = split_own_options(argv)
+    options, flags = PARSER.parse_args(own), tuple(fit)
     console = Console()
     try:
+        refuse_what_can_not_act(flags)
         runs = make_runs(options.configs, options.seeds, options.out, flags)
         if options.jobs < 1:
             raise ValueError(f"jobs out of range: expected 1 or more, received {options.jobs}")
@@ -75,6 +87,18 @@ def main(argv: list[str]) -> int:
     for run, what in runner.failed.items():
         print(f"error: {run} failed: {what}; all that it said is in {run.log}", file=sys.stderr)
     return status or int(bool(runner.failed))
+
+
+def refuse_what_can_not_act(flags: Sequence[str]) -> None:
+    """Refuse options of `lightning fit` that a study has to set itself.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    for flag in flags:
+        name, _, value = flag.partition("=")
+        if name in SET_BY_THE_STUDY:
+            raise ValueError(f"{name} is not for a study: expected {SET_BY_THE_STUDY[name]}, received {value or name}")
 
 
 def make_table(results: list[Result], first: str) -> Table:

@@ -34,7 +34,7 @@ def write_page(results: Sequence[Result], first: str, out: Path, command: str) -
 
 
 def _data(results: Sequence[Result], first: str, out: Path, command: str) -> dict[str, Any]:
-    quantities = [name for name in results[0].rows[0] if name not in ("epoch", "seconds")]
+    quantities = [name for name in results[0].best if name not in ("epoch", "seconds")]
     return {
         "dataSets": list(dict.fromkeys(result.data_set for result in results)),
         "command": command,

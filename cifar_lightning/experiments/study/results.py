@@ -25,7 +25,7 @@ class Result:
         data_set: Name of the data set.
         parameters: Number of trained parameters.
         folder: The run's folder, relative to the study's.
-        rows: What was measured of each epoch.
+        rows: What was measured of each epoch; at least one with a validation.
         test_loss: Test loss of the weights of the lowest validation loss; NaN if there are none.
         test_accuracy: Their test accuracy.
     """
@@ -42,12 +42,17 @@ class Result:
     @property
     def best(self) -> Row:
         """The epoch of the lowest validation loss; the first one if it never was finite."""
-        return min(self.rows, key=lambda row: row["val_loss"] if math.isfinite(row["val_loss"]) else math.inf)
+        return min(self.validated, key=lambda row: row["val_loss"] if math.isfinite(row["val_loss"]) else math.inf)
 
     @property
     def last(self) -> Row:
-        """The last epoch, whose weights are those that 1cycle is for."""
-        return self.rows[-1]
+        """The last epoch with a validation, whose weights are those that 1cycle is for."""
+        return self.validated[-1]
+
+    @property
+    def validated(self) -> list[Row]:
+        """The epochs with a validation."""
+        return [row for row in self.rows if "val_loss" in row]
 
     @property
     def seconds(self) -> float:
@@ -56,7 +61,7 @@ class Result:
 
     def epochs_to(self, loss: float) -> float:
         """The first epoch with at most this validation loss; infinity if there is none."""
-        return next((row["epoch"] for row in self.rows if row["val_loss"] <= loss), math.inf)
+        return next((row["epoch"] for row in self.validated if row["val_loss"] <= loss), math.inf)
 
     def save(self, path: Path) -> None:
         """Write all of it as JSON, or nothing at all."""
@@ -205,7 +210,7 @@ def draw_curves(results: Sequence[Result], path: Path) -> None:
     for axes, quantity in zip(figure.subplots(1, 2), ("val_loss", "val_accuracy"), strict=True):
         for index, config in enumerate(configs):
             for number, result in enumerate(result for result in results if result.config == config):
-                points = [(row["epoch"], row[quantity]) for row in result.rows]
+                points = [(row["epoch"], row[quantity]) for row in result.validated]
                 label = config if number == 0 else None
                 axes.plot(
                     *zip(*points, strict=True), color=colours(index % colours.N), alpha=0.8, linewidth=1.2, label=label
@@ -215,7 +220,7 @@ def draw_curves(results: Sequence[Result], path: Path) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     loss, accuracy = figure.axes
     # A run that diverges, or starts from raw pixels, would press all others together.
-    finite = sorted(row["val_loss"] for result in results for row in result.rows if math.isfinite(row["val_loss"]))
+    finite = sorted(row["val_loss"] for result in results for row in result.validated if math.isfinite(row["val_loss"]))
     if finite:
         loss.set_ylim(finite[0] - 0.05, max(finite[int(0.95 * (len(finite) - 1))], finite[0] + 0.1) + 0.05)
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

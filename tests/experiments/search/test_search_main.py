@@ -1,6 +1,6 @@
 import pytest
 
-from cifar_lightning.experiments.search.__main__ import main, split_arguments
+from cifar_lightning.experiments.search.__main__ import main
 
 
 def test_help_lists_every_option(capsys):
@@ -17,11 +17,3 @@ def test_help_lists_every_option(capsys):
         "--out",
     ):
         assert text in printed
-
-
-def test_whose_arguments():
-    own, fit = split_arguments(
-        ["s.yaml", "--trials", "3", "-c", "a.yaml", "--seed_everything", "-1", "--storage=a.db", "--model.lr", "1e-3"]
-    )
-    assert own == ["s.yaml", "--trials", "3", "--storage=a.db"]
-    assert fit == ["-c", "a.yaml", "--seed_everything", "-1", "--model.lr", "1e-3"]

@@ -16,7 +16,7 @@ from conftest import SMALL
 from matplotlib.axes import Axes
 from PIL import Image
 
-from cifar_lightning.cli import run_folder
+from cifar_lightning import files
 from cifar_lightning.experiments.study.__main__ import main
 from cifar_lightning.experiments.study.page import write_page
 from cifar_lightning.experiments.study.results import (
@@ -95,7 +95,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
     def full(*args):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(run_folder.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(OSError, match="No space left"):
         result("b").save(path)
     assert Result.load(path) == result()
@@ -223,6 +223,43 @@ def test_a_mistake_stops_a_study_before_anything_runs(capsys):
     assert "a seed named twice" in mistake(capsys, "a.yaml", "--seeds", "1", "1")
     assert "jobs out of range: expected 1 or more, received 0" in mistake(capsys, "a.yaml", "--jobs", "0")
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--seed_everything", "3"], "--seed_everything is not for a study: expected --seeds, one for each run"),
+        (["--seed_everything=3"], "received 3"),
+        (["--config=b.yaml"], "--config is not for a study: expected the configs before all options"),
+        (["--ckpt_path", "last"], "--ckpt_path is not for a study: expected none"),
+        (["--trainer.default_root_dir=x"], "--trainer.default_root_dir is not for a study: expected --out"),
+        (["--trainer.fast_dev_run=true"], "--trainer.fast_dev_run is not for a study: expected runs that can be"),
+    ],
+)
+def test_what_a_study_sets_itself_is_refused(capsys, flags, message):
+    Path("a.yaml").write_text("model: {lr: 0.1}")
+    assert message in mistake(capsys, "a.yaml", "--seeds", "1", "2", *flags)
+    assert message in mistake(capsys, "a.yaml", *flags, "--seeds", "1", "2")
+
+
+def test_its_own_options_may_stand_after_those_of_fit(capsys):
+    Path("a.yaml").write_text("model: {lr: 0.1}")
+    options = ["--out", "there", "--jobs", "0", "--seeds", "1"]
+    for args in (["a.yaml", "--model.lr", "0.2", *options], ["a.yaml", *options, "--model.lr", "0.2"]):
+        assert "jobs out of range" in mistake(capsys, *args)  # so all before it was understood
+
+
+def test_epochs_without_a_validation_are_no_results_but_epochs():
+    rows = [row(1.0, 2.0), row(2.0, 1.0), row(3.0, 3.0), row(4.0, 1.5)]
+    for index in (0, 2):
+        del rows[index]["val_loss"], rows[index]["val_accuracy"]
+    some = Result("a", 1, "synthetic", 1, "seed_1/a/x", rows, 1.6, 0.5)
+    assert (some.best["epoch"], some.last["epoch"], some.epochs_to(1.2)) == (2, 4, 2)
+    assert some.seconds == 8
+    draw_curves([some], Path("curves.png"))
+    write_csv([some], Path("results.csv"))
+    write_page([some], "a", Path(), "scripts/study a")
+    assert '"val_loss": 1.0' in Path("report.html").read_text()
 
 
 def test_another_recipe_in_the_same_folder_is_refused(tmp_path):

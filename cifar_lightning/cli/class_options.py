@@ -1,0 +1,75 @@
+"""Options that name a class with arguments: those of another class do not stay when the class changes.
+
+jsonargparse keeps what the new class takes too: with `--model.optimizer AdamW` over a config with NAdam and its eps of
+1e-7, AdamW would have that eps.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from jsonargparse import Namespace, get_loader
+from lightning.pytorch.utilities import rank_zero_info
+
+from cifar_lightning.cli.arguments import CommandLine, load_config
+
+OPTIONS = ("model.optimizer", "model.schedule")
+
+
+def drop_arguments_of_other_classes(config: Namespace, line: CommandLine) -> None:
+    """Take from the parsed options of a subcommand what was said of a class that another one has replaced."""
+    for option in OPTIONS:
+        value = config.get(option)
+        arguments = value.get("init_args") if isinstance(value, Namespace) else None
+        if not isinstance(arguments, Namespace):
+            continue
+        replaced, stale = _stale_arguments(_statements(option, line))
+        dropped = {name: arguments.pop(name) for name in sorted(stale) if name in arguments}
+        if dropped:
+            said = ", ".join(f"{name} = {value}" for name, value in dropped.items())
+            rank_zero_info(f"{option} is another class than {replaced}, whose {said} is dropped")
+
+
+def _stale_arguments(statements: Iterable[tuple[str, set[str]]]) -> tuple[str, set[str]]:
+    """The class that was replaced last, and the arguments that were given for such classes alone."""
+    present, replaced = "", ""
+    given: set[str] = set()
+    stale: set[str] = set()
+    for name, arguments in statements:
+        if name and present and name != present:
+            replaced, stale, given = present, stale | given, set()
+        present = name or present
+        given |= arguments
+        stale -= arguments
+    return replaced, stale
+
+
+def _statements(option: str, line: CommandLine) -> Iterator[tuple[str, set[str]]]:
+    """What configs and flags say of the option, in their order: a class's name or "", and names of arguments."""
+    group, _, name = option.partition(".")
+    for config in line.configs:
+        content = load_config(config)
+        parts = (content, content.get(line.head[-1])) if isinstance(content, Mapping) else ()
+        for part in parts:
+            if isinstance(part, Mapping) and isinstance(part.get(group), Mapping) and name in part[group]:
+                yield _statement(part[group][name])
+    words = iter(line.flags)
+    for word in words:
+        flag, has_value, value = word.removeprefix("--").partition("=")
+        if flag != option and not flag.startswith(f"{option}."):
+            continue
+        value = value if has_value else next(words, "")
+        below = flag.removeprefix(option).removeprefix(".").removeprefix("init_args.")
+        if below in ("", "class_path"):
+            yield _statement(get_loader("yaml")(value))
+        else:
+            yield "", {below}
+
+
+def _statement(value: Any) -> tuple[str, set[str]]:
+    if isinstance(value, Mapping):
+        return _short(value.get("class_path")), set(value.get("init_args") or {})
+    return _short(value), set()
+
+
+def _short(path: Any) -> str:
+    return str(path or "").rpartition(".")[2]

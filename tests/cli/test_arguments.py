@@ -1,0 +1,32 @@
+import pytest
+
+from cifar_lightning.cli.arguments import CommandLine, split_own_options
+
+
+def test_whose_arguments():
+    own, fit = split_own_options(
+        ["s.yaml", "--trials", "3", "-c", "a.yaml", "--seed_everything", "-1", "--storage=a.db", "--model.lr", "1e-3"]
+    )
+    assert own == ["s.yaml", "--trials", "3", "--storage=a.db"]
+    assert fit == ["-c", "a.yaml", "--seed_everything", "-1", "--model.lr", "1e-3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "configs", "whole"),
+    [
+        (["fit", "--x", "1"], [], ["fit", "--x", "1"]),
+        (["fit", "--x=1", "-c", "a", "--config=b"], ["a", "b"], ["fit", "--config=a", "--config=b", "--x=1"]),
+        (["--config", "g", "fit", "-c", "h"], ["g", "h"], ["--config", "g", "fit", "--config=h"]),
+        (["--config", "fit", "fit", "--x", "1"], ["fit"], ["--config", "fit", "fit", "--x", "1"]),
+        (["--help"], [], ["--help"]),
+        ([], [], []),
+    ],
+)
+def test_configs_come_before_flags_and_after_what_precedes_the_subcommand(arguments, configs, whole):
+    line = CommandLine(arguments, ["fit", "test"])
+    assert line.configs == configs
+    assert line.arguments == whole
+
+
+def test_what_an_evaluation_is_given_has_no_config():
+    assert CommandLine(["-c", "g", "test", "--x=1", "-c", "h"], ["fit", "test"]).without_configs == ["test", "--x=1"]

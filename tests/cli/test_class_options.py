@@ -1,0 +1,65 @@
+"""An option that names a class keeps no arguments that were given for another one."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, SMALL
+
+from cifar_lightning.cli.main import CLI
+
+SELU = f"--config={ROOT}/configs/selu.yaml"
+
+
+class Parsed(CLI):
+    """A command line that is parsed and not run."""
+
+    def instantiate_classes(self):
+        self.subcommand = None
+
+
+def optimizer(*flags):
+    parsed = Parsed(["fit", *SMALL, *flags]).subconfig.model.optimizer
+    return parsed.class_path.rpartition(".")[2], parsed.init_args.as_dict()
+
+
+def test_another_optimizer_than_the_configs_has_its_own_defaults(caplog):
+    with caplog.at_level(logging.INFO, "lightning.pytorch.utilities.rank_zero"):
+        name, arguments = optimizer(SELU, "--model.optimizer=AdamW")
+    assert name == "AdamW"
+    assert arguments.get("eps", 1e-8) == 1e-8
+    assert "model.optimizer is another class than NAdam, whose eps = 1e-07 is dropped" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("flags", "eps"),
+    [
+        (["--model.optimizer=NAdam"], 1e-7),
+        (["--model.optimizer=torch.optim.NAdam", "--model.optimizer.weight_decay=0.1"], 1e-7),
+        (["--model.optimizer", "AdamW", "--model.optimizer.eps", "1e-7"], 1e-7),
+        (["--model.optimizer", "AdamW", "--model.optimizer.init_args.eps=1e-6"], 1e-6),
+        (["--model.optimizer={class_path: AdamW, init_args: {eps: 1e-7}}"], 1e-7),
+        (["--model.optimizer={class_path: AdamW, init_args: {weight_decay: 0.1}}"], 1e-8),
+        (["--config={model: {optimizer: {class_path: AdamW, init_args: {weight_decay: 0.1}}}}"], 1e-8),
+        (["--config={model: {optimizer: AdamW}}", "--model.optimizer=NAdam"], 1e-8),
+        (["--model.optimizer.eps=1e-5"], 1e-5),
+    ],
+)
+def test_only_what_was_given_for_the_class_stays(flags, eps):
+    assert optimizer(SELU, *flags)[1].get("eps", 1e-8) == eps
+
+
+def test_the_training_has_the_classs_own_defaults(run):
+    run("fit", SELU, *SMALL, "--model.hidden_sizes=1x8", "--trainer.max_epochs=1", "--model.optimizer=AdamW")
+    text = next(Path().rglob("hparams.yaml")).read_text()
+    assert "torch.optim.AdamW" in text
+    assert "eps: 1.0e-08" in text
+
+
+def test_schedules():
+    config = "--config={model: {schedule: {class_path: Cosine, init_args: {warmup: 0.3}}}}"
+    parsed = Parsed(["fit", config, "--model.schedule=Cosine", "--model.schedule.final=0.1"]).subconfig.model.schedule
+    assert (parsed.init_args.warmup, parsed.init_args.final) == (0.3, 0.1)
+    config = "--config={model: {schedule: {class_path: Performance, init_args: {factor: 0.3}}}}"
+    parsed = Parsed(["fit", config, "--model.schedule=Exponential"]).subconfig.model.schedule
+    assert parsed.init_args.as_dict().get("factor", 0.1) == 0.1
