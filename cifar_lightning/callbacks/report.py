@@ -131,7 +131,10 @@ def _table(rows: list[Row], data_set: str, folder: Path) -> Table:
     if best := _best(rows):
         newest = [row for row in rows if "val_loss" in row][-1]
         last = "last epoch" if newest is rows[-1] else "last epoch with a validation"
-        for which, row in (("best epoch, by validation loss", best), (last, newest)):
+        shown = [("best epoch, by validation loss", best), (last, newest)]
+        if isnan(best["val_loss"]):
+            table.add_row(shown.pop(0)[0], "none: the loss never was a number")
+        for which, row in shown:
             table.add_row(which, f"{row['epoch']:.0f}")
             table.add_row("  validation loss", f"{row['val_loss']:.4f}")
             table.add_row("  validation accuracy", f"{row['val_accuracy']:.2%}")

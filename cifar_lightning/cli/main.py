@@ -1,5 +1,6 @@
 """The command line: `lightning fit --config configs/one_cycle.yaml`."""
 
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from cifar_lightning.cli.find_run import SAVED_CONFIG, fingerprint, is_saved_con
 from cifar_lightning.cli.run_folder import discard_if_never_begun, make_loggers, make_run_folder
 from cifar_lightning.cli.save_config import SaveRunConfig
 from cifar_lightning.experiments.sweep import Sweep  # noqa: F401 (short name)
+from cifar_lightning.optim.class_paths import UNSUITABLE_OPTIMIZERS
 from cifar_lightning.training.checkpoints import BestCheckpoint, LastCheckpoint, read_checkpoint
 from cifar_lightning.training.checks import check_callbacks
 from cifar_lightning.training.classifier import MLPClassifier
@@ -47,7 +49,13 @@ set_parsing_settings(add_print_completion_argument=True)  # --print_completion s
 
 
 class Parser(LightningArgumentParser):
-    """The parser, with errors in the words of this package's options."""
+    """The parser, with errors in the words of this package's options, and help that offers what can be had."""
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """The help, without the optimizers that are refused."""
+        names = "|".join(["Optimizer", *UNSUITABLE_OPTIMIZERS])
+        text = re.sub(rf"torch\.optim\.({names}),\s*", "", super().format_help(*args, **kwargs))
+        return re.sub(rf",\s*torch\.optim\.({names})\)", ")", text)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print a clean message and exit with status 2."""

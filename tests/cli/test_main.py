@@ -196,6 +196,8 @@ def test_help_lists_every_choice(capsys):
     printed = " ".join(capsys.readouterr().out.split())
     for choice in ("leaky_relu", "lecun_normal", "input_and_all", "stratified", "torch.optim.NAdam", "OneCycle"):
         assert choice in printed
+    for refused in ("torch.optim.Muon", "torch.optim.SparseAdam", "torch.optim.Optimizer"):
+        assert refused not in printed
 
 
 def test_print_config_is_a_config(capfd, run):

@@ -83,3 +83,16 @@ def test_the_error_for_an_unknown_schedule_lists_all():
     every = "Constant, Cosine, Exponential, OneCycle, Performance, PiecewiseConstant, Power"
     with pytest.raises(ValueError, match=f"unknown schedule .*{every}; .*did you mean 'OneCycle'"):
         schedule_component("OnCycle")
+
+
+@pytest.mark.parametrize("name", ["Muon", "SparseAdam"])
+def test_an_optimizer_that_can_not_train_the_network_is_refused_with_the_reason(name):
+    cls = getattr(torch.optim, name, None)
+    if cls is None:
+        pytest.skip("this torch has none")
+    for value in (name, f"torch.optim.{name}", cls, functools.partial(cls), {"class_path": name}):
+        with pytest.raises(ValueError, match=f"{name} can't train this network: .* and the network"):
+            optimizer_component(value)
+    with pytest.raises(ValueError, match="unknown optimizer") as unknown:
+        optimizer_component("Muo")
+    assert f" {name}," not in str(unknown.value)

@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import pytest
+from conftest import SMALL
+
+FLAGS = [*SMALL, "--model.hidden_sizes=1x8", "--trainer.accelerator=cpu"]
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+def test_an_epoch_without_a_validation_shows_none(run):
+    said = run("fit", *FLAGS, "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2")
+    lines = [line for line in said.splitlines() if line.startswith("epoch ")]
+    assert ["val_loss" in line for line in lines] == [False, True, False]
+    assert "last epoch with a validation │ 2" in " ".join(said.split())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_training_that_diverges_has_no_best_epoch(run):
+    said = run("fit", *FLAGS, "--trainer.max_epochs=2", "--model.optimizer=SGD", "--model.lr=1e12")
+    assert "none: the loss never was a number" in said
+    assert "best epoch, by validation loss │ 1" not in " ".join(said.split())
+
+
+def test_without_any_validation_there_is_a_table_all_the_same(run):
+    said = run("fit", *FLAGS, "--trainer.max_epochs=1", "--trainer.limit_val_batches=0")
+    assert "everything is in" in said
+    assert "best epoch" not in said
+    assert list(Path("runs").rglob("last.ckpt"))
