@@ -119,6 +119,14 @@ def test_a_study_does_not_go_on_with_another_config(search, fail):
     assert "another folder" in fail("--trials=2", "--out=other", f"--storage=sqlite:///{FOLDER}/study.db")
 
 
+@pytest.mark.parametrize("logger", ["false", "{class_path: CSVLogger, init_args: {save_dir: logs}}"])
+def test_any_logger(search, logger):
+    search("--trials", "1", f"--trainer.logger={logger}")
+    assert [row["state"] for row in rows()] == ["complete"]
+    assert (FOLDER / "trial_000" / "config.yaml").exists()
+    assert (FOLDER / "trial_000" / "checkpoints" / "best.ckpt").exists()
+
+
 def test_journal_file_and_accuracy(search):
     search("--trials=2", "--storage=study.log", "--metric=val_accuracy", "--out=out", "--sampler=gp")
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend("study.log"))

@@ -27,7 +27,7 @@ from cifar_lightning.experiments.study.results import (
     write_csv,
     write_markdown,
 )
-from cifar_lightning.experiments.study.run import Run
+from cifar_lightning.experiments.study.run import Run, train_and_test
 from cifar_lightning.experiments.study.runner import share_cores
 
 TINY = [*SMALL, "--model.hidden_sizes=2x10", "--trainer.max_epochs=20"]
@@ -326,6 +326,19 @@ def study(*args):
 def outcome(out):
     done = Result.load(out / "seed_1" / "a" / "result.json")
     return [(r["epoch"], r["val_loss"]) for r in done.rows], done.test_accuracy
+
+
+@pytest.mark.parametrize("logger", ["false", "{class_path: CSVLogger, init_args: {save_dir: logs}}"])
+def test_a_run_with_any_logger_and_validations_now_and_then(tmp_path, logger):
+    (tmp_path / "a.yaml").write_text("model: {lr: 0.01}")
+    flags = (*TINY, "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2", f"--trainer.logger={logger}")
+    run = Run(tmp_path / "a.yaml", 1, tmp_path / "out", flags)
+    run.prepare()
+    result = train_and_test(run)
+    assert [row["epoch"] for row in result.validated] == [2]
+    assert len(result.rows) == 3
+    assert math.isfinite(result.test_loss)
+    assert (tmp_path / "out" / result.folder / "learning_curves.png").exists()
 
 
 @pytest.mark.slow
