@@ -108,7 +108,10 @@ def _split_configs(arguments: list[str]) -> tuple[list[str], list[str]]:
     for word in words:
         option, has_value, value = word.partition("=")
         if option in CONFIG_OPTIONS:
-            configs.append(value if has_value else next(words, ""))
+            value = value if has_value else next(words, "")
+            if not value:
+                raise ValueError(f"{option} without a value: expected a YAML file, received none")
+            configs.append(value)
         else:
             rest.append(word)
     return configs, rest

@@ -30,3 +30,9 @@ def test_configs_come_before_flags_and_after_what_precedes_the_subcommand(argume
 
 def test_what_an_evaluation_is_given_has_no_config():
     assert CommandLine(["-c", "g", "test", "--x=1", "-c", "h"], ["fit", "test"]).without_configs == ["test", "--x=1"]
+
+
+@pytest.mark.parametrize("words", [["--config"], ["-c"], ["--config="]])
+def test_a_config_without_a_value_is_refused(words):
+    with pytest.raises(ValueError, match="without a value: expected a YAML file, received none"):
+        CommandLine(["fit", "--x", *words], ["fit", "test"])
