@@ -79,6 +79,11 @@ class CompiledStep:
         self._compiled = self._make_compiled(watched, [names[id(parameter)] for parameter in parameters], clip)
         self._batch_size, self._on_failure = batch_size, on_failure
 
+    @property
+    def updates_itself(self) -> bool:
+        """Whether the optimizer's update is part of the step; if not, the step calls the optimizer."""
+        return self._update is not None
+
     def _make_eager(self, model: "_Penalized", clip: Clip | None) -> Step:
         def step(inputs: Tensor, targets: Tensor, factors: Tensor) -> tuple[Tensor, ...]:
             logits, penalty = model(inputs)

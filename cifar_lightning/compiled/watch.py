@@ -39,16 +39,16 @@ class Watch:
 
     Args:
         module: The module, in the state that the step was compiled for.
-        optimizer: Its optimizer.
+        optimizer: Its optimizer, if the step contains its update; None if the optimizer steps itself.
     """
 
-    def __init__(self, module: nn.Module, optimizer: Optimizer) -> None:
+    def __init__(self, module: nn.Module, optimizer: Optimizer | None) -> None:
         self._own = [vars(child) for child in module.modules()]
         self._children = [children for own in self._own if (children := own["_modules"])]
         self._options = [(own, name) for own in self._own for name in OPTIONS if name in own]
         self._hooks = [own[name] for own in self._own for name in MODULE_HOOKS]
         self._parameters = list(module.parameters())
-        self._groups = optimizer.param_groups
+        self._groups = optimizer.param_groups if optimizer else []
         self._before = self._look()
 
     def _look(self) -> tuple[list[Any], ...]:

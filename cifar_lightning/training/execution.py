@@ -111,7 +111,8 @@ class Executor:
             clip = partial(kind, bound=float(bound)) if (bound := trainer.gradient_clip_val) else None
             say = None if self._compile == "always" else partial(_say_why_plain, trainer)
             self.step = CompiledStep(model, trainer.optimizers[0], clip, batch_size, penalty, say)
-            self._watch, self._pace = Watch(model, trainer.optimizers[0]), Pace()
+            watched = trainer.optimizers[0] if self.step.updates_itself else None
+            self._watch, self._pace = Watch(model, watched), Pace()
 
     def run(
         self,

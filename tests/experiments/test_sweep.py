@@ -80,7 +80,7 @@ def test_leaves_logs_curves_and_checkpoints_of_each(run, tmp_path):
     assert "Sweep on synthetic" in said
     assert "Training on" not in said  # there is no other training
     assert said.count("Training steps") == 1
-    assert "2 networks as one. Training steps: plain, 1 thread (compiling does not pay" in said
+    assert "2 networks as one. Training steps: plain, 1 thread (compiling may take" in said
     with (folder / "sweep.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [row["lr"] for row in table] == ["0.01", "0.1"]

@@ -91,7 +91,7 @@ def hook_backward(module, optimizer):
         (set_group("momentum", 0.9), {}, "an option of the optimizer"),
         (set_group("weight_decay", 0.1), {}, "an option of the optimizer"),
         (set_group("weight_decay", 0.1), {"optimizer": "NAdam", "lr": 1e-4}, "an option of the optimizer"),
-        (set_group("betas", (0.5, 0.9)), {"optimizer": "Adam", "lr": 1e-4}, "an option of the optimizer"),
+        (set_group("betas", (0.5, 0.9)), {"optimizer": "Adam", "lr": 1e-4}, ""),  # which steps itself
         (set_network("l2", 0.5), {}, "an option of a module"),
         (set_network("l1", 1e-4), {}, "an option of a module"),
         (drop_more, {"dropout": "alpha"}, "an option of a module"),
