@@ -1,5 +1,6 @@
 """What does not fit an `MLPClassifier`: other classes, labels out of range, images without statistics, callbacks."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -7,7 +8,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import BackboneFinetuning, BatchSizeFinder, LearningRateFinder
 from torch import Tensor, nn
 
-from cifar_lightning.nn.standardize import Standardize
+from cifar_lightning.nn.mlp import DeepMLP
+from cifar_lightning.nn.standardize import Standardize, Statistics
 from cifar_lightning.optim.schedule import Schedule
 
 #: Callbacks of Lightning that an `MLPClassifier` can't be trained with, each with the reason.
@@ -101,3 +103,10 @@ def check_validated(schedule: Schedule, is_validated: bool) -> None:
             f"the schedule {type(schedule).__name__} would never act: expected validations, whose {schedule.monitor} "
             "it is conditioned on; received a training without"
         )
+
+
+def warn_of_raw_input(network: DeepMLP, statistics: Statistics) -> None:
+    """Warn if a SELU network, which needs standardized inputs to normalize itself, gets others."""
+    if network.activation == "selu" and statistics.scaling in ("raw", "unit"):
+        gap = network.self_normalization_gaps(standardized_input=False)[-1]
+        warnings.warn(f"this SELU network does not normalize itself: {gap}", stacklevel=2)

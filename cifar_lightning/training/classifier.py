@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -10,11 +9,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cifar_lightning.compiled.hooks import has_hooks
 from cifar_lightning.data.batches import Batches
@@ -32,8 +29,10 @@ from cifar_lightning.optim.schedules import Constant
 from cifar_lightning.training import checks
 from cifar_lightning.training.cycle import Cycle
 from cifar_lightning.training.epoch_metrics import EpochMetrics
-from cifar_lightning.training.execution import STEP_METHODS, Execution, Executor
-from cifar_lightning.training.lightning_internals import averaged_modules, is_fitting, validation_is_due
+from cifar_lightning.training.execution import Execution, Executor
+from cifar_lightning.training.lightning_internals import averaged_modules, is_fitting
+from cifar_lightning.training.obstacles import find_own_steps
+from cifar_lightning.training.plateau import plateau_configs, step_plateau_schedulers
 from cifar_lightning.training.position import position_of
 
 Batch = tuple[Tensor, Tensor]
@@ -127,8 +126,7 @@ class MLPClassifier(LightningModule):
             self.train_metrics.reset()
             self.cycle.start(self.trainer)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        images = getattr(data, "images", None)
-        if images is not None:
+        if (images := getattr(data, "images", None)) is not None:
             trained = () if stage == "fit" else self.classes
             self.classes = list(images.classes)
             checks.check_classes(self.classes, self.network.output.out_features, trained)
@@ -137,9 +135,7 @@ class MLPClassifier(LightningModule):
             return
         for module in (self, *averaged_modules(self.trainer)):
             module.standardize.set_statistics(statistics)
-        if self.network.activation == "selu" and statistics.scaling in ("raw", "unit"):
-            gap = self.network.self_normalization_gaps(standardized_input=False)[-1]
-            warnings.warn(f"this SELU network does not normalize itself: {gap}", stacklevel=1)
+        checks.warn_of_raw_input(self.network, statistics)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and the schedule."""
@@ -168,20 +164,13 @@ class MLPClassifier(LightningModule):
 
     def choose_execution(self, networks: int = 1) -> Execution:
         """How the steps of the present training, of so many networks at once, had best be executed."""
-        own = [
-            name
-            for name in STEP_METHODS
-            if getattr(type(self), name) is not getattr(MLPClassifier, name) or name in vars(self)
-        ]
-        obstacle = f"{type(self).__name__}.{own[0]}" if own else ""
         examples = networks * (self._batch_size or 32)
-        return self.executor.choose(self.trainer, self, self.network.linears()[0], examples, obstacle)
+        own = find_own_steps(self, MLPClassifier)
+        return self.executor.choose(self.trainer, self, self.network.linears()[0], examples, own)
 
     @property
-    def _batch_size(self) -> int | None:
-        hparams = getattr(self.trainer.datamodule, "hparams", {})  # type: ignore[attr-defined]
-        size: int | None = hparams.get("batch_size")
-        return size
+    def _batch_size(self) -> Any:
+        return getattr(self.trainer.datamodule, "hparams", {}).get("batch_size")  # type: ignore[attr-defined]
 
     @property
     def batches_at_once(self) -> Callable[[], int] | None:
@@ -232,12 +221,9 @@ class MLPClassifier(LightningModule):
         self.network.constrain_()
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Step a scheduler, unless it goes by a validation metric of ours.
-
-        That one is stepped by `on_validation_epoch_end`, before the checkpoint is written: Lightning would step it
-        after that, and not at all in an epoch that is resumed.
-        """
-        if scheduler not in [config.scheduler for config in self._validated_schedulers()]:
+        """Step a scheduler, unless it goes by a validation metric: `on_validation_epoch_end` steps that one."""
+        by_metric = plateau_configs(self.trainer, self.val_metrics.metrics.keys())
+        if scheduler not in [config.scheduler for config in by_metric]:
             super().lr_scheduler_step(scheduler, metric)
 
     def _record(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
@@ -269,17 +255,7 @@ class MLPClassifier(LightningModule):
         """Log the validation metrics, and step a schedule that goes by one."""
         values = self.val_metrics.compute_and_reset()
         self.log_dict(values, prog_bar=True, sync_dist=True)
-        fitting = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
-        if fitting and validation_is_due(self.trainer):
-            for config in self._validated_schedulers():
-                if (self.current_epoch + 1) % config.frequency == 0:
-                    config.scheduler.step(values[config.monitor].item())
-
-    def _validated_schedulers(self) -> list[Any]:
-        """The configurations of the schedulers that go by a validation metric of ours."""
-        configs: list[Any] = self.trainer.lr_scheduler_configs
-        names = self.val_metrics.metrics.keys()
-        return [each for each in configs if isinstance(each.scheduler, ReduceLROnPlateau) and each.monitor in names]
+        step_plateau_schedulers(self.trainer, values)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Measure a batch, and return its logits (B, num_classes)."""

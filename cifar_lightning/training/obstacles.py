@@ -29,6 +29,8 @@ REBUILDERS = (BaseFinetuning, GradientAccumulationScheduler, ModelPruning, Stoch
 GRADIENT_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
+#: What a subclass's own makes its steps other ones than those that are compiled.
+STEP_METHODS = ("training_step", "backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping")
 
 
 def find_obstacle(trainer: Trainer, module: LightningModule) -> str:
@@ -58,6 +60,14 @@ def find_obstacle(trainer: Trainer, module: LightningModule) -> str:
         return hooks
     watcher = _first(_names_with(trainer, module, GRADIENT_HOOKS))
     return f"{watcher}, which follows each gradient" if watcher else ""
+
+
+def find_own_steps(module: LightningModule, base: type[LightningModule]) -> str:
+    """What a subclass, or an instance, has in the place of what `base` does in a step; "" for nothing."""
+    for name in STEP_METHODS:
+        if getattr(type(module), name) is not getattr(base, name) or name in vars(module):
+            return f"{type(module).__name__}.{name}"
+    return ""
 
 
 def find_watcher(trainer: Trainer, module: LightningModule) -> str:

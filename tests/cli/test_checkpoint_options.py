@@ -1,0 +1,104 @@
+import pytest
+
+from cifar_lightning.cli import checkpoint_options as options
+
+CHECKPOINT = {
+    "hyper_parameters": {"lr": 0.1, "hidden_sizes": [4, 4], "schedule": {"init_args": {"max_lr": 0.5}}},
+    "datamodule_hyper_parameters": {"batch_size": 32, "scaling": "feature", "data_dir": "a", "data_set": "CIFAR-10"},
+    "callbacks": {"Pretrained": {"checkpoint": "x.ckpt", "layers": None, "reused": 2}},
+}
+NOTHING = {
+    "trainer": {},
+    "data": {"images": None},
+    "evaluation": {"mc_samples": 0, "ensemble": None, "calibrate": False},
+    "pretrained": {"checkpoint": None},
+}
+
+
+def with_option(name, value):
+    group, name = name.split(".")
+    return NOTHING | {group: NOTHING[group] | {name: value}}
+
+
+def test_what_is_not_given_is_taken_from_the_checkpoint():
+    stored = options.options_of(CHECKPOINT, ["batch_size", "scaling", "data_dir", "images"])
+    assert stored["data"] == {
+        "batch_size": 32,
+        "scaling": "feature",
+    }  # where it is found, and its name, are not options
+    taken = options.without_given(stored, {"model": {"lr": 0.2}, "trainer": {"max_epochs": 1}})
+    assert taken == {
+        "model": {"hidden_sizes": [4, 4], "schedule": {"init_args": {"max_lr": 0.5}}},
+        "data": stored["data"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "subcommand", "refused"),
+    [
+        ({"model": {"lr": 0.2}}, "fit", "model.lr"),
+        ({"model": {"lr": 0.2}}, "test", "model.lr"),
+        ({"model": {"lr": 0.1, "hidden_sizes": (4, 4)}}, "fit", None),
+        ({"data": {"batch_size": 8}}, "fit", "data.batch_size"),
+        ({"data": {"batch_size": 8}}, "test", None),  # an evaluation may use other batches
+        ({"data": {"scaling": "unit"}}, "test", "data.scaling"),
+        ({"data": {"data_dir": "b"}}, "fit", None),
+        ({"pretrained": {"checkpoint": "y.ckpt"}}, "fit", "pretrained.checkpoint"),
+        ({"pretrained": {"checkpoint": "y.ckpt"}}, "test", None),  # refused for another reason
+        ({"trainer": {"max_epochs": 9}}, "fit", None),
+    ],
+)
+def test_contradictions(given, subcommand, refused):
+    used = {"model": {}, "data": {}, "pretrained": {}} | given
+    if refused is None:
+        options.refuse_contradictions(given, used, CHECKPOINT, subcommand)
+        return
+    with pytest.raises(ValueError, match=f"--{refused} contradicts the checkpoint: expected .*; received"):
+        options.refuse_contradictions(given, used, CHECKPOINT, subcommand)
+
+
+@pytest.mark.parametrize("attribute", ["lr", "schedule.init_args.max_lr"])
+@pytest.mark.parametrize(("same", "forgotten"), [(True, True), (False, False)])
+def test_a_rate_that_the_finder_replaced_is_forgotten_if_it_is_given_as_it_was(attribute, same, forgotten):
+    found = {"attribute": attribute, "given": 0.3, "found": 0.1}
+    value = 0.3 if same else 0.4
+    given = {"model": {"lr": value, "schedule": {"init_args": {"max_lr": value}}}}
+    options.forget_what_a_finder_replaced(given, CHECKPOINT | {"callbacks": {"LRFinder": found}})
+    assert (attribute.partition(".")[0] not in given["model"]) == forgotten
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "acts_in"),
+    [
+        ("evaluation.mc_samples", 5, {"validate", "test", "predict"}),
+        ("evaluation.ensemble", ["a.ckpt"], {"validate", "test", "predict"}),
+        ("evaluation.calibrate", True, {"validate"}),
+        ("data.images", ["x.png"], {"predict"}),
+        ("pretrained.checkpoint", "x.ckpt", {"fit"}),
+    ],
+)
+@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
+def test_options_act_or_are_refused(option, value, acts_in, subcommand):
+    chosen = with_option(option, value)
+    if subcommand in acts_in:
+        options.refuse_what_can_not_act(chosen, chosen, subcommand)
+        return
+    with pytest.raises(ValueError, match=f"--{option} does nothing here: expected it with .*, received {subcommand}"):
+        options.refuse_what_can_not_act(chosen, chosen, subcommand)
+
+
+def test_a_prediction_has_one_way():
+    both = NOTHING | {"evaluation": {"mc_samples": 5, "ensemble": ["a.ckpt"], "calibrate": False}}
+    with pytest.raises(ValueError, match="two ways to predict: expected .* or .*, received both"):
+        options.refuse_what_can_not_act(both, both, "predict")
+    options.refuse_what_can_not_act(both, both, "test")
+
+
+def test_members_of_an_ensemble_are_files_and_not_the_checkpoint_itself(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.ckpt").touch()
+    found = options.find_members([str(tmp_path / "*.ckpt")], str(tmp_path / "b.ckpt"))
+    assert found == [str(tmp_path / "a.ckpt"), str(tmp_path / "c.ckpt")]
+    assert options.find_members([str(tmp_path / "a.ckpt")], str(tmp_path / "a.ckpt")) is None
+    with pytest.raises(ValueError, match=r"expected the file of a member of the ensemble, received 'd.ckpt'"):
+        options.find_members(["d.ckpt"], "")
