@@ -7,8 +7,6 @@ from cifar_lightning.compiled import hooks, torch_internals
 @pytest.mark.parametrize("module", torch_internals.NAMES)
 def test_every_name_is_there(module):
     missing = [name for name in torch_internals.missing_names() if name.startswith(module)]
-    if torch.__version__.startswith(("2.11", "2.12", "2.13")):
-        pytest.skip(f"compiled steps need torch 2.14: {missing}")
     assert missing == []
 
 
