@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from cifar_lightning.compiled.hooks import is_compiled
 from cifar_lightning.nn.alpha_dropout import AlphaDropout
 
 #: Everything in torch.nn, and of ours, that only drops.
@@ -87,7 +88,7 @@ class _Trial:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.waiting.pop(module).remove()
-        if _is_compiled(module):
+        if is_compiled(module):
             _run(module, args, kwargs)  # the trials of the network in it, whose mode is its own too
             return
         module.training = False
@@ -119,16 +120,11 @@ class _Trial:
             part.training = training
 
 
-def _is_compiled(module: nn.Module) -> bool:
-    """Whether `module` is what `torch.compile` made of a network."""
-    return type(module).__module__.startswith("torch._dynamo")
-
-
 def _run(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Tensor], set[str]]:
     """Run `module` without lasting effect; return the states that the generators had then, and the changed buffers."""
     before = {name: (buffer, buffer.clone()) for name, buffer in module.named_buffers()}
     changed = set()
-    eager = torch.compiler.set_stance("force_eager") if _is_compiled(module) else nullcontext()  # trials are Python
+    eager = torch.compiler.set_stance("force_eager") if is_compiled(module) else nullcontext()  # trials are Python
     with torch.no_grad(), fork_generators(), eager:
         try:
             module.forward(*_copied(args), **_copied(kwargs))

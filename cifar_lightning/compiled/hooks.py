@@ -1,4 +1,4 @@
-"""Whether somebody watches a module or a parameter: no public name of torch says so."""
+"""Whether somebody watches or compiles a module or a parameter: no public name of torch says so."""
 
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
@@ -18,3 +18,8 @@ def has_hooks(module: nn.Module) -> bool:
 def has_gradient_hooks(parameter: Tensor) -> bool:
     """Whether a backward pass that reaches the parameter runs hooks."""
     return any(getattr(parameter, name) for name in GRADIENT_HOOKS)
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether the module is what `torch.compile` made of a network."""
+    return type(module).__module__.startswith("torch._dynamo")
