@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import sys
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,13 +32,14 @@ from cifar_lightning.compiled.torch_internals import (
     load_ahead,
     save_ahead,
 )
-from cifar_lightning.files import write_whole
 
 ROOT = Path(__file__).parent.parent
 
 
-#: Seconds that a first compilation takes until one was measured: that of 20 x 100 SELU on two quiet cores.
-USUAL_SECONDS = 20.0
+#: Seconds that a first compilation takes for each linear layer, and that its code takes to be found again: on two quiet
+#: cores 20 x 100 SELU was compiled in 18 s, and with batch norm in 25 s.
+SECONDS_PER_LAYER = 1.0
+SECONDS_TO_LOAD = 2.0
 
 
 class CompileError(ValueError):
@@ -84,31 +84,37 @@ def _find_or_compile(function: Step, example: Sequence[Tensor], module: nn.Modul
         except Exception as error:  # whatever is wrong with an entry: it is made anew
             warnings.warn(f"compiled code in {path} can't be loaded, and is compiled anew: {error}", stacklevel=1)
     try:
-        start = time.monotonic()
         code = compile_ahead(function, example)
-        seconds = time.monotonic() - start
     except Exception as error:
         raise CompileError(str(error) or type(error).__name__) from error
     if path is not None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_ahead(code, path, modules)
-            write_whole(_seconds_file(), f"{seconds:.1f}".encode())
         except OSError as error:
             warnings.warn(f"compiled code can't be kept in {path.parent}: {error}", stacklevel=1)
     return code
 
 
-def seconds_to_compile() -> float:
-    """Seconds that the last first compilation took on this machine."""
-    try:
-        return float(_seconds_file().read_text())
-    except (OSError, ValueError):
-        return USUAL_SECONDS
+def seconds_to_compile(recipe: str, layers: int) -> float:
+    """About how long the first step of a training will take: it is compiled, or found if `remember` was called.
+
+    Args:
+        recipe: What the training says of the step, before there is one.
+        layers: Number of linear layers.
+    """
+    return SECONDS_TO_LOAD if _mark(recipe).exists() else SECONDS_PER_LAYER * layers
 
 
-def _seconds_file() -> Path:
-    return cache_folder() / "seconds.txt"
+def remember(recipe: str) -> None:
+    """Take note that a training with this recipe has left its code in the cache."""
+    if _mark(recipe).parent.is_dir():  # as it is if there is any code
+        _mark(recipe).touch()
+
+
+def _mark(recipe: str) -> Path:
+    versions = f"{recipe} {SOURCES} {torch.__version__} {sys.version}"
+    return cache_folder() / f"{hashlib.sha256(versions.encode()).hexdigest()}.known"
 
 
 def cache_folder() -> Path:

@@ -84,6 +84,11 @@ class CompiledStep:
         """Whether the optimizer's update is part of the step; if not, the step calls the optimizer."""
         return self._update is not None
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the step runs compiled code; not if torch could not compile it."""
+        return self._compiled is not self._eager
+
     def _make_eager(self, model: "_Penalized", clip: Clip | None) -> Step:
         def step(inputs: Tensor, targets: Tensor, factors: Tensor) -> tuple[Tensor, ...]:
             logits, penalty = model(inputs)

@@ -166,7 +166,7 @@ class MLPClassifier(LightningModule):
         """How the steps of the present training, of so many networks at once, had best be executed."""
         examples = networks * (self._batch_size or 32)
         own = find_own_steps(self, MLPClassifier)
-        return self.executor.choose(self.trainer, self, self.network.linears()[0], examples, own)
+        return self.executor.choose(self.trainer, self, self.network.linears(), examples, own)
 
     @property
     def _batch_size(self) -> Any:

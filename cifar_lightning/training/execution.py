@@ -1,7 +1,7 @@
 """How the steps of a training are executed: plainly, or compiled and several in one of Lightning's hooks."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from rich import get_console
 from torch import Tensor, nn
 
-from cifar_lightning.compiled.code_cache import seconds_to_compile
+from cifar_lightning.compiled.code_cache import remember, seconds_to_compile
 from cifar_lightning.compiled.step import CompiledStep
 from cifar_lightning.compiled.threads import Pace, choose_threads
 from cifar_lightning.compiled.torch_internals import is_newer_than_tested, missing_names
@@ -80,15 +80,20 @@ class Executor:
         self.step: CompiledStep | PlainStep | None = None
         self._watch: Watch | None = None
         self._pace = Pace()
+        self._recipe = ""
         self._threads: int | None = None  # of the process, before the training took another number
 
     def choose(
-        self, trainer: Trainer, module: LightningModule, layer: nn.Linear, batch_size: int, obstacle: str
+        self, trainer: Trainer, module: LightningModule, layers: Sequence[nn.Linear], batch_size: int, obstacle: str
     ) -> Execution:
-        """Call `choose_execution`, where `layer` is the largest one."""
+        """Call `choose_execution`, for a network of these linear layers, of which the first is the largest."""
         resumed, self.resumed = self.resumed, None
-        widths = layer.in_features, layer.out_features
-        return choose_execution(trainer, module, self._compile, self._steps, widths, batch_size, resumed, obstacle)
+        widths = layers[0].in_features, layers[0].out_features
+        self._recipe = _recipe(trainer, module, batch_size)
+        seconds = seconds_to_compile(self._recipe, len(layers))
+        return choose_execution(
+            trainer, module, self._compile, self._steps, widths, batch_size, seconds, resumed, obstacle
+        )
 
     def start(self, trainer: Trainer, execution: Execution) -> None:
         """Execute the steps so from now on, and say so."""
@@ -125,6 +130,9 @@ class Executor:
             assert self.step is not None, "there is one until the training ends"
             yield *self.step(images, labels), labels
             count += 1
+        is_first = trainer.global_step < count  # the last of them is not counted yet
+        if is_first and isinstance(self.step, CompiledStep) and self.step.is_compiled:
+            remember(self._recipe)
         self._take_time(trainer, (time.perf_counter() - start) / count)
 
     def _look_again(self, trainer: Trainer, module: LightningModule, penalty: Callable[[], Tensor | float]) -> None:
@@ -180,6 +188,7 @@ def choose_execution(
     steps: int,
     widths: tuple[int, int],
     batch_size: int,
+    seconds: float = 0.0,
     resumed: Execution | None = None,
     obstacle: str = "",
 ) -> Execution:
@@ -192,6 +201,7 @@ def choose_execution(
         steps: Number of steps in one hook, if nothing needs fewer.
         widths: Number of inputs and outputs of the largest layer, by which the number of threads is chosen.
         batch_size: Number of images a step, of all networks if several step at once.
+        seconds: How long it takes until there is compiled code.
         resumed: How the steps of a training that is resumed were executed: kept, unless `compile` contradicts it.
         obstacle: What the module itself knows that the compiled step can't do; "" for nothing.
 
@@ -217,7 +227,7 @@ def choose_execution(
             f"that; received {obstacle}"
         )
     if compile == "auto":
-        obstacle = obstacle or _reason_to_train_plainly(trainer)
+        obstacle = obstacle or _reason_to_train_plainly(trainer, seconds)
     if obstacle:
         return Execution(False, 1, torch.get_num_threads(), obstacle)
     threads = choose_threads(*widths, batch_size) if trainer.strategy.root_device.type == "cpu" else 1
@@ -231,11 +241,18 @@ def _missing() -> str:
     return f"torch {torch.__version__} without {', '.join(names)}" if names else ""
 
 
-def _reason_to_train_plainly(trainer: Trainer) -> str:
+def _recipe(trainer: Trainer, module: LightningModule, batch_size: int) -> str:
+    """What decides which code a step needs, as far as it is known before there is one: all but rates."""
+    hparams = {name: value for name, value in module.hparams.items() if name not in ("lr", "schedule")}
+    clipping = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+    return repr([type(module).__qualname__, hparams, batch_size, trainer.precision, clipping])
+
+
+def _reason_to_train_plainly(trainer: Trainer, seconds: float) -> str:
     """Why "auto" does not compile a step that could be compiled; "" for no reason."""
     if trainer.strategy.root_device.type != "cpu":
         return "--execution.compile auto compiles on CPUs only"
-    length, seconds = count_optimizer_steps(trainer), seconds_to_compile()
+    length = count_optimizer_steps(trainer)
     if length is not None and length * SAVED_SECONDS < seconds:
         return f"compiling may take {seconds:.0f} s, more than {length:,} steps win back"
     if is_newer_than_tested():

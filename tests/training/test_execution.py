@@ -206,13 +206,13 @@ class WatchesGradients(Callback):
         pass
 
 
-def choose(compile="always", module=None, **flags):
+def choose(compile="always", module=None, seconds=0.0, **flags):
     module = module or MLPClassifier(hidden_sizes=[4])
     trainer = Trainer(accelerator="cpu", logger=False, max_steps=50_000, **flags)
     trainer.strategy.connect(module)
     trainer.strategy.optimizers = [torch.optim.SGD(module.parameters())]
     module.trainer = trainer
-    return choose_execution(trainer, module, compile, 50, (4, 4), 32)
+    return choose_execution(trainer, module, compile, 50, (4, 4), 32, seconds)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -281,8 +281,7 @@ def test_a_subclass_that_follows_each_batch_gets_each_batch():
 @pytest.mark.parametrize(("steps", "compiled"), [(None, True), (5000, True), (4999, False)])
 def test_auto_compiles_only_what_is_long_enough(monkeypatch, steps, compiled):
     monkeypatch.setattr(execution, "count_optimizer_steps", lambda trainer: steps)
-    monkeypatch.setattr(execution, "seconds_to_compile", lambda: 20.0)
-    chosen = choose("auto")
+    chosen = choose("auto", seconds=20.0)
     assert chosen.compiled == compiled
     assert chosen.reason == ("" if compiled else "compiling may take 20 s, more than 4,999 steps win back")
 
@@ -315,7 +314,7 @@ def test_where_compiling_fails_steps_are_plain_or_the_training_ends(run, fail, m
     flags = [*BASE, *DOUBLE, "--trainer.max_steps=20"]
     run("fit", *flags, "--execution.compile=never", "--trainer.default_root_dir=plain")
     monkeypatch.setattr("cifar_lightning.compiled.step.compile_once", fail_to_compile)
-    monkeypatch.setattr(execution, "seconds_to_compile", lambda: 0.0)
+    monkeypatch.setattr(execution, "seconds_to_compile", lambda recipe, layers: 0.0)
     said = run("fit", *flags, "--trainer.default_root_dir=auto")
     assert said.count("Training steps: plain, for torch could not compile them: no luck today\n") == 1
     ours, theirs = (outcome(tmp_path / name)[0]["state_dict"] for name in ("auto", "plain"))
