@@ -86,7 +86,7 @@ def check_equal(ours, theirs):
             "--trainer.callbacks.filename={step}-{val_loss:.6f}",
         ],
         ["--model.schedule=PiecewiseConstant", "--model.schedule.epochs=[1]", "--model.schedule.factors=[1,0.1]"],
-        ["--trainer.callbacks+=LRFinder", "--trainer.callbacks.num_steps=80"],
+        ["--trainer.callbacks+=LRFinder", "--trainer.callbacks.num_steps=80", "--model.dropout=none"],
     ],
     ids=lambda flags: " ".join(flag.split("=", 1)[0].split(".")[-1] + "=" + flag.split("=", 1)[1] for flag in flags),
 )
