@@ -98,7 +98,7 @@ def test_a_thousand_selu_layers_keep_their_moments(seed):
         for depth, layer in enumerate(net.hidden, start=1):
             x = layer(x)
             if depth % 100 == 0:
-                assert abs(x.mean()) < 0.1
+                assert abs(x.mean()) < 0.2  # a hundred units: a standard error of about 0.05
                 assert abs(x.std() - 1) < 0.2
 
 
