@@ -220,9 +220,14 @@ def test_a_schedule_without_a_length_is_refused_with_what_was_given(fail, schedu
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_schedule_by_a_metric_goes_by_the_epochs_that_have_it():
-    flags = ["--model.schedule=Performance", "--model.schedule.patience=0", "--trainer.max_epochs=4"]
-    run = Outcome(*flags, "--trainer.check_val_every_n_epoch=2", "--model.lr=1e-10")
-    assert [row["lr"] for row in run.rows] == pytest.approx([1e-10, 1e-10, 1e-10, 0.5e-10])
+    flags = [
+        "--model.schedule=Performance",
+        "--model.schedule.patience=0",
+        "--trainer.max_epochs=4",
+        "--model.schedule.metric=val_accuracy",
+    ]
+    run = Outcome(*flags, "--trainer.check_val_every_n_epoch=2", "--model.lr=1e-7")
+    assert [row["lr"] for row in run.rows] == pytest.approx([1e-7, 1e-7, 1e-7, 0.5e-7])
 
 
 def test_a_schedule_by_a_metric_without_a_validation_is_refused(fail):
