@@ -158,8 +158,8 @@ class CLI(LightningCLI):
 
     def _find_checkpoint(self) -> str | None:
         named, ensemble = self.subconfig.ckpt_path, self.subconfig.evaluation.ensemble
-        if named is None and ensemble:
-            named = ensemble[0]
+        if named is None and ensemble and self.config.subcommand != "fit":
+            named = (options.find_members(ensemble, "") or ensemble)[0]
         return options.find_checkpoint(named, self.config.subcommand, self.line.configs, self._root)
 
     def _take_options_of_checkpoint(self) -> None:

@@ -91,7 +91,7 @@ def _find_or_compile(function: Step, example: Sequence[Tensor], module: nn.Modul
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_ahead(code, path, modules)
-        except OSError as error:
+        except Exception as error:  # whatever is wrong with the folder or the code: it serves this process
             warnings.warn(f"compiled code can't be kept in {path.parent}: {error}", stacklevel=1)
     return code
 
@@ -147,6 +147,7 @@ def _surroundings() -> list[Any]:
         torch.backends.cpu.get_cpu_capability(),
         torch.get_num_threads(),
         torch.is_grad_enabled(),
+        [[torch.is_autocast_enabled(kind), str(torch.get_autocast_dtype(kind))] for kind in ("cpu", "cuda")],
         torch.is_inference_mode_enabled(),
         torch.are_deterministic_algorithms_enabled(),
         torch.get_float32_matmul_precision(),

@@ -57,14 +57,32 @@ def _describe_tensor(tensor: Tensor) -> list[Any]:
 
 
 def _describe_module(module: nn.Module) -> list[Any]:
-    cls = type(module)
-    _describe_code(cls.forward)
-    if has_hooks(module):
-        raise UndescribedError(f"hooks of a {cls.__name__}")
-    options = {name: value for name, value in vars(module).items() if name not in OF_EVERY_MODULE}
-    tensors = [dict(part) for part in (module.named_parameters(recurse=False), module.named_buffers(recurse=False))]
-    children = dict(module.named_children())
-    return [_describe_code(cls), describe(options), describe(tensors), describe(children)]
+    """A module with all that is inside of it; one that is met again is known by where it was met first."""
+    places: dict[int, int] = {}
+
+    def describe_part(part: nn.Module | Tensor | None) -> Any:
+        if part is None:
+            return None
+        if id(part) in places:
+            return ["met before", places[id(part)]]
+        places[id(part)] = len(places)
+        if isinstance(part, Tensor):
+            return _describe_tensor(part)
+        cls = type(part)
+        _describe_code(cls.forward)
+        if has_hooks(part):
+            raise UndescribedError(f"hooks of a {cls.__name__}")
+        own = vars(part)
+        options = {name: value for name, value in own.items() if name not in OF_EVERY_MODULE}
+        if any(isinstance(value, Tensor | nn.Module) for value in options.values()):
+            raise UndescribedError(f"a tensor or a module among the options of a {cls.__name__}")
+        inside = [
+            [[name, describe_part(value)] for name, value in own[kind].items()]
+            for kind in ("_parameters", "_buffers", "_modules")
+        ]
+        return [_describe_code(cls), describe(options), inside]
+
+    return list(describe_part(module))
 
 
 def _describe_code(code: Any) -> str:

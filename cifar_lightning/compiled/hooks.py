@@ -2,9 +2,13 @@
 
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
+from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 MODULE_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 GRADIENT_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+STEP_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+GLOBAL_STEP_HOOKS = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -12,12 +16,18 @@ def has_hooks(module: nn.Module) -> bool:
 
     Code that calls a module's layers, and not the module, leaves these hooks out.
     """
-    return any(getattr(module, name) for name in MODULE_HOOKS) or _has_any_global_hook()
+    return any(getattr(module, name) for name in MODULE_HOOKS) or bool(_has_any_global_hook())
 
 
 def has_gradient_hooks(parameter: Tensor) -> bool:
     """Whether a backward pass that reaches the parameter runs hooks."""
     return any(getattr(parameter, name) for name in GRADIENT_HOOKS)
+
+
+def has_step_hooks(optimizer: Optimizer) -> bool:
+    """Whether a step of the optimizer is another one than its class's: it runs hooks, or was replaced."""
+    own = vars(optimizer)
+    return any(own[name] for name in STEP_HOOKS) or any(GLOBAL_STEP_HOOKS)
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -47,8 +47,8 @@ class CompiledStep:
         on_failure: Called with the error if the step can't be compiled; steps then run eagerly. None to raise it.
 
     Raises:
-        ValueError: If the parameters are not exactly the optimizer's, are frozen, differ in dtype or device, or share
-            memory.
+        ValueError: If the parameters are not exactly the optimizer's, are frozen or tied, differ in dtype or
+            device, or share memory.
     """
 
     def __init__(
@@ -69,6 +69,8 @@ class CompiledStep:
                 f"not the optimizer of this model: expected the model's {len(names)} parameters in it, received "
                 f"{len(parameters)} others or in part"
             )
+        if len(dict(model.named_parameters(remove_duplicate=False))) > len(names):
+            raise ValueError("tied parameters: expected each to be of one layer alone, received some of several")
         if not all(parameter.requires_grad for parameter in parameters):
             raise ValueError("frozen parameters: expected all to require gradients, received some that don't")
         self._layout = Layout(tuple(tuple(parameter.shape) for parameter in parameters))
@@ -78,6 +80,7 @@ class CompiledStep:
         self._eager = self._make_eager(watched, clip)
         self._compiled = self._make_compiled(watched, [names[id(parameter)] for parameter in parameters], clip)
         self._batch_size, self._on_failure = batch_size, on_failure
+        self._kind: list[tuple[object, ...]] = []
 
     @property
     def updates_itself(self) -> bool:
@@ -137,7 +140,7 @@ class CompiledStep:
         numbers = self._update.advance() if self._update else ()
         flat = self._flat[0]
         factors = torch.tensor(numbers, dtype=flat.dtype, device=flat.device)
-        if len(inputs) == self._batch_size:
+        if len(inputs) == self._batch_size and self._is_as_compiled(inputs, targets):
             loss, logits, *gradients = self._run_compiled(inputs, targets, factors)
         else:
             loss, logits, *gradients = self._eager(inputs, targets, factors)
@@ -147,6 +150,12 @@ class CompiledStep:
                 parameter.grad = view
             self._optimizer.step()
         return loss, logits
+
+    def _is_as_compiled(self, *batch: Tensor) -> bool:
+        """Whether a batch has the shapes, strides and dtypes that the code is for: those of the first full one."""
+        kind: list[tuple[object, ...]] = [(part.shape, part.stride(), part.dtype) for part in batch]
+        self._kind = self._kind or kind
+        return kind == self._kind
 
     def _run_compiled(self, *args: Tensor) -> tuple[Tensor, ...]:
         try:

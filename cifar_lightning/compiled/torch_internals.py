@@ -156,7 +156,7 @@ def compiler_settings() -> str:
         f"{module.__name__}.{name}": sorted(map(str, value)) if isinstance(value, set) else value
         for module in (torch._dynamo.config, torch._inductor.config)
         for name, value in module.get_config_copy().items()
-        if "_dir" not in name  # some of which are where the process runs
+        if not name.endswith(("_dir", "_dir_root"))  # some of which are where the process runs
     }
     return json.dumps(settings, sort_keys=True)
 

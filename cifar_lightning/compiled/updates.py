@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, NAdam, Optimizer
 
+from cifar_lightning.compiled.hooks import has_step_hooks
 from cifar_lightning.compiled.torch_internals import mark_stepped
 
 Gradients = Sequence[Tensor]
@@ -127,5 +128,9 @@ def _broadcast(factors: Tensor, parameter: Tensor) -> tuple[Tensor, ...]:
 
 def _is_plain(optimizer: Optimizer, *extras: str) -> bool:
     groups = optimizer.param_groups
+    # Parameters that stand at different steps, as after a part of them was frozen, are torch's own business.
+    states = [optimizer.state.get(parameter) or {} for parameter in groups[0]["params"]]
+    if len({float(state.get("step", -1)) for state in states}) > 1 or has_step_hooks(optimizer):
+        return False
     cycles_momentum = "max_momentum" in groups[0]  # a schedule moves what is taken for constant
     return len(groups) == 1 and not cycles_momentum and not any(groups[0][name] for name in extras)

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from cifar_lightning.compiled.hooks import MODULE_HOOKS, has_gradient_hooks, has_hooks
+from cifar_lightning.compiled.hooks import MODULE_HOOKS, has_gradient_hooks, has_hooks, has_step_hooks
 
 #: What a schedule changes from step to step; each step is given it.
 RATES = {"lr", "initial_lr", "max_lr", "min_lr", "params"}
@@ -19,9 +19,15 @@ KINDS = (
     "an option of the optimizer",
     "the hooks of a module",
     "the hooks of a parameter",
+    "where a parameter is",
+    "the optimizer's state",
+    "the hooks of the optimizer",
 )
 #: Attributes of modules of which a change makes another network, beside the modules' own.
-OPTIONS = ("p", "eps", "momentum", "negative_slope", "alpha", "inplace", "l1", "l2")
+OPTIONS = (
+    *("p", "eps", "momentum", "track_running_stats", "l1", "l2"),
+    *("negative_slope", "alpha", "beta", "threshold", "approximate", "inplace"),
+)
 
 
 def find_hooks(module: nn.Module) -> str:
@@ -48,19 +54,25 @@ class Watch:
         self._options = [(own, name) for own in self._own for name in OPTIONS if name in own]
         self._hooks = [own[name] for own in self._own for name in MODULE_HOOKS]
         self._parameters = list(module.parameters())
-        self._groups = optimizer.param_groups if optimizer else []
+        self._optimizer = optimizer
+        self._kept = [*optimizer.param_groups, *optimizer.state.values()] if optimizer else []  # so that ids last
         self._before = self._look()
 
-    def _look(self) -> tuple[list[Any], ...]:
+    def _look(self) -> tuple[Any, ...]:
+        groups = self._optimizer.param_groups if self._optimizer else []
+        states = [self._optimizer.state.get(parameter) for parameter in self._parameters] if self._optimizer else []
         return (
             [own["training"] for own in self._own],
             list(map(len, self._own)),  # to which a method that is set on an instance adds
             [list(children.values()) for children in self._children],
             [own[name] for own, name in self._options],
             [parameter.requires_grad for parameter in self._parameters],
-            [value for group in self._groups for name, value in group.items() if name not in RATES],
+            [value for group in groups for name, value in group.items() if name not in RATES],
             list(filter(None, self._hooks)),
             [p for p in self._parameters if p._backward_hooks or p._post_accumulate_grad_hooks],
+            [parameter.data_ptr() for parameter in self._parameters],
+            [id(kept) for kept in (*groups, *states)],
+            has_step_hooks(self._optimizer) if self._optimizer else False,
         )
 
     def find_change(self) -> str:

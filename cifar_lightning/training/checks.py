@@ -1,7 +1,8 @@
 """What does not fit an `MLPClassifier`: other classes, labels out of range, images without statistics, callbacks."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback
@@ -110,3 +111,16 @@ def warn_of_raw_input(network: DeepMLP, statistics: Statistics) -> None:
     if network.activation == "selu" and statistics.scaling in ("raw", "unit"):
         gap = network.self_normalization_gaps(standardized_input=False)[-1]
         warnings.warn(f"this SELU network does not normalize itself: {gap}", stacklevel=2)
+
+
+def check_resumable(checkpoint: Mapping[str, Any]) -> None:
+    """Check that a checkpoint says where its training stood.
+
+    Raises:
+        ValueError: If it holds weights alone.
+    """
+    if "loops" not in checkpoint:
+        raise ValueError(
+            "no training to resume: expected the checkpoint of a training, received one of weights alone, as a sweep "
+            "writes it; start from these by --pretrained.checkpoint"
+        )

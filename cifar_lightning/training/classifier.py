@@ -127,8 +127,7 @@ class MLPClassifier(LightningModule):
             self.cycle.start(self.trainer)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if (images := getattr(data, "images", None)) is not None:
-            trained = () if stage == "fit" else self.classes
-            self.classes = list(images.classes)
+            trained, self.classes = () if stage == "fit" else self.classes, list(images.classes)
             checks.check_classes(self.classes, self.network.output.out_features, trained)
         statistics: Statistics | None = getattr(data, "statistics", None)
         if statistics is None:
@@ -294,6 +293,7 @@ class MLPClassifier(LightningModule):
         """Restore what `on_save_checkpoint` saved."""
         self.classes = checkpoint.get("classes", [])
         if is_fitting(self):
+            checks.check_resumable(checkpoint)
             self.cycle.restore(self.trainer, checkpoint, self._schedule)
             self.executor.restore(checkpoint)
             if position_of(checkpoint).batch:  # those of an epoch that has ended are of no more use

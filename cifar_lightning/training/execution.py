@@ -12,6 +12,7 @@ from rich import get_console
 from torch import Tensor, nn
 
 from cifar_lightning.compiled.code_cache import remember, seconds_to_compile
+from cifar_lightning.compiled.hooks import has_hooks
 from cifar_lightning.compiled.step import CompiledStep
 from cifar_lightning.compiled.threads import Pace, choose_threads
 from cifar_lightning.compiled.torch_internals import is_newer_than_tested, missing_names
@@ -108,13 +109,33 @@ class Executor:
     ) -> None:
         """Make the compiled step of `model`, if steps are compiled, for the trainer's optimizer as it is."""
         self.step = None
-        if self.execution is not None and self.execution.compiled:
-            kind = clip_by_value if trainer.gradient_clip_algorithm == "value" else clip_by_norm
-            clip = partial(kind, bound=float(bound)) if (bound := trainer.gradient_clip_val) else None
-            say = None if self._compile == "always" else partial(_say_why_plain, trainer)
-            self.step = CompiledStep(model, trainer.optimizers[0], clip, batch_size, penalty, say)
-            watched = trainer.optimizers[0] if self.step.updates_itself else None
-            self._watch, self._pace = Watch(model, watched), Pace()
+        if self.execution is None or not self.execution.compiled:
+            return
+        (optimizer,) = trainer.optimizers
+        if obstacle := find_obstacle(trainer, trainer.lightning_module):  # which a callback has put there meanwhile
+            self._give_up(trainer, obstacle, penalty and partial(penalty, model))
+            return
+        kind = clip_by_value if trainer.gradient_clip_algorithm == "value" else clip_by_norm
+        clip = partial(kind, bound=float(bound)) if (bound := trainer.gradient_clip_val) else None
+        say = None if self._compile == "always" else partial(_say_why_plain, trainer)
+        self.step = CompiledStep(model, optimizer, clip, batch_size, penalty, say)
+        self._watch, self._pace = Watch(model, optimizer if self.step.updates_itself else None), Pace()
+
+    def _give_up(self, trainer: Trainer, obstacle: str, penalty: Callable[[], Tensor | float] | None) -> None:
+        """Execute steps plainly, whose batches may come several at once.
+
+        Raises:
+            ValueError: If they are to be compiled always.
+        """
+        if self._compile == "always":
+            raise ValueError(
+                "the training step can't be compiled any more: expected callbacks that leave it as it was, or "
+                f"--execution.compile auto or never; received {obstacle}"
+            )
+        assert self.execution is not None, "it was chosen"
+        self.step, self._watch = PlainStep(trainer, trainer.lightning_module, penalty or float), None
+        self.execution = replace(self.execution, compiled=False, steps=1, reason=obstacle)
+        _say(trainer, str(self.execution))
 
     def run(
         self,
@@ -140,6 +161,7 @@ class Executor:
         if self._watch is None or self.step is None or self.execution is None:
             return
         own = [name for name in ("forward", *STEP_METHODS) if name in vars(module)]
+        own += ["hooks"] * has_hooks(module)
         change = f"the module's {own[0]}" if own else self._watch.find_change()
         if not change:
             return
@@ -169,6 +191,10 @@ class Executor:
             self.step.close()
         set_skip_backward(trainer, False)
         self._threads, self.step, self._watch = None, None, None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, or a module that is saved as a whole, has no step: that is of these parameters and this trainer."""
+        return vars(self) | {"step": None, "_watch": None, "_threads": None}
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Write into a checkpoint how the steps are executed."""

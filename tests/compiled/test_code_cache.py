@@ -188,6 +188,27 @@ def test_a_function_put_in_the_place_of_torchs_leaves_no_key(monkeypatch):
     assert key() is None
 
 
+def test_a_layer_that_is_met_twice_is_told_from_two_and_from_one():
+    first, second, activation = nn.Linear(4, 4), nn.Linear(4, 4), nn.Tanh()
+    keys = [
+        key_of(nn.Sequential(*layers))
+        for layers in (
+            [first, activation, second, activation],
+            [first, activation, second],
+            [first, activation, second, nn.Tanh()],
+            [first, activation, first, activation],
+        )
+    ]
+    assert None not in keys
+    assert len(set(keys)) == 4
+
+
+def test_autocast_is_in_the_key():
+    plain = key()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert plain != key() is not None
+
+
 def test_a_stacks_step_has_a_key(monkeypatch):
     made = []
     monkeypatch.setattr("cifar_lightning.compiled.stack.compile_once", lambda *parts: made.append(parts))

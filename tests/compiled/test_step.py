@@ -77,6 +77,33 @@ def test_each_optimizer_does_what_torchs_own_does(optimizer, arguments):
         torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-10, atol=1e-12)
 
 
+def test_batches_of_another_kind_run_eagerly(monkeypatch):
+    calls = []
+
+    def count(function, tensors, module, description):
+        return lambda *args: calls.append(args) or function(*args, *tensors)
+
+    monkeypatch.setattr("cifar_lightning.compiled.step.compile_once", count)
+    model, optimizer, _, _ = twins(torch.optim.SGD)
+    step = CompiledStep(model, optimizer)
+    inputs, targets = torch.randn(16, 12, dtype=torch.float64), torch.arange(16) % 3
+    for batch in (inputs, inputs.T.contiguous().T, inputs.view(16, 3, 4), inputs):
+        step(batch, targets)
+    assert len(calls) == 2
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("optimizer", [torch.optim.NAdam])
+def test_parameters_at_different_steps_are_torchs_own_business(optimizer):
+    ours, our_optimizer, theirs, their_optimizer = twins(optimizer)
+    for model, its in ((ours, our_optimizer), (theirs, their_optimizer)):
+        model.hidden[0].requires_grad_(False)
+        train(model, its, batches(5))
+        model.hidden[0].requires_grad_(True)
+    losses = train(ours, our_optimizer, batches(5), CompiledStep(ours, our_optimizer))
+    assert losses == pytest.approx(train(theirs, their_optimizer, batches(5)), rel=1e-10)
+
+
 @pytest.mark.usefixtures("uncompiled")
 def test_nadams_state_is_torchs():
     ours, our_optimizer, theirs, their_optimizer = twins(torch.optim.NAdam)
@@ -128,6 +155,7 @@ def test_tensors_have_memory_of_their_own_again_after_the_end(optimizer):
         (lambda model: model.output.float(), "expected a single dtype and device, received .*float32.*float64"),
         (lambda model: setattr(model.hidden[1].linear.bias, "data", model.hidden[0].linear.bias.data), "overlap"),
         (lambda model: setattr(model, "more", nn.Linear(1, 1)), "not the optimizer of this model"),
+        (lambda model: setattr(model, "again", model.output), "tied parameters"),
     ],
 )
 def test_models_that_can_not_be_trained_so(change, message):

@@ -1,5 +1,8 @@
 """A compiled training equals the plain one, whatever a callback does in between."""
 
+import copy
+from pathlib import Path
+
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -83,6 +86,27 @@ def hook_backward(module, optimizer):
     module.network.output.register_full_backward_hook(lambda layer, inputs, outputs: (0.1 * inputs[0],))
 
 
+def move_parameter(module, optimizer):
+    weight = module.network.output.weight
+    weight.data = weight.data.clamp(-0.1, 0.1)
+
+
+def forget_state(module, optimizer):
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.param_groups[0]["weight_decay"] = 0.5
+
+
+def hook_steps(module, optimizer):
+    def zero_bias(*_):
+        module.network.output.bias.data.zero_()
+
+    optimizer.register_step_post_hook(zero_bias)
+
+
+def hook_module(module, optimizer):
+    module.register_forward_hook(lambda module, args, output: 0.5 * output)
+
+
 @pytest.mark.parametrize(
     ("change", "options", "expected"),
     [
@@ -101,6 +125,10 @@ def hook_backward(module, optimizer):
         (hook_layer, {}, "the hooks of a module"),
         (hook_gradient, {}, "the hooks of a parameter"),
         (hook_backward, {}, "the hooks of a module"),
+        (move_parameter, {}, "where a parameter is"),
+        (forget_state, {}, "an option of the optimizer"),
+        (hook_steps, {}, "the hooks of the optimizer"),
+        (hook_module, {}, "the module's hooks"),
         (change_rate, {}, ""),
         (set_network("max_norm", 0.1), {}, ""),  # which is no part of the graph
     ],
@@ -113,6 +141,47 @@ def test_what_changes_in_between_acts(capsys, change, options, expected):
     assert not torch.equal(unchanged.network.output.weight, plain.network.output.weight)
     said = capsys.readouterr().out
     assert (f"plain, 1 thread ({expected} has changed)" in said) == bool(expected)
+
+
+class AtStart(Callback):
+    """Freeze a layer after the execution of the steps was chosen."""
+
+    def on_train_start(self, trainer, pl_module):
+        freeze(pl_module, None)
+
+
+@pytest.mark.parametrize("compile", ["auto", "always"])
+def test_what_a_callback_does_at_the_start_decides_the_path(monkeypatch, compile):
+    monkeypatch.setattr("cifar_lightning.training.execution.seconds_to_compile", lambda recipe, layers: 0.0)
+    module = MLPClassifier(hidden_sizes="2x8")
+    module.executor = Executor(compile)
+    before = module.network.hidden[0].linear.weight.clone()
+    trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=[AtStart()], logger=False, enable_checkpointing=False,
+                      enable_progress_bar=False, limit_val_batches=0)  # fmt: skip
+    data = CIFAR10DataModule(source="synthetic", synthetic_size=200, val_size=40, batch_size=8)
+    if compile == "always":
+        with pytest.raises(ValueError, match="can't be compiled any more: expected .*; received frozen parameters"):
+            trainer.fit(module, data)
+        return
+    trainer.fit(module, data)
+    assert trainer.global_step == 20
+    assert torch.equal(module.network.hidden[0].linear.weight, before)
+
+
+class Saves(Callback):
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        torch.save(pl_module, "whole.pt")
+        copied = copy.deepcopy(pl_module)
+        assert copied.executor.step is None
+
+
+def test_a_module_is_copied_and_saved_while_it_trains():
+    module = MLPClassifier(hidden_sizes="2x8")
+    module.executor = Executor("always")
+    trainer = Trainer(max_steps=3, accelerator="cpu", callbacks=[Saves()], logger=False, enable_checkpointing=False,
+                      enable_progress_bar=False, limit_val_batches=0)  # fmt: skip
+    trainer.fit(module, CIFAR10DataModule(source="synthetic", synthetic_size=200, val_size=40, batch_size=8))
+    assert Path("whole.pt").stat().st_size > 0
 
 
 def test_what_was_there_before_decides_the_path():
@@ -134,6 +203,8 @@ def test_what_was_there_before_decides_the_path():
 def test_nothing_changes_by_validation_or_by_a_step():
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.1))
     optimizer = torch.optim.NAdam(network.parameters())
+    network(torch.randn(5, 3)).sum().backward()
+    optimizer.step()  # which makes its state
     watch = Watch(network, optimizer)
     network.eval()
     assert watch.find_change() == "the mode of a module"
