@@ -22,9 +22,9 @@ from cifar_lightning.errors import unknown_name
 from cifar_lightning.training.lightning_internals import (
     batches_until_an_event,
     count_optimizer_steps,
+    leave_out_backward,
+    leaves_out_backward,
     one_by_one,
-    set_skip_backward,
-    skips_backward,
 )
 from cifar_lightning.training.obstacles import STEP_METHODS, find_obstacle, find_watcher
 from cifar_lightning.training.plain_step import PlainStep
@@ -100,7 +100,7 @@ class Executor:
         """Execute the steps so from now on, and say so."""
         self.execution, self._threads = execution, torch.get_num_threads()
         torch.set_num_threads(execution.threads)
-        set_skip_backward(trainer, execution.compiled)  # its gradients come with the step
+        leave_out_backward(trainer, execution.compiled)  # its gradients come with the step
         if not trainer.should_stop:  # as it is after a sweep
             _say(trainer, str(execution))
 
@@ -179,7 +179,7 @@ class Executor:
 
     def batches_at_once(self, trainer: Trainer) -> Callable[[], int] | None:
         """What says how many batches the loader's next item may hold; None for one at a time."""
-        if self.execution is None or not skips_backward(trainer):
+        if self.execution is None or not leaves_out_backward(trainer):
             return None
         return partial(batches_until_an_event, trainer, self.execution.steps)
 
@@ -189,7 +189,7 @@ class Executor:
             torch.set_num_threads(self._threads)
         if self.step is not None:
             self.step.close()
-        set_skip_backward(trainer, False)
+        leave_out_backward(trainer, False)
         self._threads, self.step, self._watch = None, None, None
 
     def __getstate__(self) -> dict[str, Any]:

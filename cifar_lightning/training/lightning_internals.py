@@ -88,7 +88,7 @@ def stop_before_training(trainer: Trainer) -> None:
 # --------------------------------------------------------------------------------------------------- steps of a fit
 
 
-def set_skip_backward(trainer: Trainer, skip: bool) -> None:
+def leave_out_backward(trainer: Trainer, skip: bool) -> None:
     """Whether the trainer leaves `backward` out, because the step has computed the gradients itself.
 
     Manual optimization would do it too, but refuses clipping and counts a hook with several steps as one. Lightning's
@@ -97,8 +97,8 @@ def set_skip_backward(trainer: Trainer, skip: bool) -> None:
     trainer.fit_loop._skip_backward = skip
 
 
-def skips_backward(trainer: Trainer) -> bool:
-    """Whether `set_skip_backward` is on."""
+def leaves_out_backward(trainer: Trainer) -> bool:
+    """Whether `leave_out_backward` is on."""
     return trainer.fit_loop._skip_backward
 
 

@@ -150,7 +150,8 @@ def test_other_callbacks_are_refused(fail, flags):
 def test_the_callbacks_of_a_config_can_be_taken_away(run, tmp_path):
     config = f"--config={ROOT}/configs/selu.yaml"
     flags = [config, "--trainer.callbacks=null", "--trainer.max_epochs=1"]
-    sweep(run, tmp_path, "{lr: [0.001]}", *flags)
+    said, _ = sweep(run, tmp_path, "{lr: [0.001]}", *flags)
+    assert "best so far: lr=0.001" in said  # with selu.yaml's early stopping the sweep would be refused
 
 
 def test_a_copy_that_diverges_is_not_the_best(run, tmp_path):
