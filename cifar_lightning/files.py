@@ -1,14 +1,39 @@
 """Writing files that are whole or not there."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file, unless writing fails: what was there is then left alone."""
-    beside = path.with_name(path.name + ".new")
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a name beside `path` to write to; the file written there then replaces `path`.
+
+    It does so once it is on the disk. Until then, and if writing fails or the process dies, the old file stays. The
+    name is in the same folder, since a file can't be moved in one go from one file system to another.
+    """
+    beside = path.with_name(f".new-{path.name}")  # with the same suffix, by which some libraries choose a format
     try:
-        beside.write_bytes(content)
+        yield beside
+        _flush(beside, os.O_RDWR)
         os.replace(beside, path)
+        if os.name == "posix":  # elsewhere a folder can't be opened
+            _flush(path.parent, os.O_RDONLY)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace a file as `replacing` does."""
+    with replacing(path) as beside:
+        beside.write_bytes(content)
+
+
+def _flush(path: Path, flags: int) -> None:
+    """Wait until a file or a folder is on the disk."""
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
