@@ -1,7 +1,6 @@
 """What a trained network is worth: each way to predict measured side by side, as a table and in pictures."""
 
 import csv
-import io
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,9 @@ from cifar_lightning.analysis.metrics import MutualInformation, Reliability, eva
 from cifar_lightning.analysis.plots import draw_confusion_matrix, draw_images, draw_reliability
 from cifar_lightning.callbacks.run_folder import is_writer, run_folder
 from cifar_lightning.callbacks.ways_to_predict import Way, WaysToPredict
-from cifar_lightning.files import write_whole
+from cifar_lightning.files import replacing
 from cifar_lightning.nn.temperature import Temperature
+from cifar_lightning.training.checkpoints import WholeCheckpoints
 
 MOST_UNCERTAIN = 25
 COLUMNS = {
@@ -181,10 +181,7 @@ class EvaluationReport(Callback):
         path = folder / "checkpoints" / "calibrated.ckpt"
         checkpoint = torch.load(trainer.ckpt_path, map_location="cpu", weights_only=True)
         checkpoint["state_dict"]["temperature.value"] = temperature.value.cpu()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        write_whole(path, content.getvalue())
+        WholeCheckpoints().save_checkpoint(checkpoint, path)
         get_console().print(
             f"temperature {value:.4f}; the calibrated network is in {path}", highlight=False, soft_wrap=True
         )
@@ -213,7 +210,7 @@ def _table(rows: dict[Way, dict[str, float]], title: str) -> Table:
 
 
 def _write_csv(rows: dict[Way, dict[str, float]], data_set: str, count: int, path: Path) -> None:
-    with path.open("w", newline="") as file:
+    with replacing(path) as beside, beside.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["prediction", "data_set", "images", *COLUMNS])
         for way, row in rows.items():

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from cifar_lightning.analysis.plots import draw_sweep
 from cifar_lightning.callbacks.run_folder import is_writer, run_folder
 from cifar_lightning.callbacks.sweep_step import SweepStep
+from cifar_lightning.files import replacing
 from cifar_lightning.optim.lr_range_test import LRSweep, Mode, make_rates, run_sweep
 from cifar_lightning.optim.lr_rules import Rule
 from cifar_lightning.training.lightning_internals import (
@@ -174,7 +175,7 @@ def _inside(root: Any, path: list[str]) -> Any:
 
 def write_csv(sweep: LRSweep, path: Path) -> None:
     """Write rate, loss and smoothed loss, a row a step."""
-    with path.open("w", newline="") as file:
+    with replacing(path) as beside, beside.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["lr", "loss", "smoothed_loss"])
         writer.writerows(zip(sweep.lrs, sweep.losses, sweep.smoothed, strict=True))

@@ -13,6 +13,7 @@ from rich.table import Table
 from cifar_lightning.analysis.plots import draw_signals
 from cifar_lightning.analysis.signals import LayerSignal, measure_signals
 from cifar_lightning.callbacks.run_folder import is_writer, run_folder
+from cifar_lightning.files import replacing
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.datamodule import CIFAR10DataModule
 from cifar_lightning.training.lightning_internals import stop_before_training
@@ -109,7 +110,7 @@ class SignalPicture(Callback):
 
 def write_csv(rows: list[Row], path: Path) -> None:
     """Write a row for each layer of each epoch."""
-    with path.open("w", newline="") as file:
+    with replacing(path) as beside, beside.open("w", newline="") as file:
         writer = csv.DictWriter(file, ["epoch", "layer", *QUANTITIES])
         writer.writeheader()
         writer.writerows(rows)

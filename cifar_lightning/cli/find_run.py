@@ -10,7 +10,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 from cifar_lightning.cli.arguments import config_text, load_config
+from cifar_lightning.training.checkpoints import read_checkpoint
 
 #: A run's own config, in its folder.
 SAVED_CONFIG = "config.yaml"
@@ -63,7 +66,20 @@ def find_in_newest_run(named: str, configs: Sequence[str], root: Path) -> Path:
     path = runs[-1] / "checkpoints" / f"{named}.ckpt"
     if not path.is_file():
         raise ValueError(f"no {named} checkpoint: expected {path}, of the newest training; received none")
-    return path
+    return _newest_whole(path) if named == "last" else path
+
+
+def _newest_whole(last: Path) -> Path:
+    """The last checkpoint; the newest that is whole of those beside it if it is damaged, and a line that says so."""
+    others = sorted(set(last.parent.glob("*.ckpt")) - {last}, key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in (last, *others):
+        try:
+            read_checkpoint(path)
+        except ValueError as error:
+            rank_zero_warn(f"{error}. The one before is taken, if there is one")
+        else:
+            return path
+    raise ValueError(f"no last checkpoint: expected one that is whole in {last.parent}, received damaged ones only")
 
 
 def _trainings_of(configs: Sequence[str], root: Path) -> Iterator[Path]:

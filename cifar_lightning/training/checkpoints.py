@@ -1,15 +1,21 @@
-"""Checkpoints: reading one without running its code, and which ones a training keeps."""
+"""Checkpoints: writing them whole, reading them without running their code, and which ones a training keeps."""
 
-import pickle
+import io
+import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
 
+from cifar_lightning.files import replacing
 from cifar_lightning.training.lightning_internals import is_within_a_step
 
 
@@ -17,18 +23,60 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of an `MLPClassifier`, without running code from it.
 
     Raises:
-        ValueError: If the file is none, or there is no such file.
+        ValueError: If the file is none, is damaged, or does not exist.
     """
     if not path.is_file():
         raise ValueError(f"no checkpoint: expected a file, received {str(path)!r}")
     try:
+        if damage := _find_damage(path):
+            raise ValueError(damage)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        received = f"one with {', '.join(map(repr, checkpoint))}"
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, TypeError) as error:
-        checkpoint, received = {}, (str(error) or type(error).__name__).splitlines()[0]
-    if not {"state_dict", "hyper_parameters"} <= set(checkpoint):
+    except Exception as error:  # a file from anywhere can make the unpickler raise anything
+        raise ValueError(
+            f"wrong checkpoint {path}: expected one of MLPClassifier, received {_in_short(error)}"
+        ) from None
+    parts = checkpoint if isinstance(checkpoint, Mapping) else {}
+    if not all(isinstance(parts.get(name), Mapping) for name in ("state_dict", "hyper_parameters")):
+        received = f"one with {', '.join(map(repr, parts)) or type(checkpoint).__name__}"
         raise ValueError(f"wrong checkpoint {path}: expected one of MLPClassifier, received {received}")
-    return dict(checkpoint)
+    return dict(parts)
+
+
+def _find_damage(path: Path) -> str:
+    """Which part of a file is not as `torch.save` wrote it, by the archive's checksums; "" for none.
+
+    torch itself does not compare them: a flipped bit of a weight would go unseen.
+    """
+    with ZipFile(path) as archive:
+        damaged = archive.testzip()
+    return f"a damaged file: the checksum of {damaged} is wrong" if damaged else ""
+
+
+def _in_short(error: Exception) -> str:
+    """What is wrong with a file, without torch's advice to let it run its code."""
+    text = str(error)
+    if code := re.search(r"GLOBAL (\S+)", text):
+        return f"a file that would run {code[1]}"
+    return (text or type(error).__name__).splitlines()[0]
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint in the folder that it is for, and puts it in the place of the old one when it is whole.
+
+    Lightning's own writes in TMPDIR. Where that is another file system, a training that dies while it copies the file
+    from there leaves half of it in the place of the old one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """See `TorchCheckpointIO`, which writes what is not for a folder of this machine."""
+        if storage_options is not None or "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()  # torch's own writer hides the system's reason for an error, such as a full disk
+        torch.save(checkpoint, content)
+        with replacing(Path(path)) as beside:
+            beside.write_bytes(content.getbuffer())
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -51,6 +99,10 @@ class BestCheckpoint(ModelCheckpoint):
         if trainer.is_last_batch or self.monitor in trainer.callback_metrics:
             super().on_train_epoch_end(trainer, pl_module)
 
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether this is the best so far, which a loss that is no number never is."""
+        return current is not None and bool(current.isfinite()) and super().check_monitor_top_k(trainer, current)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Copy the best checkpoint, if it is still there, and go on from its score."""
         best = Path(state_dict["best_model_path"])
@@ -58,7 +110,8 @@ class BestCheckpoint(ModelCheckpoint):
         if best.is_file() and best.absolute() != here.absolute():  # the same in a test after a fit
             if self._is_first_rank:
                 here.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(best, here)
+                with replacing(here) as beside:
+                    shutil.copyfile(best, beside)
             state_dict = state_dict | {
                 "dirpath": self.dirpath,
                 "best_model_path": str(here),

@@ -19,7 +19,7 @@ def make_run(name, config, checkpoints=("best", "last"), age=0, root="runs"):
     run = Path(root, name)
     (run / "checkpoints").mkdir(parents=True)
     for checkpoint in checkpoints:
-        (run / "checkpoints" / f"{checkpoint}.ckpt").touch()
+        torch.save({"state_dict": {}, "hyper_parameters": {}}, run / "checkpoints" / f"{checkpoint}.ckpt")
     (run / SAVED_CONFIG).write_text(f"{MARK} {fingerprint([config])}\nname: {name}\n")
     os.utime(run / SAVED_CONFIG, (1000 - age, 1000 - age))
     return run
@@ -147,3 +147,15 @@ def test_a_dry_run_writes_nothing(run, fail):
         run(subcommand, "--ckpt_path=last", "--trainer.fast_dev_run=true")
     run("validate", "--ckpt_path=last", "--trainer.fast_dev_run=true", "--evaluation.calibrate=true")
     assert sorted(Path().rglob("*")) == before
+
+
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before():
+    run = make_run("a/1", "lr: 1")
+    last, best = (run / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
+    last.write_bytes(last.read_bytes()[:-50])
+    with pytest.warns(UserWarning, match=r"wrong checkpoint runs/a/1/checkpoints/last\.ckpt.*The one before is taken"):
+        assert find_in_newest_run("last", ["lr: 1"], Path("runs")) == best
+    assert find_in_newest_run("best", ["lr: 1"], Path("runs")) == best
+    best.write_bytes(b"")
+    with pytest.raises(ValueError, match="received damaged ones only"), pytest.warns(UserWarning, match="wrong"):
+        find_in_newest_run("last", ["lr: 1"], Path("runs"))
