@@ -1,7 +1,11 @@
-"""What a wrong name is answered with."""
+"""What a wrong name is answered with, and what ends a training that can't go on."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+
+class DivergenceError(ArithmeticError):
+    """The loss of a training is not a finite number any more."""
 
 
 def unknown_name(kind: str, received: object, known: Iterable[str]) -> ValueError:

@@ -6,6 +6,8 @@ section 4; G. Klambauer et al., "Self-Normalizing Neural Networks", NeurIPS 2017
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -93,3 +95,25 @@ def _correlation(first: Tensor, second: Tensor | None = None) -> float:
     a, b = (part.detach().flatten(1).double() for part in (first, second))
     a, b = a - a.mean(0), b - b.mean(0)
     return ((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt()).item()
+
+
+@torch.no_grad()
+def first_layer_not_finite(module: nn.Module, x: Tensor) -> str:
+    """The name of the first layer in `module` with an infinite or NaN output for `x`; "" if there is none.
+
+    The module is called as it is; in training mode, batch norm updates its running statistics.
+    """
+    found: list[str] = []
+
+    def look(name: str, layer: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and not output.isfinite().all():
+            found.append(name)
+
+    layers = [(name, layer) for name, layer in module.named_modules() if not any(layer.children())]
+    handles = [layer.register_forward_hook(partial(look, name)) for name, layer in layers]
+    try:
+        module(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return next(iter(found), "")

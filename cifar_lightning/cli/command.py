@@ -9,7 +9,12 @@ from contextlib import contextmanager
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from cifar_lightning.errors import DivergenceError
+
+#: Exit statuses of a process that Ctrl-C or SIGTERM has ended: 128 and the signal's number.
+CTRL_C, TERMINATED = 130, 143
 #: Set to see the traceback of an error that is reported in one message.
 DEBUG_VARIABLE = "CIFAR_LIGHTNING_DEBUG"
 
@@ -31,7 +36,8 @@ def command() -> Iterator[None]:
     """Set the process up for a command, and end it in one message on a user's mistake.
 
     Raises:
-        SystemExit: With status 2 for a user's mistake, after the message.
+        SystemExit: With status 2 for a user's mistake and 1 for a training that has diverged, after the message; with
+            130 after Ctrl-C, and with 143 after SIGTERM.
     """
     _silence_what_does_not_concern_the_user()
     # Units that died leave gradients' running means that shrink for ever, and denormal numbers take a hundred times as
@@ -39,6 +45,17 @@ def command() -> Iterator[None]:
     torch.set_flush_denormal(True)
     try:
         yield
+    except KeyboardInterrupt:
+        raise SystemExit(CTRL_C) from None
+    except SIGTERMException:  # Lightning's, whose status says that nothing had happened
+        raise SystemExit(TERMINATED) from None
+    except SystemExit as stop:  # Lightning's after Ctrl-C, with status 1
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise SystemExit(CTRL_C) from None
+        raise
+    except DivergenceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
     except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
         # Lightning reports some mistakes of its user, such as early stopping without validation, by a RuntimeError.
         if isinstance(error, RuntimeError) and "conditioned on metric" not in str(error):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace, set_parsing_settings
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
     EarlyStopping,  # noqa: F401 (short name)
@@ -36,7 +37,7 @@ from cifar_lightning.cli.run_folder import discard_if_never_begun, make_loggers,
 from cifar_lightning.cli.save_config import SaveRunConfig
 from cifar_lightning.experiments.sweep import Sweep  # noqa: F401 (short name)
 from cifar_lightning.optim.class_paths import UNSUITABLE_OPTIMIZERS
-from cifar_lightning.training.checkpoints import BestCheckpoint, LastCheckpoint, read_checkpoint
+from cifar_lightning.training.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpoints, read_checkpoint
 from cifar_lightning.training.checks import check_callbacks
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.cycle import Cycle
@@ -214,6 +215,8 @@ class CLI(LightningCLI):
         self.trainer_defaults["callbacks"] = self._make_callbacks(config)
         self.save_config_kwargs["fingerprints"] = self._fingerprints
         trainer = super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
         if self.subcommand == "fit":
             check_callbacks(trainer.callbacks)  # type: ignore[attr-defined]
         for callback in trainer.checkpoint_callbacks:

@@ -79,6 +79,12 @@ def check_images(images: Tensor, standardize: Standardize) -> None:
         )
 
 
+def check_batch(images: Tensor, labels: Tensor, num_classes: int, standardize: Standardize) -> None:
+    """Call `check_labels` and `check_images`."""
+    check_labels(labels, num_classes)
+    check_images(images, standardize)
+
+
 def check_batch_norm(network: nn.Module, batch_size: int) -> None:
     """Check that a network which normalizes by batches is not trained on batches of one.
 

@@ -28,6 +28,7 @@ from cifar_lightning.optim.schedule import Schedule
 from cifar_lightning.optim.schedules import Constant
 from cifar_lightning.training import checks
 from cifar_lightning.training.cycle import Cycle
+from cifar_lightning.training.divergence import check_loss
 from cifar_lightning.training.epoch_metrics import EpochMetrics
 from cifar_lightning.training.execution import Execution, Executor
 from cifar_lightning.training.lightning_internals import averaged_modules, is_fitting
@@ -196,14 +197,15 @@ class MLPClassifier(LightningModule):
     def training_step(self, batch: Batch | Batches, batch_idx: int) -> Tensor:
         """Return the loss of a batch; if compiled, train on one or several batches and return the last loss."""
         if batch_idx == 0:
-            checks.check_labels(batch[1], self.network.output.out_features)
-            checks.check_images(batch[0], self.standardize)
+            checks.check_batch(batch[0], batch[1], self.network.output.out_features, self.standardize)
             checks.check_batch_norm(self.network, batch.size if isinstance(batch, Batches) else len(batch[1]))
         batches: Iterable[Batch] = batch.split() if isinstance(batch, Batches) else [batch]
         if self.executor.step is None:
             ((images, labels),) = batches
             logits = self(images)
             loss = F.cross_entropy(logits, labels) + self.network.penalty()
+            if self.executor.execution is not None:  # a finder's sweep may diverge
+                check_loss(self, loss, images)
             self._record(logits.detach(), labels, loss)
             return loss
         for loss, logits, labels in self.executor.run(self.trainer, self, batches, self.network.penalty):
@@ -226,7 +228,6 @@ class MLPClassifier(LightningModule):
             super().lr_scheduler_step(scheduler, metric)
 
     def _record(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """Take note of a step for the metrics and the log."""
         self.train_metrics.update(logits, labels)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:
@@ -272,8 +273,7 @@ class MLPClassifier(LightningModule):
 
     def _measure(self, batch: Batch, metrics: EpochMetrics) -> Tensor:
         images, labels = batch
-        checks.check_labels(labels, self.network.output.out_features)
-        checks.check_images(images, self.standardize)
+        checks.check_batch(images, labels, self.network.output.out_features, self.standardize)
         logits: Tensor = self(images).float()
         metrics.update(logits, labels)
         return logits

@@ -19,6 +19,7 @@ from cifar_lightning.compiled.torch_internals import is_newer_than_tested, missi
 from cifar_lightning.compiled.updates import clip_by_norm, clip_by_value
 from cifar_lightning.compiled.watch import Watch
 from cifar_lightning.errors import unknown_name
+from cifar_lightning.training.divergence import check_loss
 from cifar_lightning.training.lightning_internals import (
     batches_until_an_event,
     count_optimizer_steps,
@@ -149,7 +150,9 @@ class Executor:
         start, count = time.perf_counter(), 0
         for images, labels in one_by_one(trainer, batches):
             assert self.step is not None, "there is one until the training ends"
-            yield *self.step(images, labels), labels
+            loss, logits = self.step(images, labels)
+            check_loss(module, loss, images)
+            yield loss, logits, labels
             count += 1
         is_first = trainer.global_step < count  # the last of them is not counted yet
         if is_first and isinstance(self.step, CompiledStep) and self.step.is_compiled:

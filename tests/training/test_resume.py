@@ -101,8 +101,14 @@ def test_a_resume_takes_the_config_of_its_run(run, tmp_path):
 
 
 def test_a_resume_takes_the_best_weights_along(run, tmp_path):
-    # At this rate each epoch is worse than the one before.
-    flags = [*ONE_CYCLE, "--model.schedule=Constant", "--model.lr=0.9", f"--trainer.default_root_dir={tmp_path}"]
+    # Uphill, so that each epoch is worse than the one before.
+    flags = [
+        *ONE_CYCLE,
+        "--model.schedule=Constant",
+        "--model.optimizer.maximize=true",
+        "--model.lr=0.001",
+        f"--trainer.default_root_dir={tmp_path}",
+    ]
     run("fit", *flags, "--trainer.max_epochs=1")
     first = next(tmp_path.rglob("best.ckpt"))
     run("fit", *flags, "--trainer.max_epochs=3", f"--ckpt_path={first.with_name('last.ckpt')}")
