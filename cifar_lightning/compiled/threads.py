@@ -1,4 +1,4 @@
-"""How many threads a training had best take."""
+"""How many cores there are, and how many threads a training had best take."""
 
 import math
 import os
@@ -12,6 +12,13 @@ WORTH_A_THREAD = 1.25
 #: Several threads are given up when a step takes this many times as long as the fastest, so many times in a row.
 TOO_SLOW = 2.0
 SLOW_IN_A_ROW = 3
+
+
+def usable_cores() -> int:
+    """The number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # which neither macOS nor Windows has
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def choose_threads(features: int, width: int, batch_size: int) -> int:
