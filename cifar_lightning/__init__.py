@@ -1,45 +1,38 @@
 """The deep multilayer perceptron of the CIFAR-10 exercise, piece by piece.
 
-The names below need torch only. `MLPClassifier`, `CIFAR10DataModule`, `LRFinder`, `Pretrained` and `FreezePretrained`
-need Lightning, which is imported when they are first asked for.
+Each name below is imported when it is first asked for, so importing the package takes no time. `MLPClassifier`,
+`CIFAR10DataModule`, `LRFinder`, `Pretrained` and `FreezePretrained` need Lightning; all others need torch only.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from cifar_lightning.analysis.mc_dropout import MCPrediction, mc_dropout, mc_predict
-from cifar_lightning.analysis.signals import LayerSignal, measure_signals
-from cifar_lightning.compiled.step import CompiledStep
-from cifar_lightning.nn.alpha_dropout import AlphaDropout, alpha_dropout
-from cifar_lightning.nn.initializers import initialize_, variance_scaling_
-from cifar_lightning.nn.mlp import DeepMLP
-from cifar_lightning.nn.standardize import Standardize, compute_statistics
-from cifar_lightning.nn.transfer import copy_hidden_layers
-from cifar_lightning.optim.lr_range_test import LRSweep, find_lr
-from cifar_lightning.optim.schedules import (
-    Constant,
-    Cosine,
-    Exponential,
-    OneCycle,
-    Performance,
-    PiecewiseConstant,
-    Power,
-)
-
 if TYPE_CHECKING:
+    from cifar_lightning.analysis.mc_dropout import MCPrediction, mc_dropout, mc_predict
+    from cifar_lightning.analysis.signals import LayerSignal, measure_signals
     from cifar_lightning.callbacks.freeze_pretrained import FreezePretrained
     from cifar_lightning.callbacks.lr_finder import LRFinder
     from cifar_lightning.callbacks.pretrained import Pretrained
+    from cifar_lightning.compiled.step import CompiledStep
+    from cifar_lightning.nn.alpha_dropout import AlphaDropout, alpha_dropout
+    from cifar_lightning.nn.initializers import initialize_, variance_scaling_
+    from cifar_lightning.nn.mlp import DeepMLP
+    from cifar_lightning.nn.standardize import Standardize, compute_statistics
+    from cifar_lightning.nn.transfer import copy_hidden_layers
+    from cifar_lightning.optim.lr_range_test import LRSweep, find_lr
+    from cifar_lightning.optim.schedules import (
+        Constant,
+        Cosine,
+        Exponential,
+        OneCycle,
+        Performance,
+        PiecewiseConstant,
+        Power,
+    )
     from cifar_lightning.training.classifier import MLPClassifier
     from cifar_lightning.training.datamodule import CIFAR10DataModule
 
-_LIGHTNING = {
-    "CIFAR10DataModule": "cifar_lightning.training.datamodule",
-    "FreezePretrained": "cifar_lightning.callbacks.freeze_pretrained",
-    "LRFinder": "cifar_lightning.callbacks.lr_finder",
-    "MLPClassifier": "cifar_lightning.training.classifier",
-    "Pretrained": "cifar_lightning.callbacks.pretrained",
-}
+__version__ = "0.1.0"
 
 __all__ = [
     "AlphaDropout",
@@ -72,8 +65,38 @@ __all__ = [
     "variance_scaling_",
 ]
 
+_SCHEDULES = ("Constant", "Cosine", "Exponential", "OneCycle", "Performance", "PiecewiseConstant", "Power")
+_MODULES = {
+    "AlphaDropout": "nn.alpha_dropout",
+    "CIFAR10DataModule": "training.datamodule",
+    "CompiledStep": "compiled.step",
+    "DeepMLP": "nn.mlp",
+    "FreezePretrained": "callbacks.freeze_pretrained",
+    "LRFinder": "callbacks.lr_finder",
+    "LRSweep": "optim.lr_range_test",
+    "LayerSignal": "analysis.signals",
+    "MCPrediction": "analysis.mc_dropout",
+    "MLPClassifier": "training.classifier",
+    "Pretrained": "callbacks.pretrained",
+    "Standardize": "nn.standardize",
+    "alpha_dropout": "nn.alpha_dropout",
+    "compute_statistics": "nn.standardize",
+    "copy_hidden_layers": "nn.transfer",
+    "find_lr": "optim.lr_range_test",
+    "initialize_": "nn.initializers",
+    "mc_dropout": "analysis.mc_dropout",
+    "mc_predict": "analysis.mc_dropout",
+    "measure_signals": "analysis.signals",
+    "variance_scaling_": "nn.initializers",
+    **dict.fromkeys(_SCHEDULES, "optim.schedules"),
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name in _LIGHTNING:
-        return getattr(import_module(_LIGHTNING[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(f"cifar_lightning.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'cifar_lightning' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,6 +7,8 @@ from typing import Any
 
 from jsonargparse import get_loader
 
+from cifar_lightning.cli.configs import find_config
+
 #: Options that take several values, one after another.
 LIST_OPTIONS = {"--evaluation.ensemble", "--data.classes", "--data.images"}
 CONFIG_OPTIONS = ("--config", "-c")
@@ -63,8 +65,9 @@ class CommandLine:
         pairs = enumerate(zip(["", *arguments], arguments, strict=False))  # each word after the one before it
         positions = (i for i, (before, word) in pairs if word in known and before not in CONFIG_OPTIONS)
         end = next(positions, len(arguments)) + 1
+        configs, head = _split_configs(arguments[:end])
         #: Up to the subcommand, which is the last one. A config that stands here has its options by subcommand.
-        self.head = arguments[:end]
+        self.head = [*_as_options(configs), *head]
         self._configs, self.flags = _split_configs(arguments[end:])
 
     @property
@@ -79,7 +82,7 @@ class CommandLine:
     @property
     def arguments(self) -> list[str]:
         """All arguments, the configs first."""
-        return [*self.head, *(f"--config={config}" for config in self._configs), *self.flags]
+        return [*self.head, *_as_options(self._configs), *self.flags]
 
     @property
     def without_configs(self) -> list[str]:
@@ -100,8 +103,12 @@ def load_config(config: str) -> Any:
     return get_loader("yaml")(config_text(config))
 
 
+def _as_options(configs: Iterable[str]) -> list[str]:
+    return [f"--config={config}" for config in configs]
+
+
 def _split_configs(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The configs among the arguments, and the rest."""
+    """The configs among the arguments, shipped ones as their files, and the rest."""
     configs: list[str] = []
     rest: list[str] = []
     words = iter(arguments)
@@ -111,7 +118,7 @@ def _split_configs(arguments: list[str]) -> tuple[list[str], list[str]]:
             value = value if has_value else next(words, "")
             if not value:
                 raise ValueError(f"{option} without a value: expected a YAML file, received none")
-            configs.append(value)
+            configs.append(find_config(value))
         else:
             rest.append(word)
     return configs, rest

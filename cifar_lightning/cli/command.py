@@ -1,7 +1,6 @@
-"""What every command does: set the process up, and end a user's mistake in one message."""
+"""What every command that trains does: set the process up, and end a user's mistake in one message."""
 
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -11,12 +10,11 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from cifar_lightning.cli.mistakes import one_message
 from cifar_lightning.errors import DivergenceError
 
 #: Exit statuses of a process that Ctrl-C or SIGTERM has ended: 128 and the signal's number.
 CTRL_C, TERMINATED = 130, 143
-#: Set to see the traceback of an error that is reported in one message.
-DEBUG_VARIABLE = "CIFAR_LIGHTNING_DEBUG"
 
 
 def _silence_what_does_not_concern_the_user() -> None:
@@ -43,24 +41,22 @@ def command() -> Iterator[None]:
     # Units that died leave gradients' running means that shrink for ever, and denormal numbers take a hundred times as
     # long. Here, because threads inherit it from the one that starts them.
     torch.set_flush_denormal(True)
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise SystemExit(CTRL_C) from None
-    except SIGTERMException:  # Lightning's, whose status says that nothing had happened
-        raise SystemExit(TERMINATED) from None
-    except SystemExit as stop:  # Lightning's after Ctrl-C, with status 1
-        if isinstance(stop.__context__, KeyboardInterrupt):
+    with one_message(MisconfigurationException):
+        try:
+            yield
+        except KeyboardInterrupt:
             raise SystemExit(CTRL_C) from None
-        raise
-    except DivergenceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
-        # Lightning reports some mistakes of its user, such as early stopping without validation, by a RuntimeError.
-        if isinstance(error, RuntimeError) and "conditioned on metric" not in str(error):
+        except SIGTERMException:  # Lightning's, whose status says that nothing had happened
+            raise SystemExit(TERMINATED) from None
+        except SystemExit as stop:  # Lightning's after Ctrl-C, with status 1
+            if isinstance(stop.__context__, KeyboardInterrupt):
+                raise SystemExit(CTRL_C) from None
             raise
-        if os.environ.get(DEBUG_VARIABLE):
-            raise
-        print(f"error: {error}\n({DEBUG_VARIABLE}=1 shows the traceback)", file=sys.stderr)
-        raise SystemExit(2) from None
+        except DivergenceError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(1) from None
+        except RuntimeError as error:
+            # Lightning reports some mistakes of its user, such as early stopping without validation, by a RuntimeError.
+            if "conditioned on metric" not in str(error):
+                raise
+            raise ValueError(str(error)) from error
