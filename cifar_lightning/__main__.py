@@ -1,30 +1,154 @@
-"""`python -m cifar_lightning`, and the scripts `cifar-lightning` and `lightning`."""
+"""One command for everything: `cifar-lightning`, which is also `lightning` and `python -m cifar_lightning`.
+
+Nothing that takes long is imported before it is known what is asked for.
+"""
 
 import sys
+import textwrap
+from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-SUBCOMMANDS = ("fit", "validate", "test", "predict")
+from cifar_lightning import __version__
+from cifar_lightning.cli.extras import missing_modules, require
+from cifar_lightning.cli.mistakes import one_message
+from cifar_lightning.errors import unknown_name
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+
+class Command(NamedTuple):
+    """A command.
+
+    Args:
+        help: What it does, in a line.
+        module: The module of this package that does it, by `make_parser()` and `main(args)`.
+        extra: The extra that it needs.
+        trains: Whether it takes the options of `fit` too.
+    """
+
+    help: str
+    module: str
+    extra: str = ""
+    trains: bool = True
+
+
+#: The module of Lightning's own commands, whose parser takes the command's name as well.
+TRAINER = "cli.main"
+COMMANDS = {
+    "fit": Command("train a network", TRAINER),
+    "validate": Command("measure a trained network on the validation images", TRAINER),
+    "test": Command("measure a trained network on the test images", TRAINER),
+    "predict": Command("classify the test images, or your own, by a trained network", TRAINER),
+    "find-lr": Command("find a learning rate by trying them all before a training", "cli.find_lr"),
+    "sweep": Command("train for each of several values, all at once", "experiments.sweep_command"),
+    "search": Command("search for the best options with Optuna", "experiments.search_command", "search"),
+    "study": Command("train configs with several seeds, and compare them", "experiments.study_command", "study"),
+    "signals": Command("draw activations and gradients by layer, before a training", "cli.signals"),
+    "plot-schedule": Command("draw a training's learning rate, step by step", "cli.plot_schedule"),
+    "configs": Command("list the configs that come with the package, or print one", "cli.configs", trains=False),
+    "doctor": Command("say what this machine has, and what would have to be done", "cli.doctor", trains=False),
+}
+#: Options before the command that take a value.
+HEAD_OPTIONS = ("--config", "-c", "--print_completion")
 
 
 def main() -> None:
-    """Run the command line."""
-    from cifar_lightning.cli.main import main
-
-    main()
+    """Run the command line of this process."""
+    run(sys.argv[1:])
 
 
 def lightning() -> None:
     """Run the command line for what it knows, and lightning-sdk, which owns a script of this name too, for the rest."""
-    first = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if first in SUBCOMMANDS or first.startswith("-"):
-        main()
-    elif find_spec("lightning_sdk") is not None:
+    _, name, _ = split(sys.argv[1:])
+    if name and name not in COMMANDS and find_spec("lightning_sdk") is not None:
         from lightning_sdk.cli.entrypoint import main_cli
 
         main_cli()
     else:
-        known = ", ".join(SUBCOMMANDS)
-        sys.exit(f"error: unknown command: expected one of {known}, or lightning-sdk installed; received {first!r}")
+        main()
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run a command line.
+
+    Raises:
+        SystemExit: With status 2 for a user's mistake, after one message; with 130 for Ctrl-C.
+    """
+    head, name, rest = split(arguments)
+    try:
+        with one_message():
+            if not name:
+                _without_command(head)
+                return
+            if name not in COMMANDS:
+                raise unknown_name("command", name, COMMANDS)
+            if COMMANDS[name].extra:
+                require(COMMANDS[name].extra)
+        args = [*head, name, *rest] if COMMANDS[name].module == TRAINER else [*head, *rest]
+        _module(name).main(args)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], str, list[str]]:
+    """What stands before the command, the command ("" for none), and what follows it."""
+    i = 0
+    while i < len(arguments) and arguments[i].startswith("-"):
+        i += 2 if arguments[i] in HEAD_OPTIONS else 1
+    return list(arguments[:i]), arguments[i] if i < len(arguments) else "", list(arguments[i + 1 :])
+
+
+def _without_command(head: list[str]) -> None:
+    """Do what options alone ask for."""
+    option, _, value = (head or ["--help"])[0].partition("=")
+    match option:
+        case "--help" | "-h":
+            print(usage())
+        case "--version":
+            print(f"cifar-lightning {__version__}")
+        case "--print_completion":
+            _print_completion(value or "".join(head[1:2]))
+        case _:
+            raise ValueError(f"no command: expected one of {', '.join(COMMANDS)}; received {' '.join(head)}")
+
+
+def usage() -> str:
+    """All commands, each with a line."""
+    commands = "\n".join(f"  {name:15}{command.help}" for name, command in COMMANDS.items())
+    text = """\
+        usage: cifar-lightning COMMAND [OPTIONS]
+
+        A deep multilayer perceptron for CIFAR-10, in PyTorch Lightning.
+
+        {commands}
+
+        cifar-lightning COMMAND --help lists a command's options. To begin with:
+
+          cifar-lightning fit --config one_cycle
+          cifar-lightning test --config one_cycle --ckpt_path best
+
+        --version                                   this package's version
+        --print_completion shtab-bash, shtab-zsh    a completion script for the shell"""
+    return textwrap.dedent(text).format(commands=commands)
+
+
+def _print_completion(kind: str) -> None:
+    from cifar_lightning.cli.completion import completion_script, trainer_parsers, with_options_of_fit
+
+    parsers = trainer_parsers()
+    for name, command in COMMANDS.items():
+        if command.module == TRAINER or (command.extra and missing_modules(command.extra)):
+            continue
+        own: ArgumentParser = _module(name).make_parser()
+        parsers[name] = with_options_of_fit(own) if command.trains else own
+    print(completion_script(kind, {name: COMMANDS[name].help for name in COMMANDS if name in parsers}, parsers))
+
+
+def _module(name: str) -> Any:
+    return import_module(f"cifar_lightning.{COMMANDS[name].module}")
 
 
 if __name__ == "__main__":

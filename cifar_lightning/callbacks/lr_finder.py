@@ -54,7 +54,7 @@ class LRFinder(Callback):
 
     Raises:
         ValueError: For a wrong range, a module with several optimizers or without the hyperparameter, no data, only
-            skipped batches, or a sweep that suggests nothing.
+            skipped batches, a sweep that suggests nothing, or a resumed training where it is to stop after the sweep.
     """
 
     def __init__(
@@ -77,6 +77,11 @@ class LRFinder(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sweep, report, and set the rate."""
         if trainer.ckpt_path is not None:
+            if self.stop:
+                raise ValueError(
+                    "nothing to sweep: expected no --ckpt_path where LRFinder stops before the training, "
+                    f"received {str(trainer.ckpt_path)!r}"
+                )
             if trainer.is_global_zero:
                 get_console().print("LRFinder: the training is resumed, so there is no sweep.")
             return
@@ -98,10 +103,14 @@ class LRFinder(Callback):
             draw_sweep(self.sweep, suggestions, folder / "lr_finder.png", self.rule, title)
         if trainer.is_global_zero and suggestions:
             get_console().print(_table(suggestions, self.rule, title))
+        if self.stop and is_writer(trainer):
+            get_console().print(f"the picture is {folder / 'lr_finder.png'}", soft_wrap=True)
         if self.apply or self.stop:
             suggestion = self.sweep.suggest(self.rule)  # raises if there is none
         if self.stop:
             stop_before_training(trainer)
+            if trainer.is_global_zero:
+                get_console().print(f"{self.rule} suggests {self.attribute} = {suggestion:.3g}")
         if self.apply and not self.stop:
             self.found = {"attribute": self.attribute, "given": given, "found": suggestion}
             for holder in holders:

@@ -1,4 +1,4 @@
-"""The command line: `lightning fit --config configs/one_cycle.yaml`."""
+"""The command line: `cifar-lightning fit --config one_cycle`."""
 
 import re
 import sys

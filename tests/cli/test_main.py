@@ -210,13 +210,6 @@ def test_print_config_is_a_config(capfd, run):
     assert yaml.safe_load(only(Path().rglob("hparams.yaml")).read_text())["lr"] == 0.125
 
 
-def test_shell_completion():
-    # In a process of its own, for it lists every class that any test has imported, and takes twice as long.
-    command = [sys.executable, "-m", "cifar_lightning", "--print_completion", "shtab-bash"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "--model.activation" in done.stdout
-
-
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     flags = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=8"]

@@ -1,0 +1,53 @@
+"""Commands that look at a training before its first step: `fit` with a callback that stops it then."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback
+
+from cifar_lightning.cli.arguments import split_own_options
+from cifar_lightning.cli.command import command
+from cifar_lightning.cli.main import CLI
+
+
+class CallbackCommand(NamedTuple):
+    """A command whose own options are a callback's arguments, beside all options of `fit`.
+
+    Args:
+        name: The command's name.
+        callback: The callback's class.
+        description: What the command does.
+        fixed: Arguments of the callback that the command sets.
+    """
+
+    name: str
+    callback: type[Callback]
+    description: str
+    fixed: Mapping[str, Any]
+
+    def make_parser(self) -> ArgumentParser:
+        """The parser of the command's own options."""
+        parser = ArgumentParser(
+            prog=f"cifar-lightning {self.name}",
+            description=f"{self.description} All options of cifar-lightning fit are taken too, such as --config "
+            "one_cycle or --model.lr 0.1; cifar-lightning fit --help lists them.",
+        )
+        parser.add_class_arguments(self.callback, skip=set(self.fixed))
+        return parser
+
+    def main(self, args: Sequence[str]) -> None:
+        """Run the command.
+
+        Raises:
+            SystemExit: With status 2 for a user's mistake, after one message.
+        """
+        with command():
+            own, fit = split_own_options(list(args))
+            given = self.make_parser().parse_args(own).as_dict()
+            for word in fit:
+                if word.partition("=")[0] == "--ckpt_path":
+                    raise ValueError(
+                        f"{self.name} looks at a training that begins: expected no --ckpt_path, received {word}"
+                    )
+            CLI(["fit", *fit], callbacks=[self.callback(**given, **self.fixed)])

@@ -1,0 +1,12 @@
+"""`cifar-lightning signals --config selu`: draw the signals in an untrained network, and stop."""
+
+from cifar_lightning.callbacks.signal_picture import SignalPicture
+from cifar_lightning.cli.callback_command import CallbackCommand
+
+COMMAND = CallbackCommand(
+    "signals",
+    SignalPicture,
+    "Draw mean and deviation of activations and gradients, layer by layer, in a config's untrained network.",
+    {"every_n_epochs": 1, "stop": True},
+)
+make_parser, main = COMMAND.make_parser, COMMAND.main
