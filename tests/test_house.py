@@ -19,8 +19,6 @@ FLOORS = [
     {"experiments"},
 ]
 LIGHTNING = {"training", "callbacks", "cli", "experiments"}
-#: Of the command line: `--trainer.callbacks+=Sweep` finds a callback by its short name if the CLI's module imports it.
-EXCEPTIONS = {("cli/main.py", "experiments")}
 #: The two doors.
 PRIVATE = ("compiled/", "training/lightning_internals.py")
 
@@ -53,7 +51,7 @@ def test_arrows_run_one_way(path):
     for module in imports(path):
         top, _, rest = module.partition(".")
         other = rest.partition(".")[0]
-        if top == "cifar_lightning" and other != folder and (place(path), other) not in EXCEPTIONS:
+        if top == "cifar_lightning" and other != folder:
             assert floor(other) < floor(folder), f"{place(path)} imports {module}, which stands beside or above it"
         if top in ("lightning", "pytorch_lightning"):
             assert folder in LIGHTNING, f"{place(path)} imports {module}, below the wall"

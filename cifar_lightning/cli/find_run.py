@@ -20,6 +20,8 @@ SAVED_CONFIG = "config.yaml"
 #: Begins the line of a saved config that has the fingerprints.
 MARK = "# fingerprints of the configs it was started with:"
 CHECKPOINTS = ("best", "last")
+#: What the names of sweeps' folders begin with: their checkpoints are of several networks.
+SWEEP = "sweep_"
 
 
 def fingerprint(configs: Sequence[str]) -> str:
@@ -49,32 +51,38 @@ def is_saved_config(config: str) -> bool:
     return path.name == SAVED_CONFIG and path.is_file() and bool(own_fingerprints(path.parent))
 
 
-def find_in_newest_run(named: str, configs: Sequence[str], root: Path) -> Path:
+def find_in_newest_run(named: str, configs: Sequence[str], root: Path, kind: str = "") -> Path:
     """The checkpoint `named` (best or last) of the newest training of the configs below `root`.
 
     The training may have been started with configs of the same content. A run's saved config means that run too.
 
+    Args:
+        named: Which checkpoint.
+        configs: Each a file, or the YAML itself.
+        root: Where the runs are.
+        kind: `SWEEP` for the newest sweep; "" for the newest training of one network.
+
     Raises:
         ValueError: If there is no such training, or it has no such checkpoint.
     """
-    runs = sorted(_trainings_of(configs, root), key=_start)
-    what = f"a training of {' and '.join(configs) if configs else 'no config'} in {root}"
+    runs = sorted(_trainings_of(configs, root, kind), key=_start)
+    what = f"a {'sweep' if kind else 'training'} of {' and '.join(configs) if configs else 'no config'} in {root}"
     if not runs:
-        others = sorted(_trainings(root), key=_start)
+        others = sorted(_trainings(root, kind), key=_start)
         newest = f" (the newest of other configs is {others[-1]}: to take it, name its file)" if others else ""
         raise ValueError(f"no {named} checkpoint: expected {what}, received none of that content{newest}")
     path = runs[-1] / "checkpoints" / f"{named}.ckpt"
     if not path.is_file():
         raise ValueError(f"no {named} checkpoint: expected {path}, of the newest training; received none")
-    return _newest_whole(path) if named == "last" else path
+    return _newest_whole(path, kind == SWEEP) if named == "last" else path
 
 
-def _newest_whole(last: Path) -> Path:
+def _newest_whole(last: Path, is_sweep: bool) -> Path:
     """The last checkpoint; the newest that is whole of those beside it if it is damaged, and a line that says so."""
     others = sorted(set(last.parent.glob("*.ckpt")) - {last}, key=lambda path: path.stat().st_mtime, reverse=True)
     for path in (last, *others):
         try:
-            read_checkpoint(path)
+            read_checkpoint(path, is_sweep)
         except ValueError as error:
             rank_zero_warn(f"{error}. The one before is taken, if there is one")
         else:
@@ -82,18 +90,21 @@ def _newest_whole(last: Path) -> Path:
     raise ValueError(f"no last checkpoint: expected one that is whole in {last.parent}, received damaged ones only")
 
 
-def _trainings_of(configs: Sequence[str], root: Path) -> Iterator[Path]:
+def _trainings_of(configs: Sequence[str], root: Path, kind: str) -> Iterator[Path]:
     wanted = fingerprint(configs)
     texts = [config_text(config) for config in configs]
-    for run in _trainings(root):
+    for run in _trainings(root, kind):
         if wanted in own_fingerprints(run) or texts == [config_text(str(run / SAVED_CONFIG))]:
             yield run
 
 
-def _trainings(root: Path) -> Iterator[Path]:
-    """The runs that have trained: those with a checkpoint."""
+def _trainings(root: Path, kind: str) -> Iterator[Path]:
+    """The runs of a kind that have trained: those with a checkpoint."""
     for config in root.glob(f"*/*/{SAVED_CONFIG}"):
-        if any((config.parent / "checkpoints" / f"{name}.ckpt").is_file() for name in CHECKPOINTS):
+        is_sweep = config.parent.name.startswith(SWEEP)
+        if is_sweep == (kind == SWEEP) and any(
+            (config.parent / "checkpoints" / f"{name}.ckpt").is_file() for name in CHECKPOINTS
+        ):
             yield config.parent
 
 

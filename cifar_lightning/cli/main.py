@@ -35,7 +35,6 @@ from cifar_lightning.cli.command import command
 from cifar_lightning.cli.find_run import SAVED_CONFIG, fingerprint, is_saved_config, own_fingerprints
 from cifar_lightning.cli.run_folder import discard_if_never_begun, make_loggers, make_run_folder
 from cifar_lightning.cli.save_config import SaveRunConfig
-from cifar_lightning.experiments.sweep import Sweep  # noqa: F401 (short name)
 from cifar_lightning.optim.class_paths import UNSUITABLE_OPTIMIZERS
 from cifar_lightning.training.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpoints, read_checkpoint
 from cifar_lightning.training.checks import check_callbacks
@@ -165,11 +164,14 @@ class CLI(LightningCLI):
 
     def _take_options_of_checkpoint(self) -> None:
         """Take what is not given from the checkpoint."""
-        self.checkpoint = read_checkpoint(Path(self.ckpt_path or ""))
+        self.checkpoint = self._read_checkpoint()
         options.forget_what_a_finder_replaced(self._given, self.checkpoint)
         stored = options.options_of(self.checkpoint, self.subconfig.data.as_dict())
         taken = options.without_given(stored, self._given)
         self.config = self.parser.parse_object({self.config.subcommand: taken}, self.config)
+
+    def _read_checkpoint(self) -> dict[str, Any]:
+        return read_checkpoint(Path(self.ckpt_path or ""))
 
     # ------------------------------------------------------------------------------------------- instantiation
 

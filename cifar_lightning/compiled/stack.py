@@ -1,7 +1,6 @@
 """Several networks of one shape trained as one: each layer's matrix products are one batched product."""
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,8 +10,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.optim import Optimizer
 
-from cifar_lightning.compiled.code_cache import compile_once
-from cifar_lightning.compiled.inductor_layers import SharedInputLinear, with_faster_layers
+from cifar_lightning.compiled.code_cache import CompileError, compile_once
+from cifar_lightning.compiled.flat import separate_
+from cifar_lightning.compiled.stack_template import PenaltyOfEach, make_template
+from cifar_lightning.compiled.step import Clip
 from cifar_lightning.compiled.torch_internals import Step
 from cifar_lightning.compiled.updates import Gradients, make_update
 
@@ -20,27 +21,41 @@ from cifar_lightning.compiled.updates import Gradients, make_update
 class Stack:
     """M networks of one shape that make each training step together.
 
-    Their parameters and buffers, and what their optimizers keep, become views of stacked tensors. So each goes on being
-    a network of its own: whoever evaluates or saves it sees what it has learned. Dropout draws other masks for each.
+    Their parameters and buffers, and what their optimizers keep, become views of stacked tensors until `close` is
+    called. So each goes on being a network of its own: whoever evaluates or saves it sees what it has learned. Dropout
+    draws other masks for each.
 
     Args:
-        networks: At least one; all alike but for the values of parameters and buffers, and in training mode.
-        optimizers: One for each, of its parameters in their order. Those of NAdam or of plain SGD that differ in
-            nothing but their rates step all at once.
+        networks: At least one; all alike but for the values of parameters and buffers and the probabilities of dropout,
+            and in training mode.
+        optimizers: One for each, of its parameters in their order, with the state that it is to go on with. Those of
+            NAdam or of plain SGD that differ in nothing but their rates step all at once.
         compiled: Whether by compiled code, for the shape of the first batch.
+        clip: Maps the gradients of a network to those that its optimizer sees; None for no clipping.
+        penalties: For each, the factors l1 and l2 of `weight_penalty`; None for none.
+        on_failure: Called with the error if the step can't be compiled; steps then run eagerly. None to raise it.
 
     Raises:
         ValueError: If there are none, or their shapes differ.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], optimizers: Sequence[Optimizer], compiled: bool = False) -> None:
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        optimizers: Sequence[Optimizer],
+        compiled: bool = False,
+        clip: Clip | None = None,
+        penalties: Sequence[tuple[float, float]] | None = None,
+        on_failure: Callable[[Exception], None] | None = None,
+    ) -> None:
         shapes = [{name: value.shape for name, value in network.state_dict().items()} for network in networks]
         if not networks or any(shape != shapes[0] for shape in shapes):
             raise ValueError(
                 "networks that don't stack: expected one or more, with parameters and buffers of the same shapes; "
                 f"received {len(networks)}{' with different ones' if networks else ''}"
             )
-        self._networks, self._optimizers = list(networks), list(optimizers)
+        self._networks, self._optimizers, self._on_failure = list(networks), list(optimizers), on_failure
+        module, of_each = make_template(self._networks)
         self._parameters, self._buffers = stack_module_state(self._networks)
         for index, network in enumerate(self._networks):
             for name, parameter in network.named_parameters():
@@ -50,17 +65,31 @@ class Stack:
         updates = [update for update in map(make_update, self._optimizers) if update is not None]
         alike = len(updates) == len(networks) and len({(type(update), update.constants) for update in updates}) == 1
         self._updates = updates if alike else []
+        self._released: set[int] = set()
+        buffers = self._buffers | of_each
+        if penalties is not None and any(map(any, penalties)):
+            with_l1, with_l2 = (any(factors) for factors in zip(*penalties, strict=True))
+            module = PenaltyOfEach(module, with_l1, with_l2)
+            factors = torch.tensor(penalties, dtype=self._first.dtype, device=self._first.device)
+            buffers |= {"l1": factors[:, 0].contiguous(), "l2": factors[:, 1].contiguous()}
         # (Parameters, then what the updates keep for them, then buffers.)
-        tensors = [*(tensor for stacked in self._stack_state() for tensor in stacked), *self._buffers.values()]
-        module = with_faster_layers(copy.deepcopy(self._networks[0]).to("meta"), first=SharedInputLinear)
-        step, description = self._make_step(module)
+        tensors = [*(tensor for stacked in self._stack_state() for tensor in stacked), *buffers.values()]
+        step, description = self._make_step(module, list(buffers), clip)
         self._eager: Step = lambda *args: step(*args, *tensors)
         self._compiled = compile_once(step, tensors, module, description) if compiled else self._eager
         self._shape: torch.Size | None = None
 
-    def _make_step(self, module: nn.Module) -> tuple[Step, list[Any]]:
+    @property
+    def _first(self) -> Tensor:
+        first: Tensor = next(iter(self._parameters.values()))
+        return first
+
+    def _make_step(self, module: nn.Module, buffer_names: list[str], clip: Clip | None) -> tuple[Step, list[Any]]:
         """The step as a function of tensors alone, and what else decides what it computes."""
-        names, buffer_names = list(self._parameters), list(self._buffers)
+        is_penalized = isinstance(module, PenaltyOfEach)
+        inner = "model." if is_penalized else ""
+        names = [f"{inner}{name}" for name in self._parameters]
+        buffer_names = [name if name in ("l1", "l2") else f"{inner}{name}" for name in buffer_names]
         n = len(names)
         update = partial(self._updates[0].apply, self._updates[0].constants) if self._updates else None
         lists = len(self._updates[0].tensors) if self._updates else 1
@@ -68,8 +97,12 @@ class Stack:
         def loss_of(
             parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor
         ) -> tuple[Tensor, Tensor]:
-            logits = functional_call(module, (parameters, buffers), (x,))
-            return F.cross_entropy(logits, y), logits
+            outputs = functional_call(module, (parameters, buffers), (x,))
+            logits, penalty = outputs if is_penalized else (outputs, 0.0)
+            return F.cross_entropy(logits, y) + penalty, logits
+
+        def clip_each(*gradients: Tensor) -> tuple[Tensor, ...]:
+            return tuple(clip(gradients)) if clip else gradients
 
         def step(x: Tensor, y: Tensor, factors: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
             parameters = dict(zip(names, tensors[:n], strict=True))
@@ -79,13 +112,15 @@ class Stack:
             losses, logits = vmap(loss_of, in_dims, randomness="different")(parameters, buffers, x, y)
             # The gradient of the sum is each one's own: no loss depends on another network.
             gradients: Gradients = torch.autograd.grad(losses.sum(), tensors[:n])
+            if clip is not None:
+                gradients = vmap(clip_each)(*gradients)
             if update is None:
                 return losses.detach(), logits.detach(), *gradients
             with torch.no_grad():
                 update(factors, gradients, *(tensors[i * n : (i + 1) * n] for i in range(lists)))
             return losses.detach(), logits.detach()
 
-        return step, [names, buffer_names, update, lists]
+        return step, [names, buffer_names, update, lists, clip]
 
     def _stack_state(self) -> list[list[Tensor]]:
         """The stacked tensors that the updates work on, of which those of each optimizer become views."""
@@ -98,24 +133,60 @@ class Stack:
         return stacked
 
     def step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Update all networks.
+        """Update all networks but the released ones.
 
         Args:
             inputs: A batch that all share, (B, ...), or one for each, (M, B, ...).
             targets: (B,), or (M, B).
 
         Returns:
-            The losses (M,), and the logits (M, B, C) from before the update.
+            The losses (M,), and the logits (M, B, C) from before the update; those of released networks are of no use.
         """
         self._shape = self._shape or inputs.shape
-        step = self._compiled if inputs.shape == self._shape else self._eager
-        first = next(iter(self._parameters.values()))
-        rows = [update.advance() for update in self._updates]
-        factors = torch.tensor(list(zip(*rows, strict=True)), dtype=first.dtype, device=first.device)
-        losses, logits, *gradients = step(inputs, targets, factors)
+        steps = {i: update.advance() for i, update in enumerate(self._updates) if i not in self._released}
+        # (Factors of 0 leave the stack's own copy of a released network where it is.)
+        nothing = tuple(0.0 for _ in next(iter(steps.values()), ()))
+        rows = [steps.get(index, nothing) for index in range(len(self._updates))]
+        factors = torch.tensor(list(zip(*rows, strict=True)), dtype=self._first.dtype, device=self._first.device)
+        losses, logits, *gradients = self._run(inputs, targets, factors)
         if not self._updates:
             for index, (network, optimizer) in enumerate(zip(self._networks, self._optimizers, strict=True)):
+                if index in self._released:
+                    continue
                 for parameter, gradient in zip(network.parameters(), gradients, strict=True):
                     parameter.grad = gradient[index].contiguous()  # as fused optimizers read it
                 optimizer.step()
         return losses, logits
+
+    def _run(self, inputs: Tensor, *args: Tensor) -> tuple[Tensor, ...]:
+        if inputs.shape != self._shape:
+            return self._eager(inputs, *args)
+        try:
+            return self._compiled(inputs, *args)
+        except CompileError as error:  # nothing has run yet
+            if self._on_failure is None:
+                raise
+            self._on_failure(error)
+            self._compiled = self._eager
+            return self._eager(inputs, *args)
+
+    def release(self, index: int) -> None:
+        """Leave a network as it is from now on: it gets memory of its own, and its optimizer does not step.
+
+        The arithmetic for it goes on, unused. A smaller stack would be other code, to be compiled anew.
+        """
+        if index not in self._released:
+            self._released.add(index)
+            self._separate(index)
+
+    def close(self) -> None:
+        """Give each network memory of its own again; the stack must not step any more."""
+        for index in set(range(len(self._networks))) - self._released:
+            self._separate(index)
+
+    def _separate(self, index: int) -> None:
+        network = self._networks[index]
+        separate_([*network.parameters(), *network.buffers()])
+        if self._updates:
+            for tensors in self._updates[index].tensors[1:]:
+                separate_(tensors)

@@ -1,6 +1,6 @@
 """Splits, the order of batches, and a loader that takes a whole batch by one indexing operation."""
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -63,15 +63,15 @@ def _stratified(labels: Tensor, count: int, generator: Generator) -> Tensor:
 class Batches(NamedTuple):
     """Several batches in a row, as two tensors to be moved to a device."""
 
-    images: Tensor  # (N, 3, 32, 32), uint8
-    labels: Tensor  # (N,), int64
+    images: Tensor  # (..., N, 3, 32, 32), uint8
+    labels: Tensor  # (..., N), int64
     size: int  # of each batch; the last may be smaller
 
     def split(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches, their images as float32: compiled code would convert bytes wherever it uses them."""
-        count = self.size * max(1, CONVERTED // self.size)
-        for images, labels in zip(self.images.split(count), self.labels.split(count), strict=True):
-            yield from zip(images.float().split(self.size), labels.split(self.size), strict=True)
+        count, dim = self.size * max(1, CONVERTED // self.size), self.labels.ndim - 1
+        for images, labels in zip(self.images.split(count, dim), self.labels.split(count, dim), strict=True):
+            yield from zip(images.float().split(self.size, dim), labels.split(self.size, dim), strict=True)
 
 
 class InMemoryImages(Dataset[tuple[Tensor, Tensor]]):
@@ -94,19 +94,22 @@ class InMemoryImages(Dataset[tuple[Tensor, Tensor]]):
         """The examples at some positions of the split.
 
         An int gives an image (3, 32, 32) and its label (). A tensor (B,), a slice or a list of B ints gives images
-        (B, 3, 32, 32) and labels (B,). A list of tensors, each the positions of a batch, gives `Batches`.
+        (B, 3, 32, 32) and labels (B,), and a tensor (S, B) gives images (S, B, 3, 32, 32) and labels (S, B). A list of
+        tensors, each the positions of a batch, gives `Batches`.
 
         Raises:
             IndexError: If the split has no such position.
         """
         if isinstance(index, list) and index and isinstance(index[0], Tensor) and index[0].ndim:
-            images, labels = self[torch.cat(index)]
-            return Batches(images, labels, len(index[0]))
+            images, labels = self[torch.cat(index, -1)]
+            return Batches(images, labels, index[0].shape[-1])
         chosen = self.indices[index]
         if chosen.ndim == 0:
             return self.images[chosen], self.labels[chosen]
+        flat = chosen.flatten()
         # (Which copies whole images, where indexing would copy bytes.)
-        return self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
+        images, labels = self.images.index_select(0, flat), self.labels.index_select(0, flat)
+        return images.view(*chosen.shape, *images.shape[1:]), labels.view(chosen.shape)
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor]]:
         """A list of examples, for a `DataLoader` that collates batches itself."""
@@ -154,24 +157,25 @@ class BatchOrder(DistributedSampler[Tensor]):
         while start < len(batches):
             count = self.batches_at_once() if self.batches_at_once else 1
             stop = min(start + count, len(batches))
-            if stop - start > 1 and len(batches[stop - 1]) > len(batches[start]):
+            if stop - start > 1 and batches[stop - 1].shape[-1] > batches[start].shape[-1]:
                 stop -= 1  # a last batch with one image more comes alone: `Batches` knows one size
             self.position = stop
             yield batches[start:stop] if self.batches_at_once else batches[start]
             start = stop
 
     def _batches(self) -> list[Tensor]:
-        share = self._order()[self.rank :: self.num_replicas]
-        batches = list(share.split(self.batch_size))
-        if self._leaves_one(len(share)):
-            batches[-2:] = [torch.cat(batches[-2:])]
+        share = self._order()[..., self.rank :: self.num_replicas]
+        batches = list(share.split(self.batch_size, -1))
+        if self._leaves_one(share.shape[-1]):
+            batches[-2:] = [torch.cat(batches[-2:], -1)]
         return batches
 
     def _order(self) -> Tensor:
-        if not self.shuffle:
-            return torch.arange(self.size)
+        return self._shuffled(self.seed) if self.shuffle else torch.arange(self.size)
+
+    def _shuffled(self, seed: int) -> Tensor:
         # A CPU generator takes 32 bits; an odd factor keeps (seed, epoch) apart from (seed + 1, epoch - 1).
-        generator = Generator().manual_seed((self.seed * 0x9E3779B1 + self.epoch) % 2**32)
+        generator = Generator().manual_seed((seed * 0x9E3779B1 + self.epoch) % 2**32)
         order = torch.randperm(self.size, generator=generator)
         return order[torch.arange(self.total_size) % self.size]
 
@@ -189,6 +193,23 @@ class BatchOrder(DistributedSampler[Tensor]):
         """Go on from where `state` stood."""
         self.seed, self.epoch = state["seed"], state["epoch"]
         self.position = self._start = state["position"]
+
+
+class JoinedOrder(BatchOrder):
+    """Shuffled batches in several orders at once: each is (S, B) positions, a row for each of S seeds.
+
+    Args:
+        data: What is to be ordered; only its length matters.
+        batch_size: Number of images a batch and row, as in `BatchOrder`.
+        seeds: Seeds of the orders.
+    """
+
+    def __init__(self, data: Sized, batch_size: int, seeds: Sequence[int]) -> None:
+        super().__init__(data, batch_size, True, seeds[0])
+        self.seeds = list(seeds)
+
+    def _order(self) -> Tensor:
+        return torch.stack([self._shuffled(seed) for seed in self.seeds])
 
 
 class ResumableLoader(DataLoader[tuple[Tensor, Tensor]]):

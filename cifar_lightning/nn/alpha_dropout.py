@@ -4,8 +4,12 @@ G. Klambauer, T. Unterthiner, A. Mayr, S. Hochreiter, "Self-Normalizing Neural N
 section 3, https://arxiv.org/abs/1706.02515.
 """
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
+
+T = TypeVar("T", float, Tensor)
 
 #: SELU's λ and α (Klambauer et al. 2017, equation 14).
 SELU_LAMBDA = 1.0507009873554804934193349852946
@@ -26,10 +30,13 @@ def check_probability(p: float) -> float:
     return p
 
 
-def affine_correction(p: float) -> tuple[float, float]:
+def affine_correction(p: T) -> tuple[T, T]:
     """The a and b for which a(xd + α'(1-d)) + b keeps mean 0 and variance 1, with d ~ Bernoulli(1-p).
 
     With q = 1-p:  a = (q + α'² q(1-q))^(-1/2),  b = -a (1-q) α'  (Klambauer et al. 2017, section 3).
+
+    Args:
+        p: A number, or a tensor of any shape.
     """
     q = 1 - p
     a = (q + ALPHA_PRIME**2 * q * (1 - q)) ** -0.5

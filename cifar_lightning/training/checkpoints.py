@@ -19,11 +19,11 @@ from cifar_lightning.files import replacing
 from cifar_lightning.training.lightning_internals import is_within_a_step
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of an `MLPClassifier`, without running code from it.
+def read_checkpoint(path: Path, is_sweep: bool = False) -> dict[str, Any]:
+    """Read a checkpoint of an `MLPClassifier`, or of a sweep of several, without running code from it.
 
     Raises:
-        ValueError: If the file is none, is damaged, or does not exist.
+        ValueError: If the file is none, is of the other kind, is damaged, or does not exist.
     """
     if not path.is_file():
         raise ValueError(f"no checkpoint: expected a file, received {str(path)!r}")
@@ -39,6 +39,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not all(isinstance(parts.get(name), Mapping) for name in ("state_dict", "hyper_parameters")):
         received = f"one with {', '.join(map(repr, parts)) or type(checkpoint).__name__}"
         raise ValueError(f"wrong checkpoint {path}: expected one of MLPClassifier, received {received}")
+    if ("copies" in parts) != is_sweep:
+        one, several = "one network", "a sweep of several, which has one for each network in a folder beside it"
+        expected, received = (several, one) if is_sweep else (one, several)
+        raise ValueError(f"wrong checkpoint {path}: expected that of {expected}; received that of {received}")
     return dict(parts)
 
 

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from cifar_lightning.compiled.hooks import has_hooks
 from cifar_lightning.data.batches import Batches
 from cifar_lightning.nn.mlp import DeepMLP, weight_penalty
-from cifar_lightning.nn.standardize import Standardize, Statistics
+from cifar_lightning.nn.standardize import Standardize
 from cifar_lightning.nn.temperature import Temperature
 from cifar_lightning.optim.class_paths import (
     build_optimizer,
@@ -27,6 +27,7 @@ from cifar_lightning.optim.class_paths import (
 from cifar_lightning.optim.schedule import Schedule
 from cifar_lightning.optim.schedules import Constant
 from cifar_lightning.training import checks
+from cifar_lightning.training.adopt_data import adopt_data
 from cifar_lightning.training.cycle import Cycle
 from cifar_lightning.training.divergence import check_loss
 from cifar_lightning.training.epoch_metrics import EpochMetrics
@@ -126,16 +127,8 @@ class MLPClassifier(LightningModule):
             self.executor.stop(self.trainer)  # what an interrupted fit leaves behind
             self.train_metrics.reset()
             self.cycle.start(self.trainer)
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if (images := getattr(data, "images", None)) is not None:
-            trained, self.classes = () if stage == "fit" else self.classes, list(images.classes)
-            checks.check_classes(self.classes, self.network.output.out_features, trained)
-        statistics: Statistics | None = getattr(data, "statistics", None)
-        if statistics is None:
-            return
-        for module in (self, *averaged_modules(self.trainer)):
-            module.standardize.set_statistics(statistics)
-        checks.warn_of_raw_input(self.network, statistics)
+        trained = () if stage == "fit" else self.classes
+        adopt_data(self, self.trainer.datamodule, trained, averaged_modules(self.trainer))  # type: ignore[attr-defined]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and the schedule."""

@@ -13,6 +13,7 @@ from cifar_lightning.data.availability import load_images, make_available
 from cifar_lightning.data.batches import (
     BatchOrder,
     InMemoryImages,
+    JoinedOrder,
     ResumableLoader,
     ValSplit,
     make_loader,
@@ -141,10 +142,17 @@ class CIFAR10DataModule(LightningDataModule):
         return images.train_images[first], images.train_labels[first]
 
     def train_dataloader(self) -> Loader:
-        """Shuffled batches of the training split, an order for each epoch."""
+        """Shuffled batches of the training split, an order for each epoch.
+
+        A module that names several seeds as `order_seeds` gets images (S, B, 3, 32, 32) and labels (S, B).
+        """
         images = self._loaded
         split = InMemoryImages(images.train_images, images.train_labels, self._train)
         order = self._order(split, self.hparams["batch_size"], shuffle=True)
+        seeds = getattr(self._module, "order_seeds", [])
+        if seeds and self.hparams["order_seed"] is None:
+            size = self.hparams["batch_size"]
+            order = JoinedOrder(split, size, seeds) if len(seeds) > 1 else BatchOrder(split, size, True, *seeds)
         order.batches_at_once = getattr(self._module, "batches_at_once", None)
         return make_loader(split, order, ResumableLoader, self._convert)
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, RichProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler, RichProgressBar, WeightAveraging
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from torch.utils.data import DistributedSampler
 
@@ -196,6 +196,25 @@ def pause_early_stopping(trainer: Trainer, pause: bool) -> None:
             vars(callback)["_should_skip_check"] = lambda trainer: True
         else:
             vars(callback).pop("_should_skip_check", None)
+
+
+def judge(stopper: EarlyStopping, metrics: Mapping[str, float], at_epoch_end: bool) -> bool:
+    """Whether early stopping would stop a training with these metrics, if it judges now.
+
+    Its public hooks ask the trainer for the metrics, and stop the trainer: of several networks all, for one.
+
+    Raises:
+        RuntimeError: If there is no such metric.
+    """
+    values = {name: torch.tensor(value) for name, value in metrics.items()}
+    if bool(stopper._check_on_train_epoch_end) != at_epoch_end or not stopper._validate_condition_metric(values):
+        return False
+    return stopper._evaluate_stopping_criteria(values[stopper.monitor])[0]
+
+
+def may_stop(trainer: Trainer) -> bool:
+    """Whether `min_epochs` and `min_steps`, if given, are reached."""
+    return trainer.fit_loop._can_stop_early
 
 
 # ---------------------------------------------------------------------------------------------------- where it stood

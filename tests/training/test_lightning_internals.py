@@ -6,7 +6,7 @@ import inspect
 import pytest
 from conftest import ROOT
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, WeightAveraging
 
 TRAINER = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
 #: Where names may be: a name that is in none of these is missing.
@@ -22,6 +22,7 @@ PLACES = (
     TRAINER._callback_connector,
     TRAINER._signal_connector,
     ModelCheckpoint(),
+    EarlyStopping("val_loss"),
     LightningModule(),
     RichProgressBar,
     WeightAveraging(),

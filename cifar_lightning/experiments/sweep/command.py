@@ -1,0 +1,160 @@
+"""A training for each value, all at once: `cifar-lightning sweep --vary "{model.lr: [0.02, 0.05]}" --config FILE`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from cifar_lightning.callbacks.copies import CopyCheckpoints, CopyReports, SweepProgressBar
+from cifar_lightning.callbacks.predictions import PredictionTable
+from cifar_lightning.callbacks.progress_bar import RunProgressBar
+from cifar_lightning.callbacks.report import RunReport
+from cifar_lightning.cli.arguments import CommandLine, split_own_options
+from cifar_lightning.cli.class_options import drop_arguments_of_other_classes
+from cifar_lightning.cli.command import command
+from cifar_lightning.cli.find_run import SWEEP, find_in_newest_run
+from cifar_lightning.cli.main import CLI
+from cifar_lightning.cli.run_folder import make_loggers, make_run_folder
+from cifar_lightning.experiments.grid import Grid, Point, read_grid
+from cifar_lightning.experiments.sweep.check import refuse_what_has_no_meaning
+from cifar_lightning.experiments.sweep.points import make_copies, refuse_what_does_not_stack
+from cifar_lightning.training.checkpoints import BestCheckpoint, read_checkpoint
+from cifar_lightning.training.copies import Copy
+from cifar_lightning.training.copy_logger import CopyLogger
+from cifar_lightning.training.stacked_classifier import StackedClassifier
+
+
+class SweepCLI(CLI):
+    """The command line of `fit`, which trains a network for each point of a grid.
+
+    Args:
+        args: The arguments of `fit`.
+        grid: What varies; None for what varied in the sweep that is resumed.
+    """
+
+    def __init__(self, args: list[str], grid: Grid | None) -> None:
+        self.grid = grid
+        super().__init__(["fit", *args])
+
+    # --------------------------------------------------------------------------------------------------- parsing
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the options that all share, and then those of each point."""
+        if self.grid is not None:
+            refuse_what_does_not_stack(self.grid.options)
+        super().parse_arguments(parser, args)
+        if self.ckpt_path:
+            stored = self.checkpoint["copies"]
+            self._points = [(Point(c["name"], c["values"]), c["seed"], c["hyper_parameters"]) for c in stored]
+            self._refuse_another_grid([c["values"] for c in stored])
+        else:
+            points = self.grid.points() if self.grid else []
+            self._points = [(point, *self._parse_point(parser, point)) for point in points]
+
+    def _find_checkpoint(self) -> str | None:
+        """The file that --ckpt_path means, where "last" is that of the newest sweep of the configs."""
+        match self.subconfig.ckpt_path:
+            case "best":
+                raise ValueError(
+                    "a sweep has no best checkpoint, but one for each of its networks: expected --ckpt_path last, to "
+                    "go on with it, received best"
+                )
+            case "last":
+                return str(find_in_newest_run("last", self.line.configs, self._root, SWEEP))
+        return super()._find_checkpoint()
+
+    def _read_checkpoint(self) -> dict[str, Any]:
+        return read_checkpoint(Path(self.ckpt_path or ""), is_sweep=True)
+
+    def _parse_point(self, parser: LightningArgumentParser, point: Point) -> tuple[int, dict[str, Any]]:
+        """A point's seed, and its classifier's arguments."""
+        line = CommandLine([*self.line.arguments, *point.flags], LightningCLI.subcommands())
+        config: Namespace = parser.parse_args(line.arguments)["fit"]
+        drop_arguments_of_other_classes(config, line)
+        return config.seed_everything, config.model.as_dict()
+
+    def _refuse_another_grid(self, stored: Sequence[dict[str, Any]]) -> None:
+        given = [point.values for point in self.grid.points()] if self.grid else stored
+        if given != stored:
+            raise ValueError(
+                f"another grid: expected no --vary, or the one that the sweep was started with, {list(stored)}; "
+                f"received {given}"
+            )
+
+    # --------------------------------------------------------------------------------------------- instantiation
+
+    def instantiate_classes(self) -> None:
+        """Build the trainer, the data and the networks."""
+        self._stoppers: list[EarlyStopping] = []
+        super().instantiate_classes()
+        copies = make_copies(self._points)
+        self.model = StackedClassifier(self.model, copies, self._stoppers)
+        if self.trainer.loggers and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            assert self.folder is not None, "it has been made"
+            own = [CopyLogger(each.name, make_loggers(self.folder / each.name), _hparams(each)) for each in copies]
+            self.trainer.loggers = [*self.trainer.loggers, *own]
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer, in a folder of a sweep's own; early stopping is the networks' own business."""
+        config = self.config_init[self.subcommand].trainer
+        if self.folder is None:
+            self.folder = make_run_folder(self._root / self._config_name, SWEEP, keep=not config.fast_dev_run)
+        trainer = super().instantiate_trainer(**kwargs)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        self._stoppers = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
+        trainer.callbacks = [callback for callback in callbacks if callback not in self._stoppers]  # type: ignore[attr-defined]
+        refuse_what_has_no_meaning(trainer, trainer.callbacks)  # type: ignore[attr-defined]
+        return trainer
+
+    def _make_callbacks(self, config: Namespace) -> list[Callback]:
+        """The callbacks that every sweep has, in the place of those of a single training."""
+        callbacks: list[Callback] = []
+        for callback in super()._make_callbacks(config):
+            match callback:
+                case RunReport():
+                    callbacks.append(CopyReports())
+                case BestCheckpoint():
+                    callbacks.append(CopyCheckpoints())
+                case RunProgressBar():
+                    callbacks.append(SweepProgressBar())
+                case PredictionTable():
+                    pass
+                case _:
+                    callbacks.append(callback)
+        return callbacks
+
+
+def _hparams(each: Copy) -> dict[str, Any]:
+    return {**each.classifier.hparams, "seed": each.seed}
+
+
+def make_parser() -> ArgumentParser:
+    """The parser of the options of `sweep` itself; it takes those of `fit` too."""
+    parser = ArgumentParser(prog="cifar-lightning sweep", description=__doc__)
+    parser.add_argument(
+        "--vary",
+        type=str | None,
+        help="what varies: YAML, inline or in a file, such as {model.lr: [0.02, 0.05]}; left out in a resume",
+    )
+    return parser
+
+
+def main(args: list[str]) -> None:
+    """Run a sweep.
+
+    Raises:
+        SystemExit: With status 2 for a user's mistake, after one message.
+    """
+    own, fit = split_own_options(args)
+    vary = make_parser().parse_args(own).vary
+    with command():
+        if vary is None and not any(word.partition("=")[0] == "--ckpt_path" for word in fit):
+            raise ValueError(
+                "nothing to sweep: expected --vary, as in --vary '{model.lr: [0.02, 0.05]}', or the --ckpt_path of a "
+                "sweep to resume; received neither"
+            )
+        SweepCLI(fit, None if vary is None else read_grid(vary))

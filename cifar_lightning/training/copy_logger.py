@@ -1,0 +1,60 @@
+"""The logs of one network among several that are trained together."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+
+class CopyLogger(Logger):
+    """Hands a copy's own part of what is logged, without its name, to loggers of its own.
+
+    Args:
+        name: The copy's: its metrics are logged as `val_loss/NAME`.
+        loggers: What writes them.
+        hparams: The copy's hyperparameters.
+    """
+
+    def __init__(self, name: str, loggers: Sequence[Logger], hparams: dict[str, Any]) -> None:
+        super().__init__()
+        self._name, self._loggers, self._hparams = name, list(loggers), hparams
+
+    @property
+    def name(self) -> str:
+        """The copy's name."""
+        return self._name
+
+    @property
+    def version(self) -> str:
+        """There is one only."""
+        return ""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Log those of the copy, with the epoch."""
+        end = f"/{self._name}"
+        own = {name.removesuffix(end): value for name, value in metrics.items() if name.endswith(end)}
+        if own and "epoch" in metrics:
+            own["epoch"] = metrics["epoch"]
+        for logger in self._loggers if own else []:
+            logger.log_metrics(own, step)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Log the copy's: those that are given are of the whole."""
+        for logger in self._loggers:
+            logger.log_hyperparams(self._hparams)
+
+    def log_best_accuracy(self, accuracy: float) -> None:
+        """Give TensorBoard's table of hyperparameters the best accuracy."""
+        for logger in self._loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_metrics({"hp_metric": accuracy})
+
+    def save(self) -> None:
+        """Write what has been logged."""
+        for logger in self._loggers:
+            logger.save()
+
+    def finalize(self, status: str) -> None:
+        """End the logs."""
+        for logger in self._loggers:
+            logger.finalize(status)

@@ -1,0 +1,142 @@
+"""The steps of several classifiers at once: by one compiled stack, or by torch and Lightning."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule, Trainer
+from rich import get_console
+from torch import Tensor
+from torch.optim import Optimizer
+
+from cifar_lightning.compiled.stack import Stack
+from cifar_lightning.compiled.stack_template import StackedForward
+from cifar_lightning.compiled.updates import clip_by_norm, clip_by_value
+from cifar_lightning.training.classifier import MLPClassifier
+from cifar_lightning.training.execution import Executor
+from cifar_lightning.training.lightning_internals import one_by_one
+from cifar_lightning.training.obstacles import find_obstacle
+
+Batch = tuple[Tensor, Tensor]
+
+
+class StackedSteps:
+    """Makes the steps of classifiers that differ in nothing but values.
+
+    Images and labels are a batch for all, (B, ...), or one for each of several orders, (S, B, ...).
+
+    Args:
+        executor: Chooses whether steps are compiled.
+        classifiers: The classifiers.
+        orders: For each, which of the orders its batches have.
+    """
+
+    def __init__(self, executor: Executor, classifiers: Sequence[MLPClassifier], orders: Sequence[int]) -> None:
+        self._executor, self._classifiers, self._orders = executor, list(classifiers), list(orders)
+        self._stack: Stack | None = None
+        self._forward: tuple[list[int], StackedForward] | None = None
+
+    @property
+    def are_whole(self) -> bool:
+        """Whether a step includes gradients and update, which are Lightning's part otherwise."""
+        return self._stack is not None
+
+    def choose(self, trainer: Trainer, module: LightningModule, batch_size: int) -> None:
+        """Choose how steps are executed, and say so."""
+        linears, count = self._classifiers[0].network.linears(), len(self._classifiers)
+        execution = self._executor.choose(trainer, module, linears, count * batch_size, "")
+        get_console().print(f"{count} networks as one", highlight=False)
+        self._executor.start(trainer, execution)
+
+    def batches_at_once(self, trainer: Trainer) -> Callable[[], int] | None:
+        """What a loader asks for the number of batches that come next; None for one at a time."""
+        count = self._executor.batches_at_once(trainer)
+        return count and partial(_share, count, len(set(self._orders)))
+
+    def prepare(self, trainer: Trainer, module: LightningModule, optimizers: Sequence[Optimizer]) -> None:
+        """Make the stack, if steps are compiled, for the optimizers as they are.
+
+        Raises:
+            ValueError: If a callback has put an obstacle there since it was chosen.
+        """
+        execution = self._executor.execution
+        if execution is None or not execution.compiled:
+            return
+        if obstacle := find_obstacle(trainer, module):
+            raise ValueError(
+                "the training step can't be compiled any more: expected callbacks that leave it as it was, or "
+                f"--execution.compile never; received {obstacle}"
+            )
+        kind = clip_by_value if trainer.gradient_clip_algorithm == "value" else clip_by_norm
+        clip = partial(kind, bound=float(bound)) if (bound := trainer.gradient_clip_val) else None
+        networks = [each.network for each in self._classifiers]
+        penalties = [(network.l1, network.l2) for network in networks]
+        self._stack = Stack(networks, optimizers, True, clip, penalties, self._say_why_plain)
+
+    def _say_why_plain(self, error: Exception) -> None:
+        reason = f"torch could not compile them: {str(error).splitlines()[0]}"
+        assert self._executor.execution is not None, "it was chosen"
+        self._executor.execution = replace(self._executor.execution, compiled=False, steps=1, reason=reason)
+        get_console().print(str(self._executor.execution), highlight=False)
+
+    def run(self, trainer: Trainer, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Make whole steps, one for each batch.
+
+        Yields:
+            Losses (M,), logits (M, B, num_classes) and labels, before Lightning counts the step.
+        """
+        assert self._stack is not None, "steps are whole"
+        for images, labels in one_by_one(trainer, batches):
+            losses, logits = self._stack.step(*self._of_each(images, labels, range(len(self._classifiers))))
+            yield losses, logits, labels
+
+    def compute(self, images: Tensor, labels: Tensor, active: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The losses (A,) of the active classifiers, and their logits (A, B, num_classes); with gradients."""
+        if self._forward is None or self._forward[0] != list(active):
+            self._forward = list(active), StackedForward([self._classifiers[index].network for index in active])
+        inputs, targets = self._of_each(images, labels, active)
+        is_shared = targets.ndim == 1
+        logits = self._forward[1](inputs, is_shared)
+        losses = [
+            F.cross_entropy(logits[i], targets if is_shared else targets[i])
+            + self._classifiers[index].network.penalty()
+            for i, index in enumerate(active)
+        ]
+        return torch.stack(losses), logits
+
+    def _of_each(self, images: Tensor, labels: Tensor, active: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Standardized images and labels: as they are if all share them, or else those of each active classifier."""
+        first = self._classifiers[0]
+        inputs = first.standardize(images.flatten(0, -4)).view(images.shape)
+        if labels.ndim == 1:
+            return inputs, labels
+        orders = [self._orders[index] for index in active]
+        return inputs[orders], labels[orders]
+
+    def labels_of(self, labels: Tensor, index: int) -> Tensor:
+        """A classifier's own labels (B,)."""
+        return labels if labels.ndim == 1 else labels[self._orders[index]]
+
+    def release(self, index: int) -> None:
+        """Let a classifier make no more steps."""
+        if self._stack is not None:
+            self._stack.release(index)
+
+    def stop(self, trainer: Trainer) -> None:
+        """Leave trainer, process and networks as they were."""
+        if self._stack is not None:
+            self._stack.close()
+        self._stack = self._forward = None
+        self._executor.stop(trainer)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has no stack: that is of these parameters."""
+        return vars(self) | {"_stack": None, "_forward": None}
+
+
+def _share(count: Callable[[], int], orders: int) -> int:
+    """As many batches as `count` allows, but no more images in memory with several orders than with one."""
+    return max(1, count() // orders)
