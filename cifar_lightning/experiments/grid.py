@@ -1,0 +1,273 @@
+"""Options of `lightning fit` that vary: the grid of a study or a sweep, or the space of a search.
+
+A grid is YAML, in a file or inline. Every entry is one of these:
+
+model.activation: [relu, selu]                                 # a choice of values
+n: [1, 2, 4]                                                   # a variable, for templates
+model.hidden_sizes: "{n}x100"                                  # a template
+optimizer:                                                     # a choice of settings, each with its name
+  sgd: {model.optimizer: SGD, model.lr: 0.03}
+  adam: {model.optimizer: Adam, model.lr: 3e-4}
+model.lr: {type: float, low: 1e-5, high: 1e-3, log: true}      # a range, from which only a search can draw
+"""
+
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from jsonargparse import get_loader
+from yaml import YAMLError  # type: ignore[import-untyped]
+
+from cifar_lightning.cli.arguments import config_text
+from cifar_lightning.errors import unknown_name
+from cifar_lightning.experiments.range import Range, read_range
+
+EXAMPLES = (
+    "a list of values, a template such as '{n}x100', settings by name such as {a: {model.lr: 0.1}}, or, in a search, "
+    "{type: float, low: 1e-5, high: 1e-3, log: true}"
+)
+#: Characters of a folder's name; file systems allow 255.
+LONGEST_NAME = 100
+
+
+Axis = Range | list[Any] | dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination.
+
+    Args:
+        name: A name for people, and for a folder.
+        values: The value of each option that the point sets.
+    """
+
+    name: str
+    values: dict[str, Any]
+
+    @property
+    def flags(self) -> list[str]:
+        """The point as flags of `lightning fit`."""
+        return [f"--{name}={as_text(value)}" for name, value in self.values.items()]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What varies.
+
+    A draw, below, has for each axis one of its values; of settings it has the name.
+
+    Args:
+        axes: What is varied independently: an option, a variable, or a choice of settings.
+        templates: By option, a text in which {variable} stands for the variable's value.
+    """
+
+    axes: dict[str, Axis]
+    templates: dict[str, str]
+
+    @property
+    def options(self) -> list[str]:
+        """The options that are varied, as in "model.lr"."""
+        named = [option for axis in self.axes.values() if isinstance(axis, dict) for s in axis.values() for option in s]
+        return list(dict.fromkeys([*filter(is_option, self.axes), *named, *self.templates]))
+
+    def values(self, draw: Mapping[str, Any]) -> dict[str, Any]:
+        """The value of each option at a draw."""
+        values: dict[str, Any] = {}
+        for name, axis in self.axes.items():
+            if isinstance(axis, dict):
+                values |= axis[draw[name]]
+            elif is_option(name):
+                values[name] = draw[name]
+        for name, template in self.templates.items():
+            values[name] = re.sub(r"\{(.*?)\}", lambda match: as_text(draw[match[1]]), template)
+        return values
+
+    def points(self) -> list[Point]:
+        """All combinations, the last axis varying fastest, with names of which no two are the same.
+
+        Raises:
+            ValueError: If there is a range in the grid.
+        """
+        for name, axis in self.axes.items():
+            if isinstance(axis, Range):
+                raise ValueError(
+                    f"{name} is a range, from which only a search can draw: expected a list of values, as in "
+                    f"{name}: [{axis.low}, {axis.high}]; received numbers from {axis.low} to {axis.high}"
+                )
+        draws = [dict(zip(self.axes, draw, strict=True)) for draw in itertools.product(*self.axes.values())]  # type: ignore[arg-type]
+        names = _distinct(_folder_name(self.axes, draw) for draw in draws)
+        return [Point(name, self.values(draw)) for name, draw in zip(names, draws, strict=True)]
+
+    def probes(self) -> Iterator[dict[str, Any]]:
+        """A few draws with both ends of each range, and each choice, among them."""
+        ends = {
+            name: [axis.low, axis.high] if isinstance(axis, Range) else list(axis) for name, axis in self.axes.items()
+        }
+        for i in range(max(map(len, ends.values()))):
+            yield {name: values[i % len(values)] for name, values in ends.items()}
+
+    def check_names(self, known: Iterable[str]) -> None:
+        """Check that the options exist; the arguments of a class depend on the class, and are left to the parser.
+
+        Args:
+            known: The names of all options, such as "model.lr" and "model.optimizer.class_path".
+
+        Raises:
+            ValueError: If one does not exist, with the nearest that does.
+        """
+        names = list(known)
+        for option in self.options:
+            if any(name == option or name.startswith(f"{option}.") for name in names):
+                continue
+            if f"{option.rpartition('.')[0]}.class_path" in names:
+                continue
+            group = [name for name in names if name.startswith(f"{option.partition('.')[0]}.")]
+            raise unknown_name("option to vary", option, group or ["model", "data", "trainer"])
+
+
+def is_option(name: str) -> bool:
+    """Whether a name is an option's, and not a variable's."""
+    return "." in name or name == "seed_everything"
+
+
+def as_text(value: Any) -> str:
+    """A value as it stands after a flag."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def read_grid(grid: str) -> Grid:
+    """Read a grid.
+
+    Args:
+        grid: A file, or the YAML itself.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        entries = get_loader("yaml")(config_text(grid))  # jsonargparse's, for which 1e-5 is a number
+    except YAMLError as error:
+        raise ValueError(f"wrong grid {grid}: expected YAML, received what is none: {error}") from None
+    if not isinstance(entries, dict) or not entries:
+        raise ValueError(
+            f"nothing to vary: expected a YAML file, or entries such as {{model.lr: [1e-3, 1e-2]}}; received {grid!r}"
+        )
+    axes: dict[str, Axis] = {}
+    templates: dict[str, str] = {}
+    for name, entry in ((str(name), entry) for name, entry in entries.items()):
+        if isinstance(entry, str) and "{" in entry and is_option(name):
+            templates[name] = entry
+        else:
+            axes[name] = _read_axis(name, entry)
+    _check_variables(axes, templates)
+    _refuse_twice(axes, templates)
+    return Grid(axes, templates)
+
+
+def _read_axis(name: str, entry: Any) -> Axis:
+    match entry:
+        case list():
+            try:
+                texts = {json.dumps(value) for value in entry}
+            except (TypeError, ValueError):  # a set, a list that holds itself
+                texts = set()
+            if not entry or len(texts) < len(entry):
+                raise ValueError(
+                    f"wrong choices of {name}: expected one or more, each once, of numbers, texts, lists and mappings; "
+                    f"received {entry}"
+                )
+            return entry
+        case dict() if entry and not is_option(name) and all(isinstance(value, dict) for value in entry.values()):
+            return _read_settings(name, entry)
+        case dict():
+            return read_range(name, entry)
+        case _:
+            raise ValueError(f"wrong entry {name}: expected {EXAMPLES}; received {entry!r}")
+
+
+def _read_settings(name: str, entry: dict[Any, dict[Any, Any]]) -> dict[str, dict[str, Any]]:
+    for choice, settings in entry.items():
+        for option in settings:
+            if not is_option(str(option)):
+                raise ValueError(
+                    f"wrong settings {choice} of {name}: expected options with a dot, such as model.lr: 0.1; "
+                    f"received {option}"
+                )
+    return {str(choice): settings for choice, settings in entry.items()}
+
+
+def _check_variables(axes: Mapping[str, Axis], templates: Mapping[str, str]) -> None:
+    """Check that templates name variables that exist, and that each variable is in a template."""
+    variables = [name for name, axis in axes.items() if not is_option(name) and not isinstance(axis, dict)]
+    used: set[str] = set()
+    for name, template in templates.items():
+        if re.search(r"[{}]", re.sub(r"\{.*?\}", "", template)):
+            raise ValueError(f"wrong template of {name}: expected one such as '{{n}}x100', received {template!r}")
+        for field in re.findall(r"\{(.*?)\}", template):
+            if field not in variables:
+                raise unknown_name(f"variable in the template of {name}", field, variables)
+            used.add(field)
+    for name in variables:
+        if name not in used:
+            raise ValueError(
+                f"{name} varies nothing: expected an option with a dot, such as model.lr, or a template with "
+                f"{{{name}}}; received neither"
+            )
+
+
+def _refuse_twice(axes: Mapping[str, Axis], templates: Mapping[str, str]) -> None:
+    """Refuse an option that is varied by two entries."""
+    by: dict[str, str] = {}
+    for name in [*axes, *templates]:
+        axis = axes.get(name)
+        settings = {option for values in axis.values() for option in values} if isinstance(axis, dict) else {name}
+        for option in sorted(settings):
+            if option in by:
+                raise ValueError(f"{option} is varied twice: expected one entry, received {by[option]} and {name}")
+            by[option] = name
+
+
+def _folder_name(axes: Mapping[str, Axis], draw: Mapping[str, Any]) -> str:
+    """As "sgd,lr=0.1": settings by their name, and everything else as its last name and the value."""
+    shorts = [name.rpartition(".")[2] for name in axes]
+    parts = []
+    for name, short in zip(axes, shorts, strict=True):
+        label = short if shorts.count(short) == 1 else name
+        parts.append(draw[name] if isinstance(axes[name], dict) else f"{label}={_word(draw[name])}")
+    name = re.sub(r"[^\w.,=+-]+", "_", ",".join(parts)).strip("._-") or "point"
+    if len(name) > LONGEST_NAME:
+        name = f"{name[: LONGEST_NAME - 9]}_{sha256(name.encode()).hexdigest()[:8]}"
+    return name
+
+
+def _word(value: Any) -> str:
+    """A value in a few characters."""
+    match value:
+        case {"class_path": str(path), **rest}:
+            arguments: Any = rest.get("init_args") or {}
+            return "-".join([path.rpartition(".")[2], *([_word(arguments)] if arguments else [])])
+        case dict():
+            return "-".join(f"{name}={_word(each)}" for name, each in value.items())
+        case list():
+            return "-".join(map(_word, value))
+        case float():
+            return f"{value:.10g}"
+        case _:
+            return as_text(value)
+
+
+def _distinct(names: Iterable[str]) -> list[str]:
+    """The names, with a number after each that was there before; file systems may not tell capitals apart."""
+    distinct: dict[str, str] = {}
+    for name in names:
+        number, different = 1, name
+        while different.casefold() in distinct:
+            number += 1
+            different = f"{name}_{number}"
+        distinct[different.casefold()] = different
+    return list(distinct.values())
