@@ -75,7 +75,7 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("cifar_lightning.compiled.step.compile_once", call_plainly)
     monkeypatch.setattr("cifar_lightning.training.obstacles.has_compiler", lambda: True)
-    monkeypatch.setattr("cifar_lightning.training.execution.missing_names", list)
+    monkeypatch.setattr("cifar_lightning.training.choice.missing_names", list)
 
 
 @pytest.fixture

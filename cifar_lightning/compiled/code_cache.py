@@ -16,6 +16,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from cifar_lightning.compiled.torch_internals import (
     load_ahead,
     save_ahead,
 )
+from cifar_lightning.files import write_whole
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,7 +48,7 @@ class CompileError(ValueError):
     """A step that torch can't compile."""
 
 
-def compile_once(function: Step, tensors: Sequence[Tensor], module: nn.Module, description: Any) -> Step:
+def compile_once(function: Step, tensors: Sequence[Tensor], module: nn.Module, description: Any) -> "Code":
     """Compile a function of its arguments and `tensors`, for arguments of the shapes that it is first called with.
 
     Args:
@@ -59,41 +61,53 @@ def compile_once(function: Step, tensors: Sequence[Tensor], module: nn.Module, d
     Returns:
         The function of the arguments alone. Its first call compiles, unless an equal step has left its code in the
         cache. A step that runs code of other packages is compiled anew in each process.
-
-    Raises:
-        CompileError: From the first call, if torch can't compile it.
     """
-    code: Step | None = None
-
-    def call(*args: Tensor) -> tuple[Tensor, ...]:
-        nonlocal code
-        if code is None:
-            code = _find_or_compile(function, [*args, *tensors], module, description)
-        return code(*args, *tensors)
-
-    return call
+    return Code(function, tensors, module, description)
 
 
-def _find_or_compile(function: Step, example: Sequence[Tensor], module: nn.Module, description: Any) -> Step:
-    key = key_of([module, description, example])
-    path = None if key is None else cache_folder() / f"{key}.bin"
-    modules = {"module": module}
-    if path is not None and path.is_file():
+class Code:
+    """What `compile_once` returns: a function of the arguments alone, which is compiled or found by its first call."""
+
+    def __init__(self, function: Step, tensors: Sequence[Tensor], module: nn.Module, description: Any) -> None:
+        self._function, self._tensors, self._module, self._description = function, tensors, module, description
+        self._code: Step | None = None
+        #: The file in the cache that holds it; None before the first call, and where none does.
+        self.entry: Path | None = None
+
+    def __call__(self, *args: Tensor) -> tuple[Tensor, ...]:
+        """Call the function.
+
+        Raises:
+            CompileError: From the first call, if torch can't compile it.
+        """
+        if self._code is None:
+            self._code = self._find_or_compile([*args, *self._tensors])
+        return self._code(*args, *self._tensors)
+
+    def _find_or_compile(self, example: Sequence[Tensor]) -> Step:
+        key = key_of([self._module, self._description, example])
+        path = None if key is None else cache_folder() / f"{key}.bin"
+        modules = {"module": self._module}
+        if path is not None and path.is_file():
+            try:
+                code = load_ahead(path, modules)
+            except Exception as error:  # whatever is wrong with an entry: it is made anew
+                warnings.warn(f"compiled code in {path} can't be loaded, and is compiled anew: {error}", stacklevel=1)
+            else:
+                self.entry = path
+                return code
         try:
-            return load_ahead(path, modules)
-        except Exception as error:  # whatever is wrong with an entry: it is made anew
-            warnings.warn(f"compiled code in {path} can't be loaded, and is compiled anew: {error}", stacklevel=1)
-    try:
-        code = compile_ahead(function, example)
-    except Exception as error:
-        raise CompileError(str(error) or type(error).__name__) from error
-    if path is not None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_ahead(code, path, modules)
-        except Exception as error:  # whatever is wrong with the folder or the code: it serves this process
-            warnings.warn(f"compiled code can't be kept in {path.parent}: {error}", stacklevel=1)
-    return code
+            code = compile_ahead(self._function, example)
+        except Exception as error:
+            raise CompileError(str(error) or type(error).__name__) from error
+        if path is not None:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_ahead(code, path, modules)
+                self.entry = path
+            except Exception as error:  # whatever is wrong with the folder or the code: it serves this process
+                warnings.warn(f"compiled code can't be kept in {path.parent}: {error}", stacklevel=1)
+        return code
 
 
 def seconds_to_compile(recipe: str, layers: int) -> float:
@@ -103,13 +117,21 @@ def seconds_to_compile(recipe: str, layers: int) -> float:
         recipe: What the training says of the step, before there is one.
         layers: Number of linear layers.
     """
-    return SECONDS_TO_LOAD if _mark(recipe).exists() else SECONDS_PER_LAYER * layers
+    try:
+        entry = _mark(recipe).read_text()
+    except (OSError, ValueError):  # no such file, or one that was cut short
+        entry = ""
+    known = bool(entry) and (cache_folder() / entry).is_file()
+    return SECONDS_TO_LOAD if known else SECONDS_PER_LAYER * layers
 
 
-def remember(recipe: str) -> None:
-    """Take note that a training with this recipe has left its code in the cache."""
-    if _mark(recipe).parent.is_dir():  # as it is if there is any code
-        _mark(recipe).touch()
+def remember(recipe: str, entry: Path) -> None:
+    """Take note that the code of a training with this recipe is in `entry`, a file in the cache.
+
+    In a folder that can't be written, nothing is noted.
+    """
+    with suppress(OSError):  # it only makes an estimate better
+        write_whole(_mark(recipe), entry.name.encode())
 
 
 def _mark(recipe: str) -> Path:

@@ -37,20 +37,27 @@ class Layout:
         return [parts[index].view(shape) for index, shape in enumerate(self.shapes)]
 
 
+def find_split(tensors: Sequence[Tensor]) -> str:
+    """Why tensors can't be views of one flat tensor; "" if they can."""
+    kinds = {f"{tensor.dtype} on {tensor.device}" for tensor in tensors}
+    if len(kinds) != 1:
+        return f"tensors of several dtypes or devices: {', '.join(sorted(kinds))}" if kinds else "no tensors"
+    places = sorted((t.data_ptr(), t.data_ptr() + t.nbytes) for t in tensors if t.numel())
+    if any(end > start for (_, end), (start, _) in pairwise(places)):
+        return "tensors that share memory"
+    return ""
+
+
 def flatten_(layout: Layout, tensors: Sequence[Tensor]) -> Tensor:
     """Make the tensors, which stay the same objects, views of a flat one, and return it.
 
     Raises:
         ValueError: If they differ in dtype or device, or share memory.
     """
-    kinds = {(tensor.dtype, tensor.device) for tensor in tensors}
-    if len(kinds) != 1:
-        listed = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds)) or "no tensors"
-        raise ValueError(f"tensors that can't be one: expected a single dtype and device, received {listed}")
-    places = sorted((t.data_ptr(), t.data_ptr() + t.nbytes) for t in tensors if t.numel())
-    if any(end > start for (_, end), (start, _) in pairwise(places)):
+    if split := find_split(tensors):
         raise ValueError(
-            "tensors that can't be one: expected each to have memory of its own, received some that overlap"
+            "tensors that can't be one: expected one dtype and device, and memory of its own for each; received "
+            f"{split}"
         )
     flat = layout.join([tensor.detach() for tensor in tensors])
     for tensor, view in zip(tensors, layout.views(flat), strict=True):

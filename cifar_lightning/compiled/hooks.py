@@ -1,5 +1,7 @@
 """Whether somebody watches or compiles a module or a parameter: no public name of torch says so."""
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 from torch.optim import Optimizer
@@ -27,7 +29,14 @@ def has_gradient_hooks(parameter: Tensor) -> bool:
 def has_step_hooks(optimizer: Optimizer) -> bool:
     """Whether a step of the optimizer is another one than its class's: it runs hooks, or was replaced."""
     own = vars(optimizer)
-    return any(own[name] for name in STEP_HOOKS) or any(GLOBAL_STEP_HOOKS)
+    return any(own[name] for name in STEP_HOOKS) or any(GLOBAL_STEP_HOOKS) or _is_replaced(optimizer)
+
+
+def _is_replaced(optimizer: Optimizer) -> bool:
+    """Whether the optimizer's own `step` is neither its class's nor what a schedule has wrapped around that."""
+    step: Any = vars(optimizer).get("step")
+    by_schedule = hasattr(step, "_wrapped_by_lr_sched") and step.__wrapped__ is type(optimizer).step
+    return step is not None and not by_schedule
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
-from cifar_lightning.compiled.code_cache import CompileError, compile_once
-from cifar_lightning.compiled.flat import Layout, flatten_, separate_
+from cifar_lightning.compiled.code_cache import Code, CompileError, compile_once
+from cifar_lightning.compiled.flat import Layout, find_split, flatten_, separate_
 from cifar_lightning.compiled.inductor_layers import with_faster_layers
 from cifar_lightning.compiled.torch_internals import Step
 from cifar_lightning.compiled.updates import Gradients, make_update
@@ -60,19 +61,15 @@ class CompiledStep:
         penalty: Penalty | None = None,
         on_failure: Callable[[Exception], None] | None = None,
     ) -> None:
-        self._optimizer, self._update = optimizer, make_update(optimizer)
-        self._parameters = parameters = [p for group in optimizer.param_groups for p in group["params"]]
         watched = _Penalized(model, penalty)
-        names = {id(parameter): name for name, parameter in watched.named_parameters()}
-        if set(names) != set(map(id, parameters)):
+        if misfit := find_misfit(watched, optimizer):
             raise ValueError(
-                f"not the optimizer of this model: expected the model's {len(names)} parameters in it, received "
-                f"{len(parameters)} others or in part"
+                "no compiled step of this model: expected an optimizer of exactly its parameters, each trained, of one "
+                f"layer alone, with memory of its own, and all of one dtype and device; received {misfit}"
             )
-        if len(dict(model.named_parameters(remove_duplicate=False))) > len(names):
-            raise ValueError("tied parameters: expected each to be of one layer alone, received some of several")
-        if not all(parameter.requires_grad for parameter in parameters):
-            raise ValueError("frozen parameters: expected all to require gradients, received some that don't")
+        names = {id(parameter): name for name, parameter in watched.named_parameters()}
+        self._optimizer, self._update = optimizer, make_update(optimizer)
+        self._parameters = parameters = _parameters_of(optimizer)
         self._layout = Layout(tuple(tuple(parameter.shape) for parameter in parameters))
         self._kept = self._update.tensors if self._update else [parameters]  # each list in the parameters' order
         self._flat = [flatten_(self._layout, tensors) for tensors in self._kept]
@@ -91,6 +88,11 @@ class CompiledStep:
     def is_compiled(self) -> bool:
         """Whether the step runs compiled code; not if torch could not compile it."""
         return self._compiled is not self._eager
+
+    @property
+    def entry(self) -> Path | None:
+        """The file in the code cache that holds the step's code; None before the first step, and where none does."""
+        return self._compiled.entry if isinstance(self._compiled, Code) else None
 
     def _make_eager(self, model: "_Penalized", clip: Clip | None) -> Step:
         def step(inputs: Tensor, targets: Tensor, factors: Tensor) -> tuple[Tensor, ...]:
@@ -183,6 +185,27 @@ class _Penalized(nn.Module):
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor | float]:
         """Map inputs (B, ...) to logits (B, C) and the penalty ()."""
         return self.model(inputs), self.penalty(self.model) if self.penalty else 0.0
+
+
+def find_misfit(model: nn.Module, optimizer: Optimizer) -> str:
+    """Why there can be no compiled step of a model and its optimizer; "" if there can.
+
+    The parameters have to be exactly the optimizer's, all of them trained, each of one layer, and such as can be views
+    of one flat tensor.
+    """
+    parameters = _parameters_of(optimizer)
+    count, others = len(list(model.parameters())), set(map(id, model.parameters())) ^ set(map(id, parameters))
+    if others:
+        return f"an optimizer of {len(parameters)} parameters, not the model's {count}"
+    if len(list(model.named_parameters(remove_duplicate=False))) > count:
+        return "tied parameters: some are of several layers"
+    if not all(parameter.requires_grad for parameter in parameters):
+        return "frozen parameters"
+    return find_split(parameters)
+
+
+def _parameters_of(optimizer: Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def has_compiler() -> bool:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cifar_lightning.compiled.hooks import MODULE_HOOKS, has_gradient_hooks, has_hooks, has_step_hooks
@@ -19,15 +19,12 @@ KINDS = (
     "an option of the optimizer",
     "the hooks of a module",
     "the hooks of a parameter",
-    "where a parameter is",
+    "where a parameter or a buffer is",
     "the optimizer's state",
-    "the hooks of the optimizer",
+    "the step of the optimizer",
 )
-#: Attributes of modules of which a change makes another network, beside the modules' own.
-OPTIONS = (
-    *("p", "eps", "momentum", "track_running_stats", "l1", "l2"),
-    *("negative_slope", "alpha", "beta", "threshold", "approximate", "inplace"),
-)
+#: Types of the attributes of modules that are options: numbers, names, choices.
+OPTION_TYPES = (int, float, str, tuple, type(None))
 
 
 def find_hooks(module: nn.Module) -> str:
@@ -36,6 +33,16 @@ def find_hooks(module: nn.Module) -> str:
         if has_hooks(child):
             return f"hooks of {name or type(module).__name__}"
     return "hooks of parameters" if any(map(has_gradient_hooks, module.parameters())) else ""
+
+
+def _is_option(name: str, value: Any) -> bool:
+    """Whether an attribute of a module is an option; its mode and what begins with an underscore are torch's."""
+    return isinstance(value, OPTION_TYPES) and not name.startswith("_") and name != "training"
+
+
+def _comparable(value: Any) -> Any:
+    """The value of an option; what stands for one that something else, a tensor say, has replaced."""
+    return value if isinstance(value, OPTION_TYPES) else id(value)
 
 
 class Watch:
@@ -51,7 +58,8 @@ class Watch:
     def __init__(self, module: nn.Module, optimizer: Optimizer | None) -> None:
         self._own = [vars(child) for child in module.modules()]
         self._children = [children for own in self._own if (children := own["_modules"])]
-        self._options = [(own, name) for own in self._own for name in OPTIONS if name in own]
+        self._buffers = [own["_buffers"] for own in self._own if own["_buffers"]]
+        self._options = [(own, name) for own in self._own for name, value in own.items() if _is_option(name, value)]
         self._hooks = [own[name] for own in self._own for name in MODULE_HOOKS]
         self._parameters = list(module.parameters())
         self._optimizer = optimizer
@@ -65,15 +73,18 @@ class Watch:
             [own["training"] for own in self._own],
             list(map(len, self._own)),  # to which a method that is set on an instance adds
             [list(children.values()) for children in self._children],
-            [own[name] for own, name in self._options],
+            [_comparable(own.get(name)) for own, name in self._options],
             [parameter.requires_grad for parameter in self._parameters],
             [value for group in groups for name, value in group.items() if name not in RATES],
             list(filter(None, self._hooks)),
             [p for p in self._parameters if p._backward_hooks or p._post_accumulate_grad_hooks],
-            [parameter.data_ptr() for parameter in self._parameters],
+            [t.data_ptr() for t in (*self._parameters, *self._tensors())],
             [id(kept) for kept in (*groups, *states)],
             has_step_hooks(self._optimizer) if self._optimizer else False,
         )
+
+    def _tensors(self) -> list[Tensor]:
+        return [buffer for buffers in self._buffers for buffer in buffers.values() if buffer is not None]
 
     def find_change(self) -> str:
         """What has changed since the beginning; "" for nothing."""

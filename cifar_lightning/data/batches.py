@@ -71,7 +71,12 @@ class Batches(NamedTuple):
         """Yield the batches, their images as float32: compiled code would convert bytes wherever it uses them."""
         count, dim = self.size * max(1, CONVERTED // self.size), self.labels.ndim - 1
         for images, labels in zip(self.images.split(count, dim), self.labels.split(count, dim), strict=True):
-            yield from zip(images.float().split(self.size, dim), labels.split(self.size, dim), strict=True)
+            yield from zip(as_floats(images).split(self.size, dim), labels.split(self.size, dim), strict=True)
+
+
+def as_floats(images: Tensor) -> Tensor:
+    """The images as float32 if they are bytes, otherwise as they are."""
+    return images.float() if images.dtype == torch.uint8 else images
 
 
 class InMemoryImages(Dataset[tuple[Tensor, Tensor]]):
@@ -140,7 +145,7 @@ class BatchOrder(DistributedSampler[Tensor]):
         self.size, self.batch_size = len(data), batch_size
         self.position = 0  # batches of this epoch that were handed out
         self._start = 0
-        #: If set, batches are handed out in lists, each as long as this says then.
+        #: If set, says how many batches come next, as a list if they are several.
         self.batches_at_once: Callable[[], int] | None = None
 
     def __len__(self) -> int:
@@ -160,7 +165,7 @@ class BatchOrder(DistributedSampler[Tensor]):
             if stop - start > 1 and batches[stop - 1].shape[-1] > batches[start].shape[-1]:
                 stop -= 1  # a last batch with one image more comes alone: `Batches` knows one size
             self.position = stop
-            yield batches[start:stop] if self.batches_at_once else batches[start]
+            yield batches[start:stop] if stop - start > 1 else batches[start]
             start = stop
 
     def _batches(self) -> list[Tensor]:

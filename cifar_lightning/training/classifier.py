@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cifar_lightning.compiled.hooks import has_hooks
-from cifar_lightning.data.batches import Batches
+from cifar_lightning.data.batches import Batches, as_floats
 from cifar_lightning.nn.mlp import DeepMLP, weight_penalty
 from cifar_lightning.nn.standardize import Standardize
 from cifar_lightning.nn.temperature import Temperature
@@ -31,7 +31,7 @@ from cifar_lightning.training.adopt_data import adopt_data
 from cifar_lightning.training.cycle import Cycle
 from cifar_lightning.training.divergence import check_loss
 from cifar_lightning.training.epoch_metrics import EpochMetrics
-from cifar_lightning.training.execution import Execution, Executor
+from cifar_lightning.training.execution import Executor, StopAtException
 from cifar_lightning.training.lightning_internals import averaged_modules, is_fitting
 from cifar_lightning.training.obstacles import find_own_steps
 from cifar_lightning.training.plateau import plateau_configs, step_plateau_schedulers
@@ -112,10 +112,16 @@ class MLPClassifier(LightningModule):
     # --------------------------------------------------------------------------------------------- before the steps
 
     def configure_callbacks(self) -> list[Callback]:
-        """None: this only is asked first, before a callback acts that is not for this network."""
-        if is_fitting(self):
-            checks.check_callbacks(self.trainer.callbacks)  # type: ignore[attr-defined]
-        return []
+        """The callback that cleans up after an exception, once a trainer.
+
+        Raises:
+            ValueError: For a callback that is not for this network; it is asked here, before any acts.
+        """
+        if not is_fitting(self):
+            return []
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        checks.check_callbacks(callbacks)
+        return [] if any(isinstance(callback, StopAtException) for callback in callbacks) else [StopAtException()]
 
     def setup(self, stage: str) -> None:
         """Take over the data module's classes and statistics, unless the network was trained with its own already.
@@ -124,7 +130,6 @@ class MLPClassifier(LightningModule):
             ValueError: If the data module's classes or scaling contradict them.
         """
         if stage == "fit":
-            self.executor.stop(self.trainer)  # what an interrupted fit leaves behind
             self.train_metrics.reset()
             self.cycle.start(self.trainer)
         trained = () if stage == "fit" else self.classes
@@ -153,13 +158,8 @@ class MLPClassifier(LightningModule):
     def on_fit_start(self) -> None:
         """Choose how the steps are executed."""
         checks.check_validated(self._schedule, self.trainer.enable_validation)
-        self.executor.start(self.trainer, self.choose_execution())
-
-    def choose_execution(self, networks: int = 1) -> Execution:
-        """How the steps of the present training, of so many networks at once, had best be executed."""
-        examples = networks * (self._batch_size or 32)
-        own = find_own_steps(self, MLPClassifier)
-        return self.executor.choose(self.trainer, self, self.network.linears(), examples, own)
+        linears, size, own = self.network.linears(), self._batch_size or 32, find_own_steps(self, MLPClassifier)
+        self.executor.start(self.trainer, self.executor.choose(self.trainer, self, linears, size, own))
 
     @property
     def _batch_size(self) -> Any:
@@ -174,7 +174,8 @@ class MLPClassifier(LightningModule):
         """Get ready with the optimizer as a checkpoint may have restored it."""
         l1, l2 = self.network.l1, self.network.l2
         penalty = partial(weight_penalty, l1=l1, l2=l2) if l1 or l2 else None
-        self.executor.prepare_step(self.trainer, self._layers(), self._batch_size, penalty)
+        obstacle = find_own_steps(self, MLPClassifier)
+        self.executor.prepare_step(self.trainer, self._layers(), self._batch_size, penalty, obstacle)
         self.cycle.begin(self.trainer)
 
     def _layers(self) -> nn.Module:
@@ -187,21 +188,27 @@ class MLPClassifier(LightningModule):
 
     # --------------------------------------------------------------------------------------------------- the steps
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Leave compiled code if steps are not any more what was compiled."""
+        if not isinstance(batch, Batches):  # for several there was a look before they were handed out
+            self.executor.look_again(self.trainer)
+
     def training_step(self, batch: Batch | Batches, batch_idx: int) -> Tensor:
         """Return the loss of a batch; if compiled, train on one or several batches and return the last loss."""
         if batch_idx == 0:
             checks.check_batch(batch[0], batch[1], self.network.output.out_features, self.standardize)
             checks.check_batch_norm(self.network, batch.size if isinstance(batch, Batches) else len(batch[1]))
-        batches: Iterable[Batch] = batch.split() if isinstance(batch, Batches) else [batch]
         if self.executor.step is None:
-            ((images, labels),) = batches
+            assert not isinstance(batch, Batches), "a plain step is handed one batch"
+            images, labels = batch
             logits = self(images)
             loss = F.cross_entropy(logits, labels) + self.network.penalty()
             if self.executor.execution is not None:  # a finder's sweep may diverge
                 check_loss(self, loss, images)
             self._record(logits.detach(), labels, loss)
             return loss
-        for loss, logits, labels in self.executor.run(self.trainer, self, batches, self.network.penalty):
+        batches = batch.split() if isinstance(batch, Batches) else [(as_floats(batch[0]), batch[1])]
+        for loss, logits, labels in self.executor.run(self.trainer, batches):
             self.network.constrain_()
             self._record(logits, labels, loss)
         return loss

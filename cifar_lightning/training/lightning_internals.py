@@ -7,8 +7,9 @@ one fails there, in a line that names it.
 import os
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from itertools import chain, islice, repeat
 from math import ceil
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -45,27 +46,53 @@ def count_optimizer_steps(trainer: Trainer) -> int | None:
     with wrong batches in silence.
     """
     limits = [trainer.max_steps] if trainer.max_steps != -1 else []
-    loader = train_loader(trainer)
-    try:
-        batches = len(loader)
-    except (TypeError, NotImplementedError):  # a stream
-        batches = None
+    batches = _batches_per_epoch(trainer)
     if batches is not None and trainer.max_epochs not in (None, -1):
-        connector = trainer._accelerator_connector
-        sharded = not connector.use_distributed_sampler or isinstance(
-            getattr(loader, "sampler", None), DistributedSampler
-        )
-        if connector.is_distributed and not sharded:
-            batches = ceil(batches / trainer.world_size)
-        limit = trainer.limit_train_batches
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         limits.append(sum(ceil(batches / each) * epochs for each, epochs in _accumulations(trainer)))
     return min(limits, default=None)
 
 
+class PlannedStep(NamedTuple):
+    """An optimizer step of a training that is to come."""
+
+    epoch: int
+    batch: int  # of the epoch, the last that it takes, counted from 1
+    batches: int  # in the epoch
+
+
+def planned_steps(trainer: Trainer) -> list[PlannedStep] | None:
+    """The optimizer steps of a whole training, or None if they can't be known."""
+    batches, total = _batches_per_epoch(trainer), count_optimizer_steps(trainer)
+    if batches is None or total is None:
+        return None
+    every = chain.from_iterable(repeat(each, epochs) for each, epochs in _accumulations(trainer))
+    steps = (
+        PlannedStep(epoch, min(end, batches), batches)
+        for epoch, each in enumerate(every)
+        for end in range(each, batches + each, each)
+    )
+    return list(islice(steps, total))
+
+
+def _batches_per_epoch(trainer: Trainer) -> int | None:
+    """Number of training batches of this rank in an epoch; None if it can't be known."""
+    loader = train_loader(trainer)
+    try:
+        batches = len(loader)
+    except (TypeError, NotImplementedError):  # a stream
+        return None
+    connector = trainer._accelerator_connector
+    sharded = not connector.use_distributed_sampler or isinstance(getattr(loader, "sampler", None), DistributedSampler)
+    if connector.is_distributed and not sharded:
+        batches = ceil(batches / trainer.world_size)
+    limit = trainer.limit_train_batches
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
+
 def _accumulations(trainer: Trainer) -> list[tuple[int, int]]:
     """Numbers of batches that make an optimizer step, each with the number of epochs that it holds for."""
-    last = trainer.max_epochs or 0
+    # (Without a limit of epochs, there is an epoch a step at most.)
+    last = trainer.max_steps if trainer.max_epochs in (None, -1) else trainer.max_epochs
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, GradientAccumulationScheduler):
             starts = [epoch for epoch in sorted(callback.scheduling) if epoch < last]
@@ -85,6 +112,13 @@ def stop_before_training(trainer: Trainer) -> None:
     trainer.should_stop = True
 
 
+def to_device(trainer: Trainer, batch: Any) -> Any:
+    """A loader's batch as the training step takes it, by the hooks of the data and the module."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
 # --------------------------------------------------------------------------------------------------- steps of a fit
 
 
@@ -95,11 +129,6 @@ def leave_out_backward(trainer: Trainer, skip: bool) -> None:
     own StochasticWeightAveraging uses this switch.
     """
     trainer.fit_loop._skip_backward = skip
-
-
-def leaves_out_backward(trainer: Trainer) -> bool:
-    """Whether `leave_out_backward` is on."""
-    return trainer.fit_loop._skip_backward
 
 
 def detects_anomalies(trainer: Trainer) -> bool:

@@ -16,12 +16,12 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim import LBFGS
 
-from cifar_lightning.compiled.step import has_compiler
+from cifar_lightning.compiled.step import find_misfit, has_compiler
 from cifar_lightning.compiled.watch import find_hooks
 from cifar_lightning.training.lightning_internals import detects_anomalies
 from cifar_lightning.training.resume import ExactResume
 
-#: Callbacks that can follow several steps at once.
+#: Callbacks that can follow several steps at once; a subclass with hooks of its own can't, unless it is a progress bar.
 PATIENT_CALLBACKS = (ExactResume, ModelCheckpoint, ProgressBar, Timer)
 #: Callbacks that change what a step is in the course of a training.
 REBUILDERS = (BaseFinetuning, GradientAccumulationScheduler, ModelPruning, StochasticWeightAveraging)
@@ -30,7 +30,10 @@ GRADIENT_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backwar
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 #: What a subclass's own makes its steps other ones than those that are compiled.
-STEP_METHODS = ("training_step", "backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping")
+STEP_METHODS = (
+    *("training_step", "backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping"),
+    "on_train_batch_start",  # in which a compiled training looks whether it still is what was compiled
+)
 
 
 def find_obstacle(trainer: Trainer, module: LightningModule) -> str:
@@ -54,8 +57,8 @@ def find_obstacle(trainer: Trainer, module: LightningModule) -> str:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, REBUILDERS):
             return type(callback).__name__
-    if not all(parameter.requires_grad for parameter in module.parameters()):
-        return "frozen parameters"
+    if misfit := find_misfit(module, trainer.optimizers[0]):
+        return misfit
     if hooks := find_hooks(module):
         return hooks
     watcher = _first(_names_with(trainer, module, GRADIENT_HOOKS))
@@ -78,10 +81,11 @@ def find_watcher(trainer: Trainer, module: LightningModule) -> str:
 def _names_with(trainer: Trainer, module: LightningModule, hooks: Sequence[str]) -> Iterator[str]:
     """Names of the callbacks, and the module, that have one of the hooks."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        overrides = any(is_overridden(hook, callback, Callback) for hook in hooks)
-        if overrides and not isinstance(callback, PATIENT_CALLBACKS):
+        known = next((cls for cls in PATIENT_CALLBACKS if isinstance(callback, cls)), Callback)
+        if known is not ProgressBar and any(is_overridden(hook, callback, known) for hook in hooks):
             yield type(callback).__name__
-    if any(is_overridden(hook, module, LightningModule) for hook in hooks):
+    # (Own step methods are looked for elsewhere: `find_own_steps`.)
+    if any(is_overridden(hook, module, LightningModule) for hook in set(hooks) - set(STEP_METHODS)):
         yield type(module).__name__
 
 

@@ -265,10 +265,30 @@ def test_an_equal_step_finds_the_code_and_computes_the_same(cache):
     assert all(map(torch.equal, values, found_values))
     assert train(lr=0.2)[0] != losses
     assert traced() == before + 1
+    step = step_of()
+    assert step.entry is None
+    step(torch.randn(16, 12), torch.arange(16) % 3)
+    assert [step.entry] == list(cache.glob("*.bin"))
+
+
+def test_code_is_known_while_it_is_there(cache):
+    cache.mkdir(parents=True)
+    entry = cache / "key.bin"
+    entry.touch()
     assert code_cache.seconds_to_compile("a recipe", 21) == 21
-    code_cache.remember("a recipe")
+    code_cache.remember("a recipe", entry)
     assert code_cache.seconds_to_compile("a recipe", 21) == 2
     assert code_cache.seconds_to_compile("another", 21) == 21
+    entry.unlink()
+    assert code_cache.seconds_to_compile("a recipe", 21) == 21
+    next(cache.glob("*.known")).write_bytes(b"")
+    assert code_cache.seconds_to_compile("a recipe", 21) == 21
+
+
+def test_where_nothing_can_be_written_nothing_is_remembered(cache):
+    cache.parent.write_text("a file, where a folder would be")
+    code_cache.remember("a recipe", cache / "key.bin")
+    assert code_cache.seconds_to_compile("a recipe", 21) == 21
 
 
 @pytest.mark.slow

@@ -152,9 +152,12 @@ def test_tensors_have_memory_of_their_own_again_after_the_end(optimizer):
     ("change", "message"),
     [
         (lambda model: model.output.bias.requires_grad_(False), "frozen parameters"),
-        (lambda model: model.output.float(), "expected a single dtype and device, received .*float32.*float64"),
-        (lambda model: setattr(model.hidden[1].linear.bias, "data", model.hidden[0].linear.bias.data), "overlap"),
-        (lambda model: setattr(model, "more", nn.Linear(1, 1)), "not the optimizer of this model"),
+        (lambda model: model.output.float(), "received tensors of several dtypes or devices: .*float32.*float64"),
+        (lambda model: setattr(model.hidden[1].linear.bias, "data", model.hidden[0].linear.bias.data), "share memory"),
+        (
+            lambda model: setattr(model, "more", nn.Linear(1, 1)),
+            "an optimizer of 8 parameters, not the model's 10",
+        ),
         (lambda model: setattr(model, "again", model.output), "tied parameters"),
     ],
 )

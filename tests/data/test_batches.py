@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, random_split
 
-from cifar_lightning.data.batches import BatchOrder, InMemoryImages, ResumableLoader, make_loader, split_indices
+from cifar_lightning.data.batches import (
+    Batches,
+    BatchOrder,
+    InMemoryImages,
+    ResumableLoader,
+    as_floats,
+    make_loader,
+    split_indices,
+)
 
 LABELS = torch.arange(1000) % 10
 
@@ -84,7 +92,7 @@ def test_a_single_image_left_over_joins_the_batch_before_it(n, batch_size, ranks
         order = BatchOrder(range(n), batch_size, True, 0, ranks, rank)
         plain = list(order._order()[rank::ranks].split(batch_size))
         order.batches_at_once = at_once and (lambda: at_once)
-        batches = list(itertools.chain.from_iterable(order)) if at_once else list(order)
+        batches = list(itertools.chain.from_iterable(each if isinstance(each, list) else [each] for each in order))
         assert torch.equal(torch.cat(batches), torch.cat(plain))
         sizes, share = [len(batch) for batch in batches], -(-n // ranks)
         assert len(order) == order.position == len(sizes)
@@ -104,13 +112,18 @@ def test_only_in_training_are_single_images_joined(n, batch_size, sizes):
     assert [len(batch) for batch in in_order] == [len(part) for part in torch.arange(n).split(batch_size)]
 
 
+def batches_of(item):
+    """What an item of a loader holds: a batch, or several."""
+    return item.split() if isinstance(item, Batches) else [item]
+
+
 @pytest.mark.parametrize("at_once", [1, 2, 3, 50])
 def test_a_larger_last_batch_is_handed_out_alone(at_once):
     split = InMemoryImages(torch.randint(256, (22, 2), dtype=torch.uint8), torch.arange(22))
     order = BatchOrder(split, 7, True, seed=5)  # 7, 7 and 8
     expected = [labels.tolist() for _, labels in make_loader(split, order)]
     order.batches_at_once = lambda: at_once
-    batches = [labels.tolist() for item in make_loader(split, order) for _, labels in item.split()]
+    batches = [labels.tolist() for item in make_loader(split, order) for _, labels in batches_of(item)]
     assert batches == expected
     assert [len(batch) for batch in batches] == [7, 7, 8]
 
@@ -166,9 +179,9 @@ def test_several_batches_at_once_are_the_same_batches(at_once):
     several.sampler.batches_at_once = lambda: at_once
     items = list(several)
     assert len(items) == -(-72 // at_once)
-    batches = itertools.chain.from_iterable(item.split() for item in items)
+    batches = itertools.chain.from_iterable(map(batches_of, items))
     for (x, y), (ours, our_labels) in zip(one_by_one, batches, strict=True):
-        assert torch.equal(ours, x.float())
+        assert torch.equal(as_floats(ours), x.float())
         assert torch.equal(our_labels, y)
 
 

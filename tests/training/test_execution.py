@@ -1,5 +1,6 @@
 import copy
 import csv
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +16,10 @@ from lightning.pytorch.callbacks import (
 
 from cifar_lightning import CIFAR10DataModule, MLPClassifier
 from cifar_lightning.compiled.code_cache import CompileError
-from cifar_lightning.training import execution
-from cifar_lightning.training.execution import Executor, choose_execution
+from cifar_lightning.compiled.step import CompiledStep
+from cifar_lightning.training import choice, execution
+from cifar_lightning.training.choice import choose_execution
+from cifar_lightning.training.execution import Executor
 
 BASE = [
     f"--config={ROOT}/configs/one_cycle.yaml",
@@ -206,7 +209,7 @@ class WatchesGradients(Callback):
         pass
 
 
-def choose(compile="always", module=None, seconds=0.0, **flags):
+def choose(compile="always", module=None, seconds=lambda threads: 0.0, **flags):
     module = module or MLPClassifier(hidden_sizes=[4])
     trainer = Trainer(accelerator="cpu", logger=False, max_steps=50_000, **flags)
     trainer.strategy.connect(module)
@@ -254,13 +257,53 @@ def test_a_subclass_with_steps_of_its_own_is_trained_plainly():
     module.executor = Executor("always")
     module.trainer = Trainer(accelerator="cpu", logger=False)
     with pytest.raises(ValueError, match="can't be compiled: expected .*; received Own.training_step"):
-        module.choose_execution()
+        module.on_fit_start()
 
 
 def test_frozen_parameters_are_trained_plainly():
     module = MLPClassifier(hidden_sizes=[4])
     module.network.output.requires_grad_(False)
     assert choose("auto", module).reason == "frozen parameters"
+
+
+class OutputOnly(MLPClassifier):
+    def configure_optimizers(self):
+        return torch.optim.NAdam(self.network.output.parameters())
+
+
+class Tied(MLPClassifier):
+    def __init__(self, **network):
+        super().__init__(**network)
+        self.network.hidden[2].linear.weight = self.network.hidden[1].linear.weight
+
+
+class TwoDtypes(MLPClassifier):
+    def __init__(self, **network):
+        super().__init__(**network)
+        self.extra = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("cls", "reason"),
+    [
+        (OutputOnly, "an optimizer of 2 parameters, not the model's 8"),
+        (Tied, "tied parameters: some are of several layers"),
+        (TwoDtypes, "tensors of several dtypes or devices: torch.float32 on cpu, torch.float64 on cpu"),
+    ],
+)
+def test_a_network_that_does_not_suit_a_compiled_step_is_trained_plainly(capsys, monkeypatch, cls, reason):
+    monkeypatch.setattr(execution, "seconds_to_compile", lambda recipe, layers: 0.0)
+    monkeypatch.setattr(cls, "forward", lambda self, images: self.network(images.flatten(1).float()))
+    module = cls(hidden_sizes=[4, 4, 4])
+    data = CIFAR10DataModule(source="synthetic", synthetic_size=100, val_size=20, batch_size=40)
+    trainer = Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.fit(module, data)
+    assert f"Training steps: plain, 1 thread ({reason})" in capsys.readouterr().out
+    assert trainer.global_step == 2
 
 
 @pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
@@ -280,15 +323,15 @@ def test_a_subclass_that_follows_each_batch_gets_each_batch():
 
 @pytest.mark.parametrize(("steps", "compiled"), [(None, True), (5000, True), (4999, False)])
 def test_auto_compiles_only_what_is_long_enough(monkeypatch, steps, compiled):
-    monkeypatch.setattr(execution, "count_optimizer_steps", lambda trainer: steps)
-    chosen = choose("auto", seconds=20.0)
+    monkeypatch.setattr(choice, "count_optimizer_steps", lambda trainer: steps)
+    chosen = choose("auto", seconds=lambda threads: 20.0)
     assert chosen.compiled == compiled
     assert chosen.reason == ("" if compiled else "compiling may take 20 s, more than 4,999 steps win back")
 
 
 def test_on_a_torch_that_lacks_a_name_steps_are_plain_or_refused(monkeypatch):
-    monkeypatch.setattr(execution, "missing_names", lambda: ["torch.compiler.load_compiled_function"])
-    monkeypatch.setattr(execution, "count_optimizer_steps", lambda trainer: None)
+    monkeypatch.setattr(choice, "missing_names", lambda: ["torch.compiler.load_compiled_function"])
+    monkeypatch.setattr(choice, "count_optimizer_steps", lambda trainer: None)
     expected = f"torch {torch.__version__} without torch.compiler.load_compiled_function"
     assert choose("auto").reason == expected
     assert choose("never").reason == ""
@@ -297,10 +340,39 @@ def test_on_a_torch_that_lacks_a_name_steps_are_plain_or_refused(monkeypatch):
 
 
 def test_on_a_torch_newer_than_tested_auto_trains_plainly(monkeypatch):
-    monkeypatch.setattr(execution, "is_newer_than_tested", lambda: True)
-    monkeypatch.setattr(execution, "count_optimizer_steps", lambda trainer: None)
+    monkeypatch.setattr(choice, "is_newer_than_tested", lambda: True)
+    monkeypatch.setattr(choice, "count_optimizer_steps", lambda trainer: None)
     assert "compiled steps are not tested with torch" in choose("auto").reason
     assert choose("always").compiled
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("entry", [None, Path("key.bin")])
+def test_code_is_remembered_once_and_only_where_it_is_kept(monkeypatch, entry):
+    remembered, asked = [], []
+    monkeypatch.setattr(CompiledStep, "entry", entry)
+    monkeypatch.setattr(execution, "remember", lambda *args: remembered.append(args))
+    monkeypatch.setattr(execution, "seconds_to_compile", lambda recipe, layers: asked.append(recipe) or 0.0)
+    data = CIFAR10DataModule(source="synthetic", synthetic_size=100, val_size=20, batch_size=10)
+    for batch_norm in (False, True):
+        module = MLPClassifier(hidden_sizes=[4], normalization="batch" if batch_norm else "none")
+        trainer = Trainer(max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False)
+        trainer.fit(module, data)
+        assert module.executor.execution.compiled
+    assert len(remembered) == (0 if entry is None else 2)
+    if entry is not None:
+        assert [kept for _, kept in remembered] == [entry] * 2
+        (first, _), (second, _) = remembered
+        assert first != second
+        assert first in asked
+
+
+def test_code_for_another_number_of_threads_is_not_known(monkeypatch):
+    torch.set_num_threads(2)
+    monkeypatch.setattr(choice, "choose_threads", lambda *args: 2)
+    monkeypatch.setattr(choice, "count_optimizer_steps", lambda trainer: 1000)
+    assert not choose("auto", seconds=lambda threads: {1: 2.0, 2: 20.0}[threads]).compiled
+    assert choose("auto", seconds=lambda threads: {1: 20.0, 2: 2.0}[threads]).compiled
 
 
 @pytest.mark.filterwarnings("ignore")
