@@ -13,8 +13,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from optuna.trial import Trial
 
-from cifar_lightning.cli.mistakes import DEBUG_VARIABLE
 from cifar_lightning.cli.main import CLI
+from cifar_lightning.cli.mistakes import DEBUG_VARIABLE
 
 #: In a trial's folder while it trains: the file that its process holds locked.
 RUNNING = ".running"
