@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import torch
@@ -141,8 +142,11 @@ def _mark(recipe: str) -> Path:
 
 def cache_folder() -> Path:
     """Where code is kept: in TORCHINDUCTOR_CACHE_DIR, or else in the user's own folder of caches."""
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or caches) / PACKAGE
+    named = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
+    path = Path(named)
+    if path.name.startswith("torchinductor_") and path.parent == Path(gettempdir()):
+        named = ""  # it was torch that named it, as it does once Inductor is imported
+    return Path(named or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / PACKAGE
 
 
 def key_of(step: Any) -> str | None:

@@ -8,6 +8,7 @@ from types import MethodType
 import pytest
 import torch
 from torch import nn
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch.overrides import TorchFunctionMode
 
 from cifar_lightning import DeepMLP
@@ -253,6 +254,18 @@ def traced():
 def cache(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache" / "cifar_lightning"
+
+
+def test_the_folder_is_the_user_s_own_whatever_torch_has_set(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert code_cache.cache_folder() == tmp_path / "cifar_lightning"
+    cache_dir()  # as Inductor does: it sets the variable
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"]
+    assert code_cache.cache_folder() == tmp_path / "cifar_lightning"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "named"))
+    assert code_cache.cache_folder() == tmp_path / "named" / "cifar_lightning"
 
 
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
