@@ -16,7 +16,6 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from cifar_lightning import __version__
 from cifar_lightning.cli.extras import EXTRAS, install_command, missing_modules
 
 PROVIDE_DATA = (
@@ -43,18 +42,13 @@ class Finding:
 
 def check_versions() -> Finding:
     """Versions, and whether they are those that the package requires."""
-    found = {name: _version(name) for name in LIBRARIES}
     python = f"Python {platform.python_version()} on {platform.system()} ({platform.machine()})"
-    texts = [f"cifar_lightning {__version__}", python, *(f"{name} {version}" for name, version in found.items())]
+    texts = [python, *(f"{name} {_version(name) or 'not installed'}" for name in ("cifar_lightning", *LIBRARIES))]
     try:
         requirements = _requirements()
     except metadata.PackageNotFoundError:
         return Finding("versions", ", ".join(texts), "pip install . in the checkout: the package is not installed")
-    wrong = [
-        f'"{requirement.name}{requirement.specifier}"'
-        for requirement in requirements
-        if not requirement.specifier.contains(_version(requirement.name), prereleases=True)
-    ]
+    wrong = [f'"{requirement.name}{requirement.specifier}"' for requirement in requirements if not _fits(requirement)]
     return Finding("versions", ", ".join(texts), f"pip install {' '.join(wrong)}" if wrong else "")
 
 
@@ -62,7 +56,12 @@ def _version(name: str) -> str:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return "0"
+        return ""
+
+
+def _fits(requirement: Requirement) -> bool:
+    version = _version(requirement.name)
+    return bool(version) and requirement.specifier.contains(version, prereleases=True)
 
 
 def _requirements() -> list[Requirement]:
