@@ -3,71 +3,60 @@
 import re
 import shlex
 
-import pytest
 from conftest import ROOT, SMALL
 from PIL import Image
 
-from cifar_lightning.experiments.search.__main__ import main as search
-from cifar_lightning.experiments.study.__main__ import main as study
+from cifar_lightning.__main__ import COMMANDS, run
 
 README = (ROOT / "README.md").read_text()
-COMMANDS = [
+SHOWN = [
     line.split("  #")[0].strip()
     for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
     for line in block.replace("\\\n", " ").splitlines()
     if line.strip() and not line.startswith("#")
 ]
+MORE = {"study": ["--out=study"], "search": ["--trials=1"]}
 QUICK = ["--trainer.max_epochs=2", "--trainer.limit_train_batches=4"]
 
 
-def test_commands(run, tmp_path, monkeypatch):
+def status(words):
+    """The exit status of a command line, run in this process."""
+    try:
+        run(words)
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+def test_commands(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which a study would set
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "pictures").mkdir()
     Image.new("RGB", (40, 30)).save(tmp_path / "pictures" / "a.png")
-    ran = 0
-    for command in COMMANDS:
-        words = [word for word in shlex.split(command) if not word.startswith("CIFAR10_DIR=")]
-        match words[0]:
-            case "scripts/fit":
-                args = ["fit", *words[1:]]
-                if not any(word.startswith(("--config", "--ckpt_path")) for word in words):
-                    args[1:1] = ["--config", "configs/one_cycle.yaml"]
-            case "lightning" | "cifar-lightning":
-                args = words[1:]
-                if args == ["--print_completion", "shtab-bash"]:
-                    continue  # takes long, and test_shell_completion does it
-            case "python" if words[1:3] == ["-m", "cifar_lightning"]:
-                args = words[3:]
-            case "scripts/find_lr":
-                args = ["fit", *words[1:], "--trainer.callbacks+=LRFinder", "--trainer.callbacks.stop=true"]
-            case "scripts/sweep":
-                args = ["fit", *words[2:], "--trainer.callbacks+=Sweep", f"--trainer.callbacks.vary={words[1]}"]
-            case "scripts/study":
-                assert study([*words[1:], "--out=study", *SMALL, *QUICK]) == 0
-                ran += 1
-                continue
-            case "scripts/plot_schedule":
-                args = ["fit", *words[1:], "--trainer.callbacks+=SchedulePlot"]
-            case "scripts/search":
-                search([*words[1:], *SMALL, *QUICK, "--trials=1"])
-                ran += 1
-                continue
-            case "scripts/signals":
-                args = ["fit", *words[1:], "--trainer.callbacks+=SignalPicture", "--trainer.callbacks.stop=true"]
-            case _:
-                pytest.fail(f"the README shows a command that no test knows: {command}")
-        ran += 1
-        if "gpu" in args or any(arg.startswith(("--print", "--help")) for arg in args):
-            with pytest.raises(SystemExit) as stop:
-                run(*args, *([] if "gpu" not in args else ["--print_config"]))
-            assert stop.value.code in (0, None), command
-        elif args[0] == "fit":
-            enough = ["--data.synthetic_size=2000"] if "two_classes" in command else []  # for 200 images of two
-            run(*args, *SMALL, *QUICK, *enough)
+    for line in SHOWN:
+        script, *words = [word for word in shlex.split(line) if not word.startswith("CIFAR10_DIR=")]
+        if script == "scripts/fit":  # test_scripts.py has what it adds
+            words = ["fit", *(words or ["--config", "one_cycle"])]
         else:
-            run(*args, "--trainer.enable_progress_bar=false")
-    assert ran >= 5
+            assert script == "cifar-lightning", f"the README shows a command that no test knows: {line}"
+        if words[0] == "--print_completion":
+            continue  # takes long, and test_commands.py does it
+        if ">" in words:
+            capsys.readouterr()
+            assert status(words[: words.index(">")]) == 0
+            (tmp_path / words[-1]).write_text(capsys.readouterr().out)
+            continue
+        if "gpu" in words:
+            words.append("--print_config")
+        elif words[0] in ("validate", "test", "predict"):
+            words.append("--trainer.enable_progress_bar=false")
+        elif words[0] in COMMANDS and COMMANDS[words[0]].trains:
+            enough = ["--data.synthetic_size=2000"] if "two_classes" in line else []  # for 200 images of two
+            words += [*MORE.get(words[0], []), *SMALL, *QUICK, *enough]
+        assert status(words) == 0, line
+
+
+def test_each_command_is_shown():
+    assert set(COMMANDS) <= {line.split()[1] for line in SHOWN if line.startswith("cifar-lightning ")}
 
 
 def test_python():

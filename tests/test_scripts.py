@@ -20,7 +20,7 @@ def checkout(tmp_path):
     for program in ("cifar-lightning", "python"):
         (bin_dir / program).write_text(f'#!/bin/sh\necho {program} "$@"\n')
         (bin_dir / program).chmod(0o755)
-    for stamp in (".installed", ".installed-test", ".installed-search"):
+    for stamp in (".installed", ".installed-test"):
         (tmp_path / ".venv" / stamp).touch()
     return tmp_path
 
@@ -67,7 +67,7 @@ def test_test_passes_its_arguments_on(checkout):
     assert call(checkout, "test", "-n", "2")[0] == "python -m pytest -n 2"
 
 
-@pytest.mark.parametrize(("script", "wanted"), [("fit", "."), ("test", ".[test]"), ("search", ".[search]")])
+@pytest.mark.parametrize(("script", "wanted"), [("fit", "."), ("test", ".[test]")])
 def test_installs_when_pyproject_is_newer(checkout, script, wanted):
     later = time.time() + 10
     os.utime(checkout / "pyproject.toml", (later, later))
@@ -77,41 +77,6 @@ def test_installs_when_pyproject_is_newer(checkout, script, wanted):
     os.utime(checkout / "pyproject.toml", (0, 0))
     assert call(checkout, script)[1] == ""
     assert printed
-
-
-@pytest.mark.parametrize(
-    ("script", "callback"),
-    [
-        ("find_lr", "LRFinder --trainer.callbacks.stop=true"),
-        ("plot_schedule", "SchedulePlot"),
-        ("signals", "SignalPicture --trainer.callbacks.stop=true"),
-    ],
-)
-def test_short_scripts(checkout, script, callback):
-    printed, _ = call(checkout, script, "--config", "a.yaml")
-    assert printed == f"cifar-lightning fit --config a.yaml --trainer.callbacks+={callback}"
-
-
-def test_sweep(checkout):
-    printed, _ = call(checkout, "sweep", "{lr: [0.1, 0.2]}", "--config", "a.yaml")
-    sweep = "--trainer.callbacks+=Sweep --trainer.callbacks.vary={lr: [0.1, 0.2]}"
-    assert printed == f"cifar-lightning fit --config a.yaml {sweep}"
-    done = subprocess.run([checkout / "scripts" / "sweep", "--config", "a.yaml"], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: nothing to sweep: expected values first")
-
-
-def test_study(checkout):
-    later = time.time() + 10
-    os.utime(checkout / "pyproject.toml", (later, later))
-    printed, said = call(checkout, "study", "a.yaml", "--seeds", "1")
-    assert "--editable .[study]" in said
-    assert printed.endswith("python -m cifar_lightning.experiments.study a.yaml --seeds 1")
-
-
-def test_search_passes_its_arguments_on(checkout):
-    printed, _ = call(checkout, "search", "space.yaml", "--config", "a.yaml")
-    assert printed == "python -m cifar_lightning.experiments.search space.yaml --config a.yaml"
 
 
 @pytest.mark.slow
