@@ -204,7 +204,7 @@ def draw_images(
     """Draw images, each beside bars of its probabilities.
 
     Args:
-        images: (N, 3, 32, 32), uint8.
+        images: (N, 3, 32, 32), uint8; floats are drawn from their least to their greatest value, each image by itself.
         probabilities: (N, K).
         captions: A line above each image.
         classes: The classes' names.
@@ -220,6 +220,8 @@ def draw_images(
         axes.axis("off")
     for index, (image, row) in enumerate(zip(images, probabilities, strict=True)):
         picture, bars = grid.flat[2 * index], grid.flat[2 * index + 1]
+        if image.is_floating_point():
+            image = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-12)
         picture.imshow(image.permute(1, 2, 0).cpu().numpy())
         picture.axis("off")
         picture.set_title(captions[index], fontsize=8)

@@ -18,7 +18,7 @@ from cifar_lightning.analysis.mc_dropout import MCPrediction
 from cifar_lightning.analysis.metrics import MutualInformation, Reliability, evaluation_metrics
 from cifar_lightning.analysis.plots import draw_confusion_matrix, draw_images, draw_reliability
 from cifar_lightning.callbacks.run_folder import is_writer, run_folder
-from cifar_lightning.callbacks.ways_to_predict import Way, WaysToPredict
+from cifar_lightning.callbacks.ways_to_predict import Way, WaysToPredict, class_names, is_classified
 from cifar_lightning.files import replacing
 from cifar_lightning.nn.temperature import Temperature
 from cifar_lightning.training.checkpoints import WholeCheckpoints
@@ -78,6 +78,13 @@ class EvaluationReport(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Add a batch."""
+        if not is_classified(outputs):
+            if self.ways.mc_samples:
+                raise ValueError(
+                    "nothing to compare Monte-Carlo predictions with: expected a step that returns logits (N, K), "
+                    f"received one of {type(pl_module).__name__} that returns something else"
+                )
+            return  # the module's own measures must do
         images, labels = batch
         predictions = self.ways.predict_every_way(pl_module, images, outputs.softmax(-1))
         for way, prediction in predictions.items():
@@ -124,9 +131,10 @@ class EvaluationReport(Callback):
         self._report(trainer, pl_module, "test")
 
     def _report(self, trainer: Trainer, pl_module: LightningModule, split: str) -> None:
+        if self._confusion is None:  # no step has returned logits
+            return
         rows = {way: {k: v.item() for k, v in metrics.compute().items()} for way, metrics in self._metrics.items()}
         curves = {way: metric.compute() for way, metric in self._reliability.items()}
-        assert self._confusion is not None, "there was a batch"
         confusion = self._confusion.compute()
         if self._uncertain:
             information = self._information.compute().item()
@@ -147,7 +155,7 @@ class EvaluationReport(Callback):
         count = int(confusion.sum())
         get_console().print(_table(rows, f"{title}, {count:,} images"))
         _write_csv(rows, data_set, count, folder / "evaluation.csv")
-        classes = getattr(pl_module, "classes", None) or [str(k) for k in range(len(confusion))]
+        classes = class_names(trainer, pl_module, len(confusion))
         draw_reliability({way.label: curve for way, curve in curves.items()}, folder / "reliability.png", title)
         label = next(iter(rows)).label
         draw_confusion_matrix(confusion, classes, folder / "confusion_matrix.png", f"{title}, {label}")

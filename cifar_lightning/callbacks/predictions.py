@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich import get_console
 from rich.box import SIMPLE
 from rich.table import Table
@@ -19,7 +20,9 @@ from cifar_lightning.analysis.mc_dropout import MCPrediction, entropy
 from cifar_lightning.analysis.plots import draw_images
 from cifar_lightning.callbacks.evaluation import EvaluationReport
 from cifar_lightning.callbacks.run_folder import is_writer, run_folder
+from cifar_lightning.callbacks.ways_to_predict import class_names, is_classified
 from cifar_lightning.data.image_files import FileBatch
+from cifar_lightning.training.datamodule import CIFAR10DataModule
 
 SHOWN = 25  # rows on the screen, and images in the picture
 COLUMNS = ("path", "label", "class", "probability", "top 3", "MC spread", "entropy")
@@ -42,7 +45,17 @@ class PredictionTable(Callback):
         self.broken: list[tuple[str, str]] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the table."""
+        """Open the table.
+
+        Raises:
+            ValueError: If the module does not say how to predict a batch of images and labels.
+        """
+        ours = isinstance(trainer.datamodule, CIFAR10DataModule)  # type: ignore[attr-defined]
+        if ours and not is_overridden("predict_step", pl_module, LightningModule):
+            raise ValueError(
+                f"{type(pl_module).__name__} can't predict: expected a predict_step that takes (images, labels) and "
+                "returns probabilities (N, K), received a module without"
+            )
         suffix = "" if trainer.world_size == 1 else f"_{trainer.global_rank}"
         self._folder = run_folder(trainer)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -62,19 +75,25 @@ class PredictionTable(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Write the rows of a batch."""
-        classes = getattr(pl_module, "classes", None)
-        prediction = self._ways.predict(pl_module, batch[0], outputs) if self._ways else outputs
+        if not is_classified(outputs):
+            raise ValueError(
+                f"{type(pl_module).__name__} predicts no classes: expected a predict_step that returns probabilities "
+                f"(N, K), or logits; received {type(outputs).__name__}"
+            )
+        images, *labelled = [batch] if isinstance(batch, Tensor) else batch
+        outputs = _as_probabilities(outputs)
+        prediction = self._ways.predict(pl_module, images, outputs) if self._ways else outputs
         probabilities = prediction.mean if isinstance(prediction, MCPrediction) else prediction
         std = prediction.std if isinstance(prediction, MCPrediction) else torch.full_like(probabilities, torch.nan)
-        classes = classes or [str(k) for k in range(probabilities.shape[1])]
+        classes = class_names(trainer, pl_module, probabilities.shape[1])
         if isinstance(batch, FileBatch):
             paths, labels = batch.paths, [""] * len(batch.paths)
             self.broken += batch.broken
             self._conversions.update(batch.conversions)
         else:
             first, step = self._count * trainer.world_size + trainer.global_rank, trainer.world_size
-            paths = [str(first + i * step) for i in range(len(batch[1]))]
-            labels = [classes[label] for label in batch[1].tolist()]
+            paths = [str(first + i * step) for i in range(len(images))]
+            labels = [classes[label] for label in labelled[0].tolist()] if labelled else [""] * len(paths)
         columns = [column.tolist() for column in (probabilities, std, entropy(probabilities))]
         for path, label, row, spread, uncertainty in zip(paths, labels, *columns, strict=True):
             top = sorted(range(len(row)), key=row.__getitem__, reverse=True)[:3]
@@ -85,7 +104,7 @@ class PredictionTable(Callback):
             if len(self._rows) < SHOWN:
                 self._rows.append(cells)
         if (room := SHOWN - sum(len(part[0]) for part in self._drawn)) > 0 and len(paths):
-            self._drawn.append((batch[0][:room], probabilities[:room], std[:room]))
+            self._drawn.append((images[:room], probabilities[:room], std[:room]))
         self._count += len(paths)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -105,7 +124,7 @@ class PredictionTable(Callback):
                 if getattr(data, "files", None)
                 else f"images of {getattr(data, 'data_set', 'unnamed data')}"
             )
-            self._draw(getattr(pl_module, "classes", None), source)
+            self._draw(class_names(trainer, pl_module, self._drawn[0][1].shape[1]), source)
         for what, count in self._conversions.items():
             console.print(f"{count:,} images were {what}")
         for path, reason in self.broken:
@@ -114,18 +133,25 @@ class PredictionTable(Callback):
         where = "a dry run writes no file" if trainer.fast_dev_run else f"predictions are in {self._file.name}"  # type: ignore[attr-defined]
         console.print(f"{self._count:,} images, {rate:,.0f} a second; {where}")
 
-    def _draw(self, classes: list[str] | None, source: str) -> None:
+    def _draw(self, classes: list[str], source: str) -> None:
         images, probabilities, std = (torch.cat(parts) for parts in zip(*self._drawn, strict=True))
         captions = [Path(row[0]).name[:24] + (f" ({row[1]})" if row[1] else "") for row in self._rows]
         draw_images(
             images,
             probabilities,
             captions,
-            classes or [str(k) for k in range(probabilities.shape[1])],
+            classes,
             self._folder / "predictions.png",
             f"the first {len(images)} of {self._count:,} {source}",
             None if std.isnan().any() else std,
         )
+
+
+def _as_probabilities(outputs: Tensor) -> Tensor:
+    """The probabilities themselves, or those of logits, which another module than ours may return."""
+    gaps = (outputs.float().sum(1) - 1).abs()  # half precision sums to one but roughly
+    are_probabilities = bool((outputs >= 0).all() and (gaps < 0.05).all())
+    return outputs if are_probabilities else outputs.softmax(1)
 
 
 def _table(rows: list[list[str]]) -> Table:

@@ -55,7 +55,7 @@ class RunReport(Callback):
         self._close_epoch(trainer)
         best = _best(self.rows)
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and best:
+            if isinstance(logger, TensorBoardLogger) and best and "val_accuracy" in best:
                 logger.log_metrics({"hp_metric": best["val_accuracy"]})
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -138,7 +138,8 @@ def _table(rows: list[Row], data_set: str, folder: Path) -> Table:
         for which, row in shown:
             table.add_row(which, f"{row['epoch']:.0f}")
             table.add_row("  validation loss", f"{row['val_loss']:.4f}")
-            table.add_row("  validation accuracy", f"{row['val_accuracy']:.2%}")
+            if "val_accuracy" in row:  # another module than ours may log none
+                table.add_row("  validation accuracy", f"{row['val_accuracy']:.2%}")
     seconds = sum(row["seconds"] for row in rows)
     table.add_row("time", f"{seconds:.1f} s, {seconds / len(rows):.2f} s an epoch")
     table.add_row("everything is in", str(folder))

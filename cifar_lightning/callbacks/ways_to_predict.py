@@ -2,15 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from cifar_lightning.analysis.mc_dropout import MCPrediction, dropout_modules, mc_predict
 from cifar_lightning.training.classifier import MLPClassifier
 
 Prediction = Tensor | MCPrediction
+
+
+def is_classified(outputs: Any) -> TypeGuard[Tensor]:
+    """Whether what a step returns is logits or probabilities (N, K): another module than ours may return a loss."""
+    return isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.is_floating_point()
+
+
+def class_names(trainer: Trainer, module: LightningModule, count: int) -> list[str]:
+    """The names of the classes, as the module or the data module knows them, or else their numbers."""
+    images = getattr(trainer.datamodule, "images", None)  # type: ignore[attr-defined]
+    names = getattr(module, "classes", None) or getattr(images, "classes", None)
+    return list(names or map(str, range(count)))
 
 
 @dataclass(frozen=True)

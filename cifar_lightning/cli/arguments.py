@@ -1,11 +1,10 @@
 """The command line's arguments, spelt as a person would and read as jsonargparse does."""
 
 import json
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from jsonargparse import get_loader
+from cifar_lightning.cli.config_files import load_config, load_value
 
 from cifar_lightning.cli.configs import find_config
 
@@ -45,7 +44,7 @@ def split_own_options(arguments: list[str]) -> tuple[list[str], list[str]]:
     fit: list[str] = []
     part = own
     for argument in arguments:
-        if argument.startswith("-") and not argument[1:2].isdigit():
+        if is_flag(argument):
             name = argument.partition("=")[0]
             part = fit if "." in name or name in FIT_OPTIONS else own
         part.append(argument)
@@ -89,18 +88,58 @@ class CommandLine:
         """The subcommand and its flags."""
         return [*self.head[-1:], *self.flags]
 
+    def contents(self) -> Iterator[tuple[str, Any]]:
+        """Each config, with what it says of the subcommand: before the subcommand, that stands below its name."""
+        for config in _split_configs(self.head)[0]:
+            content = load_config(config)
+            yield config, content.get(self.head[-1]) if isinstance(content, Mapping) else content
+        for config in self._configs:
+            yield config, load_config(config)
 
-def config_text(config: str) -> str:
-    """What a config says, be it a file or the YAML itself."""
-    try:
-        return Path(config).read_text()
-    except OSError:  # no file, or too long a name for one
-        return config
+    def statements(self, option: str) -> Iterator[tuple[str, Any]]:
+        """What configs and then flags say of an option or below it: the rest of the name ("init_args.eps"), a value.
+
+        What is to be added to a list, by a name that ends in +, counts too.
+        """
+        *groups, last = option.split(".")
+        for _, content in self.contents():
+            for group in groups:
+                content = content.get(group) if isinstance(content, Mapping) else None
+            for name in (last, f"{last}+"):
+                if isinstance(content, Mapping) and name in content:
+                    yield "", content[name]
+        for name, value in pair_flags(self.flags):
+            rest = name.removeprefix(f"--{option}")
+            if name.startswith(f"--{option}") and rest[:1] in ("", ".", "+"):
+                yield rest.removeprefix("+").removeprefix("."), load_value(value)
+
+    def value_of(self, option: str) -> Any:
+        """What is said last of an option; None for nothing."""
+        *_, value = [None, *(value for rest, value in self.statements(option) if not rest)]
+        return value
 
 
-def load_config(config: str) -> Any:
-    """The content of a config, be it a file or the YAML itself."""
-    return get_loader("yaml")(config_text(config))
+def pair_flags(words: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The flags among the words, each with its value, or "" if it has none; a word that is no flag's value has ""."""
+    name = ""
+    for word in words:
+        if is_flag(word):
+            if name:
+                yield name, ""
+            name, has_value, value = word.partition("=")
+            if has_value:
+                yield name, value
+                name = ""
+        else:
+            yield (name, word) if name else (word, "")
+            name = ""
+    if name:
+        yield name, ""
+
+
+def is_flag(word: str) -> bool:
+    """Whether a word names an option, and is not a value, such as -1 or -.5."""
+    return len(word) > 1 and word[0] == "-" and not (word[1].isdigit() or word[1] == ".")
 
 
 def _as_options(configs: Iterable[str]) -> list[str]:

@@ -11,6 +11,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
+from cifar_lightning.cli.arguments import CommandLine
 from cifar_lightning.cli.find_run import CHECKPOINTS, find_in_newest_run
 from cifar_lightning.training.checkpoints import read_checkpoint
 
@@ -21,6 +22,17 @@ Checkpoint = Mapping[str, Any]
 PLACE_OPTIONS = {"data_dir", "download"}
 #: Data options that a checkpoint's network depends on even when it is only evaluated.
 NETWORK_OPTIONS = {"classes", "scaling"}
+
+#: What only an `MLPClassifier` can do.
+ONLY_OURS = (
+    "execution.compile",
+    "execution.steps",
+    "cycle.resume",
+    "pretrained.checkpoint",
+    "pretrained.layers",
+    "evaluation.ensemble",
+    "evaluation.calibrate",
+)
 
 EVALUATIONS = ("validate", "test", "predict")
 #: Where an option acts that does not act everywhere, and its value where it asks for nothing.
@@ -58,6 +70,25 @@ def find_checkpoint(named: str | None, subcommand: str, configs: Sequence[str], 
     if not Path(named).is_file():
         raise ValueError(f"no checkpoint: expected a file, best or last; received {named!r}")
     return named
+
+
+def peek_at_checkpoint(line: CommandLine, root: Path) -> Checkpoint:
+    """The checkpoint that a command line means, before it is parsed; {} for none.
+
+    Args:
+        line: The command line.
+        root: Where the runs are.
+    """
+    named = line.value_of("ckpt_path")
+    if named is None:
+        patterns = line.value_of("evaluation.ensemble") or []
+        members = (path for pattern in patterns for path in sorted(glob(str(pattern))))
+        named = next(members, None)
+    try:
+        path = find_checkpoint(named and str(named), "fit", line.configs, root)
+        return read_checkpoint(Path(path), "module") if path else {}
+    except ValueError:
+        return {}  # there is none: whoever needs it says so
 
 
 def find_members(named: Iterable[str], checkpoint: str) -> list[str] | None:
@@ -104,11 +135,35 @@ def refuse_what_can_not_act(options: Options, given: Options, subcommand: str) -
         )
 
 
-def options_of(checkpoint: Checkpoint, data_options: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """The options of model and data that a checkpoint's network was trained with."""
-    stored = checkpoint.get("datamodule_hyper_parameters", {})
-    data = {name: value for name, value in stored.items() if name in set(data_options) - PLACE_OPTIONS}
-    return {"model": dict(checkpoint["hyper_parameters"]), "data": data}
+def refuse_what_only_ours_can(given: Options, defaults: Options, model: str) -> None:
+    """Refuse options of what only an `MLPClassifier` can do, for another model.
+
+    Args:
+        given: What the user named.
+        defaults: All options' defaults: to name one asks for nothing.
+        model: What the model's class is called.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    for option in ONLY_OURS:
+        group, name = option.split(".")
+        if given.get(group, {}).get(name, defaults[group][name]) != defaults[group][name]:
+            raise ValueError(
+                f"--{option} does nothing here: expected it with an MLPClassifier as the model, received {model}"
+            )
+
+
+def options_of(checkpoint: Checkpoint, known: Options) -> dict[str, dict[str, Any]]:
+    """The options of model and data that a checkpoint's network was trained with, of those that are known."""
+    stored = {
+        "model": checkpoint.get("hyper_parameters", {}),
+        "data": checkpoint.get("datamodule_hyper_parameters", {}),
+    }
+    return {
+        group: {name: values[name] for name in values if name in known[group].keys() - PLACE_OPTIONS}
+        for group, values in stored.items()
+    }
 
 
 def without_given(stored: Options, given: Options) -> dict[str, dict[str, Any]]:
@@ -143,7 +198,7 @@ def refuse_contradictions(given: Options, used: Options, checkpoint: Checkpoint,
         ValueError: If there are any.
     """
     stored = {
-        "model": checkpoint["hyper_parameters"],
+        "model": checkpoint.get("hyper_parameters", {}),
         "data": checkpoint.get("datamodule_hyper_parameters", {}),
         "pretrained": checkpoint.get("callbacks", {}).get("Pretrained", {}) if subcommand == "fit" else {},
     }

@@ -7,10 +7,10 @@ jsonargparse keeps what the new class takes too: with `--model.optimizer AdamW` 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from jsonargparse import Namespace, get_loader
+from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info
 
-from cifar_lightning.cli.arguments import CommandLine, load_config
+from cifar_lightning.cli.arguments import CommandLine
 
 OPTIONS = ("model.optimizer", "model.schedule")
 
@@ -45,24 +45,11 @@ def _stale_arguments(statements: Iterable[tuple[str, set[str]]]) -> tuple[str, s
 
 def _statements(option: str, line: CommandLine) -> Iterator[tuple[str, set[str]]]:
     """What configs and flags say of the option, in their order: a class's name or "", and names of arguments."""
-    group, _, name = option.partition(".")
-    for config in line.configs:
-        content = load_config(config)
-        parts = (content, content.get(line.head[-1])) if isinstance(content, Mapping) else ()
-        for part in parts:
-            if isinstance(part, Mapping) and isinstance(part.get(group), Mapping) and name in part[group]:
-                yield _statement(part[group][name])
-    words = iter(line.flags)
-    for word in words:
-        flag, has_value, value = word.removeprefix("--").partition("=")
-        if flag != option and not flag.startswith(f"{option}."):
-            continue
-        value = value if has_value else next(words, "")
-        below = flag.removeprefix(option).removeprefix(".").removeprefix("init_args.")
+    for below, value in line.statements(option):
         if below in ("", "class_path"):
-            yield _statement(get_loader("yaml")(value))
+            yield _statement(value)
         else:
-            yield "", {below}
+            yield "", {below.removeprefix("init_args.")}
 
 
 def _statement(value: Any) -> tuple[str, set[str]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from cifar_lightning.cli.arguments import config_text, load_config
+from cifar_lightning.cli.config_files import config_text, load_config
 from cifar_lightning.training.checkpoints import read_checkpoint
 
 #: A run's own config, in its folder.
@@ -74,15 +74,15 @@ def find_in_newest_run(named: str, configs: Sequence[str], root: Path, kind: str
     path = runs[-1] / "checkpoints" / f"{named}.ckpt"
     if not path.is_file():
         raise ValueError(f"no {named} checkpoint: expected {path}, of the newest training; received none")
-    return _newest_whole(path, kind == SWEEP) if named == "last" else path
+    return _newest_whole(path) if named == "last" else path
 
 
-def _newest_whole(last: Path, is_sweep: bool) -> Path:
+def _newest_whole(last: Path) -> Path:
     """The last checkpoint; the newest that is whole of those beside it if it is damaged, and a line that says so."""
     others = sorted(set(last.parent.glob("*.ckpt")) - {last}, key=lambda path: path.stat().st_mtime, reverse=True)
     for path in (last, *others):
         try:
-            read_checkpoint(path, is_sweep)
+            read_checkpoint(path, "module")
         except ValueError as error:
             rank_zero_warn(f"{error}. The one before is taken, if there is one")
         else:

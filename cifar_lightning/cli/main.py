@@ -1,11 +1,10 @@
 """The command line: `cifar-lightning fit --config one_cycle`."""
 
-import re
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -30,41 +29,31 @@ from cifar_lightning.callbacks.schedule_plot import SchedulePlot  # noqa: F401 (
 from cifar_lightning.callbacks.signal_picture import SignalPicture  # noqa: F401 (short name)
 from cifar_lightning.cli import checkpoint_options as options
 from cifar_lightning.cli.arguments import CommandLine, gather_lists
+from cifar_lightning.cli.class_checks import check_stored_classes
 from cifar_lightning.cli.class_options import drop_arguments_of_other_classes
 from cifar_lightning.cli.command import command
-from cifar_lightning.cli.find_run import SAVED_CONFIG, fingerprint, is_saved_config, own_fingerprints
-from cifar_lightning.cli.run_folder import discard_if_never_begun, make_loggers, make_run_folder
+from cifar_lightning.cli.find_run import SAVED_CONFIG, fingerprint, own_fingerprints
+from cifar_lightning.cli.own_classes import (
+    GROUPS,
+    choose_classes,
+    class_paths,
+    keep_options,
+    own_class_paths,
+    without_classes,
+)
+from cifar_lightning.cli.parser import Parser, end
+from cifar_lightning.cli.run_folder import discard_if_never_begun, make_loggers, make_run_folder, name_of_runs
 from cifar_lightning.cli.save_config import SaveRunConfig
-from cifar_lightning.optim.class_paths import UNSUITABLE_OPTIMIZERS
+from cifar_lightning.optim.class_paths import public_path
 from cifar_lightning.training.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpoints, read_checkpoint
 from cifar_lightning.training.checks import check_callbacks
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.cycle import Cycle
-from cifar_lightning.training.datamodule import CIFAR10DataModule
 from cifar_lightning.training.execution import Executor
 from cifar_lightning.training.resume import ExactResume
 
 RUNS = "runs"
 set_parsing_settings(add_print_completion_argument=True)  # --print_completion shtab-bash
-
-
-class Parser(LightningArgumentParser):
-    """The parser, with errors in the words of this package's options, and help that offers what can be had."""
-
-    def format_help(self, *args: Any, **kwargs: Any) -> str:
-        """The help, without the optimizers that are refused."""
-        names = "|".join(["Optimizer", *UNSUITABLE_OPTIMIZERS])
-        text = re.sub(rf"torch\.optim\.({names}),\s*", "", super().format_help(*args, **kwargs))
-        return re.sub(rf",\s*torch\.optim\.({names})\)", ")", text)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print a clean message and exit with status 2."""
-        if "model.optimizer" in message and "Option 'lr' is not accepted" in message:
-            message = (
-                "a second learning rate inside the optimizer's arguments: expected the one rate as --model.lr, "
-                "received --model.optimizer.lr (or init_args.lr)"
-            )
-        super().error(message, ex)
 
 
 class CLI(LightningCLI):
@@ -82,11 +71,10 @@ class CLI(LightningCLI):
         self.callbacks = callbacks
         self.folder = folder
         try:
-            arguments = gather_lists(list(sys.argv[1:] if args is None else args))
-            self.line = CommandLine(arguments, LightningCLI.subcommands())
+            self._read(list(sys.argv[1:] if args is None else args))
             super().__init__(
-                MLPClassifier,
-                CIFAR10DataModule,
+                self.classes["model"],
+                self.classes["data"],
                 args=args,
                 save_config_callback=SaveRunConfig,
                 parser_class=Parser,
@@ -101,6 +89,15 @@ class CLI(LightningCLI):
 
     # ------------------------------------------------------------------------------------------------- parsing
 
+    def _read(self, args: list[str]) -> None:
+        """Read what must be known before there is a parser: the command, and whose options it has."""
+        try:
+            self.line = CommandLine(gather_lists(args), LightningCLI.subcommands())
+            root = Path(self.line.value_of("trainer.default_root_dir") or RUNS)
+            self.classes = choose_classes(self.line, options.peek_at_checkpoint(self.line, root))
+        except ValueError as error:
+            end(str(error), next((word for word in args if word in LightningCLI.subcommands()), ""), error)
+
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning's is static
         """The one that the command line names, or all: each has a parser of its own, which takes long."""
         every = LightningCLI.subcommands()
@@ -108,6 +105,8 @@ class CLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the groups of options that are no hyperparameters, each of the class that acts on it."""
+        assert isinstance(parser, Parser), "it was asked for"
+        parser.class_paths = own_class_paths(self.classes)
         parser.add_class_arguments(Executor, "execution")
         parser.add_class_arguments(Cycle, "cycle")
         parser.add_lightning_class_args(Pretrained, "pretrained")
@@ -123,7 +122,10 @@ class CLI(LightningCLI):
             self._take_config_of_resumed_run(parser, Path(self.ckpt_path).parent.parent)
         # A training goes by its configs, but an evaluation may name one only to say which run is meant.
         given = self.line.arguments if subcommand == "fit" else self.line.without_configs
-        self._given = parser.parse_args(given, defaults=False)[subcommand].as_dict()
+        self._given = parser.parse_args(without_classes(given), defaults=False)[subcommand].as_dict()
+        if not self._is_ours:
+            defaults = self._subcommand_parsers[subcommand].get_defaults().as_dict()
+            options.refuse_what_only_ours_can(self._given, defaults, public_path(self.classes["model"]))
         evaluation, pretrained = self.subconfig.evaluation, self.subconfig.pretrained
         evaluation.ensemble = options.find_members(evaluation.ensemble or [], self.ckpt_path or "")
         if pretrained.checkpoint is not None and subcommand == "fit":
@@ -137,7 +139,9 @@ class CLI(LightningCLI):
         self.subconfig.ckpt_path = None
 
     def _parse(self, parser: LightningArgumentParser) -> None:
-        self.config = parser.parse_args(self.line.arguments)
+        assert isinstance(parser, Parser), "it was asked for"
+        parser.check(self.line, self._subcommand_parsers)
+        self.config = parser.parse_args(without_classes(self.line.arguments))
         drop_arguments_of_other_classes(self.subconfig, self.line)
 
     def _take_config_of_resumed_run(self, parser: LightningArgumentParser, run: Path) -> None:
@@ -151,10 +155,24 @@ class CLI(LightningCLI):
         self._parse(parser)
 
     @property
+    def _is_ours(self) -> bool:
+        """Whether the model is an `MLPClassifier`, and not merely some LightningModule."""
+        return issubclass(self.classes["model"], MLPClassifier)
+
+    def _options_of(self, group: str) -> dict[str, Any]:
+        """The options of model or data, {} for a class that has none."""
+        options: Namespace | None = self.subconfig.get(group)
+        return dict(options.as_dict()) if options else {}
+
+    @property
     def subconfig(self) -> Namespace:
         """The options of the subcommand."""
         config: Namespace = self.config[self.config.subcommand]
         return config
+
+    @property
+    def _root(self) -> Path:
+        return Path(self.subconfig.trainer.default_root_dir or RUNS)
 
     def _find_checkpoint(self) -> str | None:
         named, ensemble = self.subconfig.ckpt_path, self.subconfig.evaluation.ensemble
@@ -166,34 +184,39 @@ class CLI(LightningCLI):
         """Take what is not given from the checkpoint."""
         self.checkpoint = self._read_checkpoint()
         options.forget_what_a_finder_replaced(self._given, self.checkpoint)
-        stored = options.options_of(self.checkpoint, self.subconfig.data.as_dict())
+        stored = options.options_of(self.checkpoint, {group: self._options_of(group) for group in GROUPS})
+        check_stored_classes(stored)
         taken = options.without_given(stored, self._given)
         self.config = self.parser.parse_object({self.config.subcommand: taken}, self.config)
 
     def _read_checkpoint(self) -> dict[str, Any]:
-        return read_checkpoint(Path(self.ckpt_path or ""))
+        return read_checkpoint(Path(self.ckpt_path or ""), "network" if self._is_ours else "module")
 
     # ------------------------------------------------------------------------------------------- instantiation
 
     def before_instantiate_classes(self) -> None:
         """Give the trainer's method its arguments, and the classifier the primitives that its checkpoints store."""
         self.subconfig.ckpt_path = self.ckpt_path
-        match self.subcommand:
-            case "predict":
-                self.subconfig.return_predictions = False  # they are streamed into a table
-            case "validate" | "test":
-                self.subconfig.verbose = False  # our table says it
+        if self.subcommand == "predict":
+            self.subconfig.return_predictions = False  # they are streamed into a table
+        if self.subcommand in ("validate", "test"):
+            self.subconfig.verbose = not self._is_ours  # our table says it
 
         def build(cls: type[MLPClassifier], *args: Any, **kwargs: Any) -> MLPClassifier:
-            return cls(**self.subconfig.model.as_dict())
+            primitives = self._options_of("model")
+            return cls(**kwargs | {name: primitives[name] for name in ("optimizer", "schedule") if name in primitives})
 
-        self.parser.add_instantiator(build, MLPClassifier, subclasses=False)
+        if self._is_ours:
+            self.parser.add_instantiator(build, self.classes["model"], subclasses=False)
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer."""
         super().instantiate_classes()
         built = self.config_init[self.subcommand]
-        self.model.executor, self.model.cycle = built.execution, built.cycle
+        if isinstance(self.model, MLPClassifier):
+            self.model.executor, self.model.cycle = built.execution, built.cycle
+        for group in own_class_paths(self.classes):
+            keep_options(built[group], self._options_of(group))
         if self.checkpoint:
             used = {
                 "model": dict(self.model.hparams),
@@ -209,17 +232,18 @@ class CLI(LightningCLI):
         config = self.config_init[self.subcommand].trainer
         kind = "" if self.subcommand == "fit" else f"{self.subcommand}_"
         if self.folder is None:
-            self.folder = make_run_folder(self._root / self._config_name, kind, keep=not config.fast_dev_run)
+            parent = self._root / name_of_runs(self.line.configs, self.ckpt_path)
+            self.folder = make_run_folder(parent, kind, keep=not config.fast_dev_run)
         if self.subcommand != "fit":  # evaluations need none of the training's callbacks
             warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks.*")
         if config.logger in (None, True) and not config.barebones:
             kwargs["logger"] = make_loggers(self.folder)
         self.trainer_defaults["callbacks"] = self._make_callbacks(config)
-        self.save_config_kwargs["fingerprints"] = self._fingerprints
+        self.save_config_kwargs |= {"fingerprints": self._fingerprints, "class_paths": class_paths(self.classes)}
         trainer = super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpoints()
-        if self.subcommand == "fit":
+        if self.subcommand == "fit" and self._is_ours:
             check_callbacks(trainer.callbacks)  # type: ignore[attr-defined]
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
@@ -248,34 +272,6 @@ class CLI(LightningCLI):
         """
         if self.predictions.broken:
             raise SystemExit(1)
-
-    # -------------------------------------------------------------------------------------------------- names
-
-    @property
-    def _root(self) -> Path:
-        return Path(self.subconfig.trainer.default_root_dir or RUNS)
-
-    @property
-    def _config_name(self) -> str:
-        """The names of the configs, or of the run that a checkpoint is from."""
-        configs = [Path(path) for path in self.line.configs]
-        named = self.ckpt_path or self.subconfig.ckpt_path
-        if named not in (None, "best", "last"):
-            checkpoint = Path(named).absolute()
-            if checkpoint.parent.name != "checkpoints" and not configs:
-                return checkpoint.stem
-            run = checkpoint.parent.parent
-            if not configs or run / SAVED_CONFIG in [path.absolute() for path in configs]:
-                return run.parent.name
-        return "+".join(map(_name_of_config, self.line.configs)) or "default"
-
-
-def _name_of_config(config: str) -> str:
-    """What a folder of runs is called: as the config's file, or as the run's that has saved it."""
-    path = Path(config)
-    if is_saved_config(config):
-        return path.absolute().parent.parent.name
-    return path.stem if path.is_file() else "inline"
 
 
 def main(args: list[str] | None = None) -> None:

@@ -22,5 +22,5 @@ def one_message(*others: type[Exception]) -> Iterator[None]:
     except mistakes as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
-        print(f"error: {error}\n({DEBUG_VARIABLE}=1 shows the traceback)", file=sys.stderr)
+        print(f"error: {error} ({DEBUG_VARIABLE}=1 shows the traceback)", file=sys.stderr)
         raise SystemExit(2) from None

@@ -3,10 +3,38 @@
 import contextlib
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+
+from cifar_lightning.cli.find_run import SAVED_CONFIG, is_saved_config
+
+
+def name_of_runs(configs: Sequence[str], checkpoint: str | None) -> str:
+    """What the folder of a command's runs is called: as its configs, or as the runs that its checkpoint is from.
+
+    Args:
+        configs: The configs that the command names.
+        checkpoint: The checkpoint's file; None for none.
+    """
+    if checkpoint is not None:
+        path = Path(checkpoint).absolute()
+        if path.parent.name != "checkpoints" and not configs:
+            return path.stem
+        run = path.parent.parent
+        if not configs or run / SAVED_CONFIG in [Path(config).absolute() for config in configs]:
+            return run.parent.name
+    return "+".join(map(_name_of_config, configs)) or "default"
+
+
+def _name_of_config(config: str) -> str:
+    """As the config's file, or as the run's that has saved it."""
+    path = Path(config)
+    if is_saved_config(config):
+        return path.absolute().parent.parent.name
+    return path.stem if path.is_file() else "inline"
 
 
 def make_run_folder(parent: Path, kind: str, keep: bool = True) -> Path:
@@ -33,7 +61,7 @@ def _make_new(parent: Path, name: str) -> Path:
 
 def discard_if_never_begun(folder: Path) -> None:
     """Remove the folder of a run that failed before its config was saved, and its parents if nothing else is there."""
-    if folder.is_dir() and not (folder / "config.yaml").exists():
+    if folder.is_dir() and not (folder / SAVED_CONFIG).exists():
         shutil.rmtree(folder)
         for parent in (folder.parent, folder.parent.parent):
             with contextlib.suppress(OSError):  # it holds other runs

@@ -1,6 +1,7 @@
 """A run's config, saved in the run's folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
@@ -8,6 +9,7 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
 from cifar_lightning.callbacks.run_folder import run_folder
 from cifar_lightning.cli.find_run import MARK, SAVED_CONFIG
+from cifar_lightning.cli.own_classes import CHECKPOINT_KEY
 from cifar_lightning.files import write_whole
 
 
@@ -18,10 +20,18 @@ class SaveRunConfig(SaveConfigCallback):
         parser: The parser of the options.
         config: The options.
         fingerprints: Of the configs that the run was started with.
+        class_paths: Import paths of the classes of model and data, which checkpoints name too.
     """
 
-    def __init__(self, parser: LightningArgumentParser, config: Namespace, fingerprints: Sequence[str]) -> None:
+    def __init__(
+        self,
+        parser: LightningArgumentParser,
+        config: Namespace,
+        fingerprints: Sequence[str],
+        class_paths: Mapping[str, str],
+    ) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
+        self.class_paths = dict(class_paths)
         self.text = f"{MARK} {' '.join(fingerprints)}\n{parser.dump(config, skip_none=False)}"
         del self.parser, self.config  # which could not be sent to the processes of ddp_spawn
 
@@ -30,3 +40,7 @@ class SaveRunConfig(SaveConfigCallback):
         folder = run_folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / SAVED_CONFIG, self.text.encode())
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Name the classes in a checkpoint, which is then enough to make them again."""
+        checkpoint[CHECKPOINT_KEY] = self.class_paths

@@ -1,6 +1,7 @@
 """What a hidden layer can be made of: activations, normalizations and dropouts, by name."""
 
 import inspect
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -46,20 +47,31 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 DROPOUTS: dict[str, type[nn.Module]] = {"none": nn.Identity, "standard": nn.Dropout, "alpha": AlphaDropout}
 
 
-def make_activation(name: ActivationName, parameters: Mapping[str, Any] | None = None) -> nn.Module:
-    """The activation called `name`, with `parameters` as torch's class takes them (LeakyReLU's negative_slope).
+def make_activation(name: ActivationName | str, parameters: Mapping[str, Any] | None = None) -> nn.Module:
+    """The activation called `name`, with `parameters` as its class takes them (LeakyReLU's negative_slope).
+
+    Args:
+        name: One of `ACTIVATIONS`, or the import path of a class of an imported module, such as "my.module.Swish2".
+        parameters: What its class takes.
 
     Raises:
         ValueError: For an unknown name or parameter.
     """
-    if name not in ACTIVATIONS:
-        raise unknown_name("activation", name, ACTIVATIONS)
-    cls = ACTIVATIONS[name]
+    cls = ACTIVATIONS.get(name) or _own_activation(name)
     known = set(inspect.signature(cls).parameters) - {"inplace", "device", "dtype"}
     for parameter in parameters or {}:
         if parameter not in known:
             raise unknown_name(f"parameter of {name}", parameter, sorted(known) or ["none at all"])
     return cls(**(parameters or {}))
+
+
+def _own_activation(path: str) -> type[nn.Module]:
+    """The class that an import path leads to. A module is never imported here: a checkpoint must not run code."""
+    module, _, name = path.rpartition(".")
+    cls = getattr(sys.modules.get(module), name, None)
+    if not (inspect.isclass(cls) and issubclass(cls, nn.Module)):
+        raise unknown_name("activation", path, [*ACTIVATIONS, "or the path of a class that is imported"])
+    return cls
 
 
 def make_normalization(name: NormalizationName, features: int, momentum: float, eps: float) -> nn.Module:

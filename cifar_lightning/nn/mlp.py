@@ -4,6 +4,7 @@ import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import torch
@@ -23,16 +24,22 @@ from cifar_lightning.nn.layers import (
 NormPosition = Literal["before_activation", "after_activation"]
 DropoutPosition = Literal["last", "all", "input_and_all"]
 
+#: A longer chain, or a network of more weights (8 GiB of them), is a slip of the pen, which would fill the memory.
+MOST_LAYERS = 10_000
+MOST_WEIGHTS = 2**31
+
 
 def parse_hidden_sizes(sizes: Sequence[int] | str) -> list[int]:
     """The list of layer widths that `sizes` stands for: itself, or "20x100" for twenty layers of 100.
 
     Raises:
-        ValueError: If it is empty, or holds anything but positive integers.
+        ValueError: If it is empty, holds anything but positive integers, or is longer than `MOST_LAYERS`.
     """
     if isinstance(sizes, str):
-        match = re.fullmatch(r"\s*(\d+)\s*x\s*(\d+)\s*", sizes)
-        parsed: list[int] = [int(match[2])] * int(match[1]) if match else []
+        match = re.fullmatch(r"\s*(\d{1,18})\s*x\s*(\d{1,18})\s*", sizes)
+        layers, width = (int(match[1]), int(match[2])) if match else (0, 0)
+        _check_length(layers)
+        parsed: list[int] = [width] * layers
     else:
         parsed = list(sizes)
     if not parsed or not all(type(size) is int and size > 0 for size in parsed):
@@ -40,7 +47,13 @@ def parse_hidden_sizes(sizes: Sequence[int] | str) -> list[int]:
             "wrong hidden_sizes: expected at least one positive integer, as in [300, 100], "
             f"or LAYERSxNEURONS, as in 20x100; received {sizes!r}"
         )
+    _check_length(len(parsed))
     return parsed
+
+
+def _check_length(layers: int) -> None:
+    if layers > MOST_LAYERS:
+        raise ValueError(f"too many hidden_sizes: expected at most {MOST_LAYERS:,} layers, received {layers:,}")
 
 
 class DeepMLP(nn.Module):
@@ -52,7 +65,7 @@ class DeepMLP(nn.Module):
         in_features: Number of inputs of an example, after flattening.
         num_classes: Number of logits.
         hidden_sizes: Width of each hidden layer, as a sequence or as "20x100".
-        activation: Activation of the hidden layers.
+        activation: Activation of the hidden layers, by name, or a class of an imported module, by path.
         activation_args: Its parameters, as torch's class takes them, such as {"negative_slope": 0.2}.
         init: Initializer of the hidden layers' weights; biases start at 0.
         output_init: Initializer of the output layer's weights.
@@ -80,7 +93,7 @@ class DeepMLP(nn.Module):
         in_features: int = 3072,
         num_classes: int = 10,
         hidden_sizes: Sequence[int] | str = "20x100",
-        activation: ActivationName = "selu",
+        activation: ActivationName | str = "selu",
         activation_args: Mapping[str, Any] | None = None,
         init: InitName = "lecun_normal",
         output_init: InitName = "glorot_uniform",
@@ -130,6 +143,8 @@ class DeepMLP(nn.Module):
             dropout=drop(dropout_position == "input_and_all"),
         )
         widths = [in_features, *sizes]
+        if (weights := sum(a * b for a, b in pairwise([*widths, num_classes]))) > MOST_WEIGHTS:
+            raise ValueError(f"network too large: expected at most {MOST_WEIGHTS:,} weights, received {weights:,}")
         self.hidden = nn.Sequential(
             *(hidden_layer(widths[i], widths[i + 1], last=i == len(sizes) - 1) for i in range(len(sizes)))
         )

@@ -67,7 +67,7 @@ def as_component(value: Any, base: type, namespace: str, set_elsewhere: Mapping[
     init_args = {name: value for name, value in defaults.items() if isinstance(value, PRIMITIVES)} | init_args
     # YAML knows no tuples.
     init_args = {name: list(arg) if isinstance(arg, tuple) else arg for name, arg in init_args.items()}
-    return {"class_path": f"{_public_module(cls)}.{cls.__name__}", "init_args": init_args}
+    return {"class_path": public_path(cls), "init_args": init_args}
 
 
 def find_class(path: Any, base: type, namespace: str) -> type:
@@ -93,14 +93,15 @@ def _is_choice(value: object, base: type) -> bool:
     return inspect.isclass(value) and issubclass(value, base) and value is not base
 
 
-def _public_module(cls: type) -> str:
-    """The shortest module path that leads to the class: torch.optim rather than torch.optim.nadam.
+def public_path(cls: type) -> str:
+    """The shortest import path that leads to the class: torch.optim.NAdam rather than torch.optim.nadam.NAdam.
 
     It is what checkpoints and configs name, so that they outlive a move of the class within its package.
     """
     parts = cls.__module__.split(".")
     paths = (".".join(parts[: n + 1]) for n in range(len(parts)))
-    return next((p for p in paths if getattr(sys.modules.get(p), cls.__name__, None) is cls), cls.__module__)
+    module = next((p for p in paths if getattr(sys.modules.get(p), cls.__name__, None) is cls), cls.__module__)
+    return f"{module}.{cls.__name__}"
 
 
 def optimizer_component(value: Any) -> Component:
@@ -137,7 +138,7 @@ def _name_of_torch_optimizer(value: Any) -> str:
     if isinstance(value, str):
         module, _, name = value.rpartition(".")
         return name if module in ("", "torch.optim") else ""
-    return value.__name__ if inspect.isclass(value) and _public_module(value) == "torch.optim" else ""
+    return value.__name__ if inspect.isclass(value) and public_path(value).startswith("torch.optim.") else ""
 
 
 def build_optimizer(component: Component, parameters: Iterable[Tensor], lr: float) -> Optimizer:

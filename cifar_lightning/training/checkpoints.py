@@ -5,13 +5,14 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zipfile import ZipFile
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
@@ -19,11 +20,20 @@ from cifar_lightning.files import replacing
 from cifar_lightning.training.lightning_internals import is_within_a_step
 
 
-def read_checkpoint(path: Path, is_sweep: bool = False) -> dict[str, Any]:
-    """Read a checkpoint of an `MLPClassifier`, or of a sweep of several, without running code from it.
+#: What a checkpoint is of: one `MLPClassifier`, a sweep of several, or any LightningModule.
+Kind = Literal["network", "sweep", "module"]
+KINDS = {"network": "one of MLPClassifier", "sweep": "that of a sweep", "module": "one of some LightningModule"}
+
+
+def read_checkpoint(path: Path, kind: Kind = "network") -> dict[str, Any]:
+    """Read a checkpoint, without running code from it.
+
+    Args:
+        path: The file.
+        kind: What it is to be of. A module need not have hyperparameters.
 
     Raises:
-        ValueError: If the file is none, is of the other kind, is damaged, or does not exist.
+        ValueError: If the file is none, is of another kind, is damaged, or does not exist.
     """
     if not path.is_file():
         raise ValueError(f"no checkpoint: expected a file, received {str(path)!r}")
@@ -31,19 +41,24 @@ def read_checkpoint(path: Path, is_sweep: bool = False) -> dict[str, Any]:
         if damage := _find_damage(path):
             raise ValueError(damage)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        received = _find_mismatch(checkpoint, kind)
     except Exception as error:  # a file from anywhere can make the unpickler raise anything
-        raise ValueError(
-            f"wrong checkpoint {path}: expected one of MLPClassifier, received {_in_short(error)}"
-        ) from None
-    parts = checkpoint if isinstance(checkpoint, Mapping) else {}
-    if not all(isinstance(parts.get(name), Mapping) for name in ("state_dict", "hyper_parameters")):
-        received = f"one with {', '.join(map(repr, parts)) or type(checkpoint).__name__}"
-        raise ValueError(f"wrong checkpoint {path}: expected one of MLPClassifier, received {received}")
-    if ("copies" in parts) != is_sweep:
-        one, several = "one network", "a sweep of several, which has one for each network in a folder beside it"
-        expected, received = (several, one) if is_sweep else (one, several)
-        raise ValueError(f"wrong checkpoint {path}: expected that of {expected}; received that of {received}")
-    return dict(parts)
+        received = _in_short(error)
+    if received:
+        raise ValueError(f"wrong checkpoint {path}: expected {KINDS[kind]}, received {received}")
+    return dict(checkpoint)
+
+
+def _find_mismatch(checkpoint: Any, kind: Kind) -> str:
+    """What a file's content is that is not of a kind; "" if it is."""
+    if not isinstance(checkpoint, Mapping):
+        return f"one with a {type(checkpoint).__name__}"
+    needed = ["state_dict", *["hyper_parameters"] * (kind != "module")]
+    if not all(isinstance(checkpoint.get(name), Mapping) for name in needed):
+        return f"one with {', '.join(map(repr, checkpoint))}"
+    if kind != "module" and ("copies" in checkpoint) != (kind == "sweep"):
+        return "that of one network" if kind == "sweep" else "that of a sweep, whose networks have folders beside it"
+    return ""
 
 
 def _find_damage(path: Path) -> str:
@@ -98,10 +113,18 @@ class BestCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
         self._is_first_rank = trainer.is_global_zero
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save if this is the best epoch, unless the module logs no validation loss."""
+        if self.monitor in trainer.callback_metrics:
+            super().on_validation_end(trainer, pl_module)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if this is the best epoch; one that is cut short before the first validation has no score."""
-        if trainer.is_last_batch or self.monitor in trainer.callback_metrics:
+        is_scored = self.monitor in trainer.callback_metrics
+        if is_scored or (trainer.is_last_batch and not trainer.enable_validation):
             super().on_train_epoch_end(trainer, pl_module)
+        elif trainer.is_last_batch:
+            rank_zero_warn(f"no best.ckpt is written: {type(pl_module).__name__} validates, but logs no {self.monitor}")
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         """Whether this is the best so far, which a loss that is no number never is."""

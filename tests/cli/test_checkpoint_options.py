@@ -21,7 +21,11 @@ def with_option(name, value):
 
 
 def test_what_is_not_given_is_taken_from_the_checkpoint():
-    stored = options.options_of(CHECKPOINT, ["batch_size", "scaling", "data_dir", "images"])
+    known = {
+        "model": {"lr": 1, "hidden_sizes": 1, "schedule": 1},
+        "data": {"batch_size": 1, "scaling": 1, "data_dir": 1, "images": 1},
+    }
+    stored = options.options_of(CHECKPOINT, known)
     assert stored["data"] == {
         "batch_size": 32,
         "scaling": "feature",

@@ -133,11 +133,14 @@ def test_early_stopping_from_a_config(run):
     [
         (["--model.activation=sellu"], "model.activation"),
         (["--model.dropout=alpha", "--model.dropout_p=1"], "expected 0 <= p < 1, received p=1"),
-        (["--model.dropout=alpha", "--model.dropout_p=nan"], "Got value: nan"),
+        (["--model.dropout=alpha", "--model.dropout_p=nan"], "--model.dropout_p: expected a number; received 'nan'"),
         (["--model.hidden_sizes=[]"], "wrong hidden_sizes: expected at least one positive integer"),
         (["--model.hidden_sizes=20by100"], "received '20by100'"),
         (["--model.optimizer=NAdm"], "did you mean 'NAdam'"),
-        (["--model.optimizer=SGD", "--model.optimizer.lr=1"], "a second learning rate inside the optimizer's"),
+        (
+            ["--model.optimizer=SGD", "--model.optimizer.lr=1"],
+            "lr given twice: expected it as the model's lr (--model.lr) only",
+        ),
         (["--model.lr=-1"], "lr out of range: expected a positive number, received -1"),
         (["--model.schedule=Cycle"], "Cycle"),
         (["--model.nonsense=1"], "model.nonsense"),

@@ -1,3 +1,4 @@
+import sys
 from typing import get_args
 
 import pytest
@@ -46,6 +47,30 @@ def test_activation_takes_its_parameters():
     x = torch.tensor([-2.0])
     assert make_activation("leaky_relu", {"negative_slope": 0.3})(x).item() == pytest.approx(-0.6)
     torch.testing.assert_close(make_activation("elu", {"alpha": 2.0})(x), F.elu(x, 2.0))
+
+
+class Squared(torch.nn.Module):
+    def __init__(self, power: float = 2.0):
+        super().__init__()
+        self.power = power
+
+    def forward(self, x):
+        return x**self.power
+
+
+@pytest.mark.parametrize(("parameters", "expected"), [(None, 9.0), ({"power": 3.0}, 27.0)])
+def test_an_activation_of_ones_own_by_path(parameters, expected):
+    assert make_activation(f"{__name__}.Squared", parameters)(torch.tensor(3.0)).item() == expected
+    with pytest.raises(ValueError, match="unknown parameter of .*Squared: expected one of power; received 'powr'"):
+        make_activation(f"{__name__}.Squared", {"powr": 3.0})
+
+
+@pytest.mark.parametrize("path", ["this.F", f"{__name__}.FORMULAS", "wave.Error", "torch.nn.functional.relu"])
+def test_a_path_of_no_activation_imports_nothing(monkeypatch, path):
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    with pytest.raises(ValueError, match="unknown activation: expected one of .*, or the path of a class"):
+        make_activation(path)
+    assert "this" not in sys.modules
 
 
 def test_normalizations():

@@ -34,6 +34,18 @@ def test_wrong_hidden_sizes(sizes):
         parse_hidden_sizes(sizes)
 
 
+@pytest.mark.parametrize("sizes", ["999999999x2", "100000x100000", "10001x1", [1] * 10_001])
+def test_too_many_layers(sizes):
+    with pytest.raises(ValueError, match="too many hidden_sizes: expected at most 10,000 layers, received"):
+        parse_hidden_sizes(sizes)
+
+
+@pytest.mark.parametrize("sizes", ["3x100000", [1_000_000], "1x999999999999999999"])
+def test_too_many_weights(sizes):
+    with pytest.raises(ValueError, match="network too large: expected at most 2,147,483,648 weights, received"):
+        DeepMLP(hidden_sizes=sizes)
+
+
 @pytest.mark.parametrize(
     ("position", "order"),
     [

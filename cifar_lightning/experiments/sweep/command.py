@@ -68,7 +68,7 @@ class SweepCLI(CLI):
         return super()._find_checkpoint()
 
     def _read_checkpoint(self) -> dict[str, Any]:
-        return read_checkpoint(Path(self.ckpt_path or ""), is_sweep=True)
+        return read_checkpoint(Path(self.ckpt_path or ""), "sweep")
 
     def _parse_point(self, parser: LightningArgumentParser, point: Point) -> tuple[int, dict[str, Any]]:
         """A point's seed, and its classifier's arguments."""

@@ -1,0 +1,133 @@
+"""Options that take a class: its name and its arguments, checked before jsonargparse says less about them."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
+from torch import nn
+from torch.optim import Optimizer
+
+from cifar_lightning.cli.arguments import CommandLine
+from cifar_lightning.cli.own_classes import import_class
+from cifar_lightning.errors import unknown_name
+from cifar_lightning.nn.layers import ACTIVATIONS
+from cifar_lightning.nn.mlp import parse_hidden_sizes
+from cifar_lightning.optim.class_paths import optimizer_component, schedule_component
+from cifar_lightning.optim.schedule import Schedule
+
+#: Options that take classes, and what these must be a kind of.
+KINDS: dict[str, type] = {
+    "model.activation": nn.Module,
+    "model.optimizer": Optimizer,
+    "model.schedule": Schedule,
+    "trainer.callbacks": Callback,
+    "trainer.logger": Logger,
+    "trainer.profiler": Profiler,
+}
+#: Options that take a name of a few.
+NAMES: dict[str, list[str]] = {
+    "model.activation": list(ACTIVATIONS),
+    "trainer.accelerator": ["auto", "gpu", *AcceleratorRegistry.available_accelerators()],
+    "trainer.profiler": ["simple", "advanced", "pytorch", "xla"],
+}
+#: What knows the classes of an option and their arguments.
+COMPONENTS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "model.optimizer": (optimizer_component, "NAdam"),
+    "model.schedule": (schedule_component, "Constant"),
+}
+
+
+def check_classes(line: CommandLine) -> None:
+    """Check the classes and names that a command line names, and the classes' arguments; import those of one's own.
+
+    Raises:
+        ValueError: If there is no such class, or it takes no such argument.
+    """
+    for option, names in NAMES.items():
+        for rest, value in line.statements(option):
+            if not rest and isinstance(value, str) and "." not in value and value not in names:
+                raise unknown_name(f"--{option}", value, names)
+    for rest, value in line.statements("model.hidden_sizes"):
+        if not rest and isinstance(value, str):
+            parse_hidden_sizes(value)
+    for option in KINDS:
+        _check_classes_of(option, line)
+
+
+def _check_classes_of(option: str, line: CommandLine) -> None:
+    present: str | None = COMPONENTS[option][1] if option in COMPONENTS else None
+    for rest, value in line.statements(option):
+        argument = rest.removeprefix("init_args.").partition(".")[0]
+        if argument in ("", "class_path"):
+            for path, arguments in _components(value):
+                present = path or present
+                _check_class(option, present, arguments)
+        elif argument not in ("help", "dict_kwargs"):
+            _check_class(option, present, [argument])
+
+
+def _check_class(option: str, path: str | None, arguments: list[str]) -> None:
+    """Check one class and the names of its arguments."""
+    if path is None or path in NAMES.get(option, ()) or Path(path).is_file():  # which holds the option's value
+        return
+    kind = KINDS[option]
+    cls = import_class(path, kind, f"--{option}") if "." in path else _subclasses(kind).get(path)
+    if option in COMPONENTS:
+        try:
+            COMPONENTS[option][0]({"class_path": path, "init_args": dict.fromkeys(arguments)})
+        except ValueError as error:
+            raise ValueError(f"--{option}: {error}") from error
+    elif cls is not None:
+        parameters = inspect.signature(cls).parameters
+        takes_any = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
+        for argument in arguments:
+            if not takes_any and argument not in parameters:
+                raise unknown_name(f"argument of {cls.__name__} (--{option})", argument, parameters)
+    elif option not in NAMES:
+        near = get_close_matches(path, _subclasses(kind), n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(
+            f"unknown --{option}: expected the name of a {kind.__name__}, or the import path of one of your own; "
+            f"received {path!r}{hint}"
+        )
+
+
+def _components(value: Any) -> Iterator[tuple[str | None, list[str]]]:
+    """The classes that a value names, None for the present one, each with the names of the arguments given."""
+    if isinstance(value, str):
+        yield value, []
+    elif isinstance(value, Mapping):
+        yield value.get("class_path"), list(value.get("init_args") or {})
+    elif isinstance(value, list):
+        for item in value:
+            yield from _components(item)
+
+
+def check_stored_classes(stored: Mapping[str, Mapping[str, Any]]) -> None:
+    """Import the classes of one's own that a checkpoint's options name, by group and name.
+
+    Raises:
+        ValueError: If one can't be imported.
+    """
+    for option in KINDS:
+        group, name = option.split(".")
+        for path, _ in _components(stored.get(group, {}).get(name)):
+            if path is not None and "." in path:
+                import_class(path, KINDS[option], f"--{option}")
+
+
+def _subclasses(kind: type) -> dict[str, type]:
+    """All subclasses of a class that have been imported, by name."""
+    found: dict[str, type] = {}
+    direct: list[type] = kind.__subclasses__()
+    for cls in direct:
+        if not cls.__name__.startswith("_"):
+            found[cls.__name__] = cls
+        found |= _subclasses(cls)
+    return found

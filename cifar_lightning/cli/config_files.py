@@ -1,0 +1,86 @@
+"""Configs, each a file or the YAML itself: what they say, read without harm."""
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import get_loader
+
+#: Values in a config: a saved one has about a hundred. YAML's aliases can stand for any number of them.
+LARGEST = 100_000
+
+
+def config_text(config: str) -> str:
+    """What a config says, be it a file or the YAML itself."""
+    try:
+        return Path(config).read_text()
+    except UnicodeDecodeError:
+        raise ValueError(f"wrong config: expected a YAML file, received {config}, which is no text") from None
+    except (OSError, ValueError):  # no file, or no name that one could have
+        return config
+
+
+def load_config(config: str) -> Any:
+    """The content of a config, be it a file or the YAML itself. It is shared: leave it as it is.
+
+    Raises:
+        ValueError: If it is no YAML, or stands for more values than a config can have.
+    """
+    try:
+        return _load(config_text(config))
+    except ValueError as error:
+        raise ValueError(f"wrong config: expected YAML, received {shorten(config)}, {error}") from None
+
+
+def load_value(text: str) -> Any:
+    """The value that a flag's text stands for; the text itself if it is no YAML."""
+    try:
+        return _load(text)
+    except ValueError:
+        return text
+
+
+def shorten(text: str) -> str:
+    """The text on one line that is not too long."""
+    line = " ".join(text.split())
+    return line if len(line) <= 80 else f"{line[:77]}..."
+
+
+@lru_cache(maxsize=64)
+def _load(text: str) -> Any:
+    try:
+        content = get_loader("yaml")(text)
+    except RecursionError:
+        raise ValueError("which is nested too deeply") from None
+    except Exception as error:  # the loader's own, whose class depends on what reads YAML
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        problem = getattr(error, "problem", None) or str(error) or type(error).__name__
+        raise ValueError(f"which is none: {shorten(problem)}{where}") from error
+    _check_size(content)
+    return content
+
+
+def _check_size(content: Any) -> None:
+    """Count what a config stands for, aliases written out.
+
+    Raises:
+        ValueError: If it is too much, or contains itself.
+    """
+    for count, _ in enumerate(_walk(content, ())):
+        if count > LARGEST:
+            raise ValueError(f"whose aliases stand for more than {LARGEST:,} values")
+
+
+def _walk(value: Any, parents: tuple[int, ...]) -> Iterator[Any]:
+    """The value and all values in it."""
+    yield value
+    if not isinstance(value, Mapping | list):
+        return
+    if id(value) in parents:
+        raise ValueError("which contains itself")
+    if len(parents) > 50:
+        raise ValueError("which is nested too deeply")
+    for item in value.values() if isinstance(value, Mapping) else value:
+        yield from _walk(item, (*parents, id(value)))

@@ -1,0 +1,182 @@
+"""A user's own classes in the place of our model and data, named by import path.
+
+`--model my.module.MyNet`, or `model: my.module.MyNet` in a config, decides which options there are. So it is read, and
+taken out of what jsonargparse gets to see, before there is a parser. A config may say it in three ways:
+
+    model: my.module.MyNet
+    model: {class_path: my.module.MyNet, lr: 0.1}
+    model: {class_path: my.module.MyNet, init_args: {lr: 0.1}}
+
+A checkpoint names the classes that it was trained with, too. Like every other option of a checkpoint they are taken if
+nothing else is said. That imports a module by its name, which has to be there already.
+"""
+
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, LightningModule
+
+from cifar_lightning.cli.arguments import CONFIG_OPTIONS, CommandLine, is_flag
+from cifar_lightning.cli.config_files import load_config, load_value
+from cifar_lightning.optim.class_paths import public_path
+from cifar_lightning.training.classifier import MLPClassifier
+from cifar_lightning.training.datamodule import CIFAR10DataModule
+
+#: Groups of options that belong to a class: ours, and what any other must be a kind of.
+GROUPS: dict[str, tuple[type, type]] = {
+    "model": (MLPClassifier, LightningModule),
+    "data": (CIFAR10DataModule, LightningDataModule),
+}
+#: Where a checkpoint has the names of the classes, by group.
+CHECKPOINT_KEY = "class_paths"
+
+
+def import_class(path: str, kind: type, option: str) -> type:
+    """The class that an import path leads to, from a module that is installed or lies in the current folder.
+
+    Args:
+        path: Such as "my.module.MyNet".
+        kind: What it must be a subclass of.
+        option: Who asks, for the error.
+
+    Raises:
+        ValueError: If there is none, or the module can't be imported.
+    """
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as for `python -m`; a script has its own folder there instead
+    a = "an" if kind.__name__[0] in "AEIOU" else "a"
+    wrong = f"{option}: expected the import path of {a} {kind.__name__}, as in my.module.MyClass; received {path!r}"
+    module_name, _, name = path.rpartition(".")
+    if not module_name or not all(part.isidentifier() for part in path.split(".")):
+        raise ValueError(wrong)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
+            here = f"neither here, in {Path.cwd()}, nor installed"
+            raise ValueError(f"{wrong}, but there is no module {error.name!r}: it is {here}") from error
+        raise ValueError(f"{wrong}, but {module_name} can't be imported: it needs {error.name!r}") from error
+    except (Exception, SystemExit) as error:  # whatever a user's module does
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"{wrong}, but {module_name} can't be imported: {said}") from error
+    found = getattr(module, name, None)
+    if inspect.isclass(found) and issubclass(found, kind):
+        return found
+    if found is not None:
+        what = "a class of another kind" if inspect.isclass(found) else f"a {type(found).__name__}"
+        raise ValueError(f"{wrong}, which is {what}")
+    there = [key for key, value in vars(module).items() if inspect.isclass(value) and issubclass(value, kind)]
+    near = get_close_matches(name, there, n=1)
+    hint = f"; did you mean {module_name}.{near[0]}?" if near else ""
+    raise ValueError(f"{wrong}, but {module_name} has no {name}{hint}")
+
+
+def class_paths(classes: Mapping[str, type]) -> dict[str, str]:
+    """The import paths of the chosen classes, by group."""
+    return {group: public_path(cls) for group, cls in classes.items()}
+
+
+def own_class_paths(classes: Mapping[str, type]) -> dict[str, str]:
+    """The same, without ours."""
+    return {group: path for group, path in class_paths(classes).items() if classes[group] is not GROUPS[group][0]}
+
+
+def choose_classes(line: CommandLine, checkpoint: Mapping[str, Any]) -> dict[str, type]:
+    """The classes of model and data, by group: what the command line names, or else the checkpoint, or else ours.
+
+    Raises:
+        ValueError: If one can't be imported, or contradicts the checkpoint.
+    """
+    is_fit = line.head[-1:] == ["fit"]
+    chosen: dict[str, type] = {}
+    for group, (ours, kind) in GROUPS.items():
+        flags = CommandLine(line.without_configs, line.head[-1:])
+        # A training goes by its configs, but an evaluation may name one only to say which run is meant.
+        given = _named(group, line if is_fit else flags)
+        stored = checkpoint.get(CHECKPOINT_KEY, {}).get(group)
+        path = given or stored or _named(group, line) or ours.__name__
+        chosen[group] = ours if path == ours.__name__ else import_class(path, kind, f"--{group}")
+        if stored not in (None, public_path(chosen[group])) and (is_fit or group == "model"):
+            raise ValueError(
+                f"--{group} contradicts the checkpoint: expected {stored}, with which it was trained, or no such "
+                f"option; received {path}"
+            )
+    return chosen
+
+
+def _named(group: str, line: CommandLine) -> str | None:
+    """The class that is named last for a group."""
+    named = [
+        value if rest == "class_path" else _split(value)[0]
+        for rest, value in line.statements(group)
+        if rest in ("", "class_path")
+    ]
+    return next((path for path in reversed(named) if path), None)
+
+
+def _split(value: Any) -> tuple[str | None, Any]:
+    """The class that a group's value names, None for none, and the value without it."""
+    if isinstance(value, str):
+        return (None, value) if Path(value).is_file() else (value, {})
+    if not isinstance(value, Mapping) or "class_path" not in value:
+        return None, value
+    rest = {key: item for key, item in value.items() if key not in ("class_path", "init_args")}
+    return value["class_path"], rest | dict(value.get("init_args") or {})
+
+
+def without_classes(arguments: Sequence[str]) -> list[str]:
+    """The arguments without the classes of model and data: their options alone, as a parser of these classes has."""
+    kept: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        option, has_value, value = word.partition("=")
+        group, _, rest = option.removeprefix("--").partition(".")
+        takes_value = option in CONFIG_OPTIONS or (is_flag(word) and group in GROUPS and rest in ("", "class_path"))
+        if takes_value and not has_value:
+            value = next(words, "")
+        if option in CONFIG_OPTIONS:
+            kept.append(f"--config={_config_without_classes(value)}")
+        elif takes_value:
+            path, options = _split(load_value(value))
+            if rest == "" and (path is None or options):
+                kept.append(f"{option}={value if path is None else json.dumps(options, default=str)}")
+        elif is_flag(word) and group in GROUPS and rest.startswith("init_args."):
+            kept.append(word.replace("init_args.", "", 1))
+        else:
+            kept.append(word)
+    return kept
+
+
+def _config_without_classes(config: str) -> str:
+    """The config itself if it names no class, or else as YAML without them."""
+    content = load_config(config)
+    flat = flatten(content)
+    return config if flat == content else json.dumps(flat, default=str)
+
+
+def flatten(content: Any) -> Any:
+    """What a config says without the classes of model and data, their options beside one another."""
+    if not isinstance(content, Mapping):
+        return content
+    flat = {}
+    for key, value in content.items():
+        if key in GROUPS:
+            path, rest = _split(value)
+            if path is None or rest:
+                flat[key] = value if path is None else rest
+        else:  # a config that stands before the subcommand has its groups below its name
+            flat[key] = flatten(value) if isinstance(value, Mapping) and GROUPS.keys() & value.keys() else value
+    return flat
+
+
+def keep_options(instance: LightningModule | LightningDataModule, options: Mapping[str, Any]) -> None:
+    """Keep options as hyperparameters of whose class does not do so itself: a checkpoint must have them all."""
+    missing = {name: value for name, value in options.items() if name not in instance.hparams}
+    if missing:
+        instance.save_hyperparameters(json.loads(json.dumps(missing, default=str)))

@@ -1,0 +1,93 @@
+"""The parser of the commands' options: names in full, an error in one line, and help that offers what can be had."""
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from cifar_lightning.cli.arguments import CommandLine
+from cifar_lightning.cli.class_checks import check_classes
+from cifar_lightning.cli.command import DEBUG_VARIABLE
+from cifar_lightning.cli.option_names import OptionNames
+from cifar_lightning.cli.parse_errors import explain
+from cifar_lightning.optim.class_paths import UNSUITABLE_OPTIMIZERS
+
+
+class Parser(LightningArgumentParser):
+    """The parser of one command.
+
+    Attributes:
+        command: The command's name, for errors; "" for the parser of all commands.
+        class_paths: The user's own classes by group, which a printed or saved config must name.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+        self.command = ""
+        self.class_paths: dict[str, str] = {}
+
+    def check(self, line: CommandLine, parsers: Mapping[str, Any]) -> None:
+        """Check the names of a line's options and the classes that it names; or end in one line.
+
+        Args:
+            line: The command line.
+            parsers: The parser of its subcommand, by name; or of all subcommands if it names none.
+        """
+        if len(parsers) > 1:
+            return
+        ((self.command, parser),) = parsers.items()
+        parser.command = self.command
+        try:
+            names = OptionNames(parser.options, parser.class_paths)
+            names.check(line)
+            check_classes(line)
+        except ValueError as error:
+            self.error(str(error), error)
+        if nulls := names.nulls(line):  # which jsonargparse lets through in a config
+            parser.parse_args([f"--{option}=null" for option in nulls], defaults=False)
+
+    @property
+    def options(self) -> list[str]:
+        """The names of all options, without the dashes; one that takes a list has another that ends in +."""
+        return [name.lstrip("-") for name in self._option_string_actions if name.startswith("--")]
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """The help, without the optimizers that are refused."""
+        names = "|".join(["Optimizer", *UNSUITABLE_OPTIMIZERS])
+        text = re.sub(rf"torch\.optim\.({names}),\s*", "", super().format_help(*args, **kwargs))
+        return re.sub(rf",\s*torch\.optim\.({names})\)", ")", text)
+
+    def dump(self, config: Namespace, **kwargs: Any) -> str:
+        """The config as YAML, flat; a user's own class is named among its options."""
+        text: str = super().dump(config, **kwargs)
+        for group, path in self.class_paths.items():
+            named = f"{group}:\n  class_path: {path}\n"
+            begins = re.compile(rf"^{group}:( \{{\}}| null)?\n", re.MULTILINE)
+            text = begins.sub(named, text, count=1) if begins.search(text) else text + named
+        return text
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the error in one line, and exit with status 2."""
+        end(explain(message), self.command, ex)
+
+
+def end(message: str, command: str, error: Exception | None = None) -> NoReturn:
+    """End a command on a wrong command line, in one line that names its help.
+
+    Args:
+        message: What is wrong.
+        command: The command's name; "" for none.
+        error: Where it is from, raised if the traceback is to be shown.
+
+    Raises:
+        SystemExit: With status 2.
+    """
+    if os.environ.get(DEBUG_VARIABLE) and error is not None:
+        raise error
+    help_of = " ".join(["cifar-lightning", *command.split(), "--help"])
+    print(f"error: {message} (see {help_of})", file=sys.stderr)
+    raise SystemExit(2)
