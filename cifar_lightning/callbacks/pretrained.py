@@ -41,7 +41,7 @@ class Pretrained(Callback):
                 f"nothing to reuse layers in: expected an MLPClassifier, received {type(pl_module).__name__}"
             )
         read_checkpoint(Path(self.checkpoint))  # which says so if it is none
-        source = MLPClassifier.load_from_checkpoint(self.checkpoint, map_location="cpu", weights_only=True)
+        source = type(pl_module).load_from_checkpoint(self.checkpoint, map_location="cpu", weights_only=True)
         self._reused = copy_hidden_layers(source.network, pl_module.network, self.layers)
         pl_module.standardize.load_state_dict(source.standardize.state_dict())  # of the inputs that the layers expect
 

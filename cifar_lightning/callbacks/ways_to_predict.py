@@ -67,9 +67,9 @@ class WaysToPredict:
                 "Monte-Carlo dropout has nothing to sample: expected a network with a dropout of p > 0 for "
                 f"{self.mc_samples} samples, received one without"
             )
+        kind = type(module) if isinstance(module, MLPClassifier) else MLPClassifier
         self._members = [
-            MLPClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
-            for path in self.ensemble
+            kind.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval() for path in self.ensemble
         ]
 
     def predict_every_way(

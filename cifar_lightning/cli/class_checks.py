@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
-from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.accelerators import Accelerator, AcceleratorRegistry
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy, StrategyRegistry
 from torch import nn
 from torch.optim import Optimizer
 
@@ -26,15 +27,19 @@ KINDS: dict[str, type] = {
     "model.activation": nn.Module,
     "model.optimizer": Optimizer,
     "model.schedule": Schedule,
+    "trainer.accelerator": Accelerator,
     "trainer.callbacks": Callback,
     "trainer.logger": Logger,
+    "trainer.plugins": object,  # of several kinds
     "trainer.profiler": Profiler,
+    "trainer.strategy": Strategy,
 }
 #: Options that take a name of a few.
 NAMES: dict[str, list[str]] = {
     "model.activation": list(ACTIVATIONS),
     "trainer.accelerator": ["auto", "gpu", *AcceleratorRegistry.available_accelerators()],
     "trainer.profiler": ["simple", "advanced", "pytorch", "xla"],
+    "trainer.strategy": ["auto", *StrategyRegistry.available_strategies()],
 }
 #: What knows the classes of an option and their arguments.
 COMPONENTS: dict[str, tuple[Callable[[Any], Any], str]] = {
@@ -74,9 +79,11 @@ def _check_classes_of(option: str, line: CommandLine) -> None:
 
 def _check_class(option: str, path: str | None, arguments: list[str]) -> None:
     """Check one class and the names of its arguments."""
+    kind = KINDS[option]
     if path is None or path in NAMES.get(option, ()) or Path(path).is_file():  # which holds the option's value
         return
-    kind = KINDS[option]
+    if kind is object and "." not in path:
+        return  # jsonargparse's business
     cls = import_class(path, kind, f"--{option}") if "." in path else _subclasses(kind).get(path)
     if option in COMPONENTS:
         try:

@@ -106,7 +106,7 @@ class CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the groups of options that are no hyperparameters, each of the class that acts on it."""
         assert isinstance(parser, Parser), "it was asked for"
-        parser.class_paths = own_class_paths(self.classes)
+        parser.add_own_classes(own_class_paths(self.classes))
         parser.add_class_arguments(Executor, "execution")
         parser.add_class_arguments(Cycle, "cycle")
         parser.add_lightning_class_args(Pretrained, "pretrained")
@@ -135,6 +135,7 @@ class CLI(LightningCLI):
         options.refuse_what_can_not_act(self.subconfig.as_dict(), self._given, subcommand)
         if self.ckpt_path:
             self._take_options_of_checkpoint()
+        self._subcommand_parsers[subcommand].check_needed(self.subconfig)  # type: ignore[attr-defined]
         # Lightning would let the checkpoint's hyperparameters override the command line's if it saw the path now.
         self.subconfig.ckpt_path = None
 

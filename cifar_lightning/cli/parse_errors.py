@@ -24,8 +24,11 @@ def explain(message: str) -> str:
     key = re.search(r'Parser key "([^"]+)"', line)
     given = re.findall(r"(?:Given|Got) value: ?(.*)$", line)
     if key is None or not given:
-        missing = re.fullmatch(r"argument (?:.*/)?(--\S+): expected one argument", line)
-        return f"{missing[1]} without a value: expected one, received none" if missing else line
+        if missing := re.fullmatch(r"argument (?:.*/)?(--\S+): expected one argument", line):
+            return f"{missing[1]} without a value: expected one, received none"
+        if missing := re.fullmatch(r"the following arguments are required: (.*)", line):
+            return f"{missing[1]} missing: expected a value, since there is no default; received none"
+        return line
     expected, choices = _expectations(line)
     if not expected:
         return line

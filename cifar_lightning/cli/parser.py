@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
@@ -21,14 +21,33 @@ class Parser(LightningArgumentParser):
     """The parser of one command.
 
     Attributes:
-        command: The command's name, for errors; "" for the parser of all commands.
+        command: The command's name, for errors: of all parsers, for jsonargparse makes some of its own, for a class's
+            arguments.
         class_paths: The user's own classes by group, which a printed or saved config must name.
+        needed: Options without a default, which a checkpoint may give.
     """
+
+    command: ClassVar[str] = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
-        self.command = ""
         self.class_paths: dict[str, str] = {}
+        self.needed: list[str] = []
+
+    def add_own_classes(self, class_paths: dict[str, str]) -> None:
+        """Take note of whose the options are, and let those without a default wait for a checkpoint's."""
+        self.class_paths = class_paths
+        for action in self._actions:
+            if action.required and action.dest.partition(".")[0] in class_paths:
+                action.required = False
+                self.needed.append(action.dest)
+
+    def check_needed(self, config: Namespace) -> None:
+        """Check that the config has all that is needed; or end in one line."""
+        for option in self.needed:
+            if config.get(option) is None:
+                owner = self.class_paths[option.partition(".")[0]]
+                self.error(f"--{option} is missing: expected a value, since {owner} has no default; received none")
 
     def check(self, line: CommandLine, parsers: Mapping[str, Any]) -> None:
         """Check the names of a line's options and the classes that it names; or end in one line.
@@ -37,10 +56,10 @@ class Parser(LightningArgumentParser):
             line: The command line.
             parsers: The parser of its subcommand, by name; or of all subcommands if it names none.
         """
-        if len(parsers) > 1:
+        Parser.command = next(iter(parsers)) if len(parsers) == 1 else ""
+        if not Parser.command:
             return
-        ((self.command, parser),) = parsers.items()
-        parser.command = self.command
+        parser = parsers[Parser.command]
         try:
             names = OptionNames(parser.options, parser.class_paths)
             names.check(line)

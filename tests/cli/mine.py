@@ -125,3 +125,15 @@ class Heavy(torch.optim.SGD):
 
 def function():
     """No class at all."""
+
+
+class Needs(Bare):
+    """Has an argument without a default, and saves what it was given."""
+
+    def __init__(self, width: int, name=None):
+        super().__init__()
+        self.save_hyperparameters()
+        self.layer = nn.Sequential(nn.Linear(3072, width), nn.ReLU(), nn.Linear(width, 10))
+
+    def test_step(self, batch, batch_idx):
+        return self(batch[0])

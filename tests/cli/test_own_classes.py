@@ -133,6 +133,17 @@ def test_another_module_has_what_its_hooks_give(run):
     assert "epoch   2" in run("fit", "--ckpt_path", last, "--trainer.max_epochs=2")
 
 
+def test_arguments_without_a_default_or_a_type(run, fail):
+    message = fail("fit", "--model=mine.Needs", *SMALL)
+    assert "--model.width is missing: expected a value, since mine.Needs has no default; received none" in message
+    run("fit", "--model=mine.Needs", "--model.width=7", "--model.name=[a, 1]", *SMALL, ONE)
+    last = str(newest("last.ckpt"))
+    assert "deterministic" in run("test", "--ckpt_path", last, *QUIET)
+    assert saved("test_")["model"] == {"class_path": "mine.Needs", "width": 7, "name": ["a", 1]}
+    assert "expected 7" in fail("test", "--ckpt_path", last, "--model.width=8", *QUIET)
+    run("fit", "--ckpt_path", last, "--trainer.max_epochs=2")
+
+
 @pytest.mark.parametrize(
     ("flags", "subcommand"),
     [
@@ -194,6 +205,26 @@ def test_a_subclass_of_our_data(run):
 
 
 # ------------------------------------------------------------------------------- callbacks, activations, optimizers
+
+
+def test_an_ensemble_and_a_start_from_layers_of_a_subclass(run):
+    for seed in ("1", "2"):
+        run("fit", "--model=mine.Wider", "--model.extra=5", f"--seed_everything={seed}", TINY, *SMALL, ONE)
+    one, two = (str(path) for path in Path("runs").rglob("last.ckpt"))
+    assert "ensemble of 2" in run("test", "--ckpt_path", one, "--evaluation.ensemble", two, *QUIET)
+    run("fit", "--model=mine.Wider", f"--pretrained.checkpoint={one}", TINY, *SMALL, ONE)
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        ("LRFinder", "of channels, rate; received 'lr'"),
+        ("SignalPicture", "expected MLPClassifier and"),
+        ("FreezePretrained", "expected a network that reuses layers"),
+    ],
+)
+def test_our_callbacks_say_what_they_are_for(fail, callback, message):
+    assert message in fail("fit", "--model=mine.Net", *SMALL, ONE, f"--trainer.callbacks+={callback}")
 
 
 def test_callbacks_by_path_and_by_short_name(run):
