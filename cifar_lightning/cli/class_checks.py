@@ -70,7 +70,7 @@ def _check_classes_of(option: str, line: CommandLine) -> None:
     for rest, value in line.statements(option):
         argument = rest.removeprefix("init_args.").partition(".")[0]
         if argument in ("", "class_path"):
-            for path, arguments in _components(value):
+            for path, arguments in _components(value, option):
                 present = path or present
                 _check_class(option, present, arguments)
         elif argument not in ("help", "dict_kwargs"):
@@ -105,15 +105,21 @@ def _check_class(option: str, path: str | None, arguments: list[str]) -> None:
         )
 
 
-def _components(value: Any) -> Iterator[tuple[str | None, list[str]]]:
+def _components(value: Any, option: str) -> Iterator[tuple[str | None, list[str]]]:
     """The classes that a value names, None for the present one, each with the names of the arguments given."""
     if isinstance(value, str):
         yield value, []
     elif isinstance(value, Mapping):
+        keys = ["class_path", "init_args", "dict_kwargs"]
+        for key in value:
+            if key not in keys:
+                raise unknown_name(f"key of --{option}", key, keys)
+        if not isinstance(value.get("class_path", ""), str) or not isinstance(value.get("init_args") or {}, Mapping):
+            raise ValueError(f"wrong --{option}: expected a class_path and init_args by name, received {value}")
         yield value.get("class_path"), list(value.get("init_args") or {})
     elif isinstance(value, list):
         for item in value:
-            yield from _components(item)
+            yield from _components(item, option)
 
 
 def check_stored_classes(stored: Mapping[str, Mapping[str, Any]]) -> None:
@@ -124,7 +130,7 @@ def check_stored_classes(stored: Mapping[str, Mapping[str, Any]]) -> None:
     """
     for option in KINDS:
         group, name = option.split(".")
-        for path, _ in _components(stored.get(group, {}).get(name)):
+        for path, _ in _components(stored.get(group, {}).get(name), option):
             if path is not None and "." in path:
                 import_class(path, KINDS[option], f"--{option}")
 

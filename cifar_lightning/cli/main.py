@@ -241,7 +241,10 @@ class CLI(LightningCLI):
             kwargs["logger"] = make_loggers(self.folder)
         self.trainer_defaults["callbacks"] = self._make_callbacks(config)
         self.save_config_kwargs |= {"fingerprints": self._fingerprints, "class_paths": class_paths(self.classes)}
-        trainer = super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
+        try:
+            trainer = super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
+        except TypeError as error:  # Lightning's answer to --trainer.devices abc
+            raise ValueError(f"wrong trainer: {error}") from error
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpoints()
         if self.subcommand == "fit" and self._is_ours:

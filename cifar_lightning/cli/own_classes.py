@@ -126,8 +126,10 @@ def _split(value: Any) -> tuple[str | None, Any]:
         return (None, value) if Path(value).is_file() else (value, {})
     if not isinstance(value, Mapping) or "class_path" not in value:
         return None, value
-    rest = {key: item for key, item in value.items() if key not in ("class_path", "init_args")}
-    return value["class_path"], rest | dict(value.get("init_args") or {})
+    path, arguments = value["class_path"], value.get("init_args") or {}
+    if not isinstance(path, str) or not isinstance(arguments, Mapping):
+        raise ValueError(f"wrong class: expected a class_path, and init_args by name; received {value}")
+    return path, {key: item for key, item in value.items() if key not in ("class_path", "init_args")} | dict(arguments)
 
 
 def without_classes(arguments: Sequence[str]) -> list[str]:
@@ -154,10 +156,10 @@ def without_classes(arguments: Sequence[str]) -> list[str]:
 
 
 def _config_without_classes(config: str) -> str:
-    """The config itself if it names no class, or else as YAML without them."""
+    """The config itself if it names no class, or else as YAML without them; an empty one as jsonargparse takes it."""
     content = load_config(config)
     flat = flatten(content)
-    return config if flat == content else json.dumps(flat, default=str)
+    return config if flat == content is not None else json.dumps(flat or {}, default=str)
 
 
 def flatten(content: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 #: What a value of a type is called.
@@ -11,6 +12,7 @@ TYPES = {
     "float": "a number",
     "int": "a whole number",
     "list": "a list",
+    "Mapping": "names and values",
     "Sequence": "a list",
     "Iterable": "a list",
     "NoneType": "null",
@@ -18,12 +20,17 @@ TYPES = {
 }
 
 
-def explain(message: str) -> str:
-    """The message in one line; what it says of a Union's types as a list of what would be right."""
+def explain(message: str, flags: Iterable[str] = ()) -> str:
+    """The message in one line; what it says of a Union's types as a list of what would be right.
+
+    Args:
+        message: jsonargparse's.
+        flags: The words of the command line: for a class's argument the message has no longer name.
+    """
     line = " ".join(message.split())
     key = re.search(r'Parser key "([^"]+)"', line)
-    given = re.findall(r"(?:Given|Got) value: ?(.*)$", line)
-    if key is None or not given:
+    given = re.match(r".*(?:Given|Got) value: ?(.*)$", line)
+    if key is None or given is None:
         if missing := re.fullmatch(r"argument (?:.*/)?(--\S+): expected one argument", line):
             return f"{missing[1]} without a value: expected one, received none"
         if missing := re.fullmatch(r"the following arguments are required: (.*)", line):
@@ -32,19 +39,20 @@ def explain(message: str) -> str:
     expected, choices = _expectations(line)
     if not expected:
         return line
-    near = get_close_matches(given[0], choices, n=1, cutoff=0.5)
+    near = get_close_matches(given[1], choices, n=1, cutoff=0.5)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    received = "null" if given[0] == "None" else repr(given[0])
+    received = "null" if given[1] == "None" else repr(given[1])
     right = " or ".join([", ".join(expected[:-1]), expected[-1]] if len(expected) > 1 else expected)
-    return f"--{key[1]}: expected {right}; received {received}{hint}"
+    names = [word.partition("=")[0] for word in flags if word.partition("=")[0].endswith(f".{key[1]}")]
+    return f"{names[-1] if names else f'--{key[1]}'}: expected {right}; received {received}{hint}"
 
 
 def _expectations(line: str) -> tuple[list[str], list[str]]:
     """What would be right, each once, and the values among it that can be chosen from."""
     expected: list[str] = []
     choices: list[str] = []
-    for literal, cls, other in re.findall(
-        r"Expected (?:a|an) (?:typing\.Literal(\[.*?\])|<class '([\w.]+)'>|(dot import path))", line
+    for literal, cls, *other in re.findall(
+        r"Expected (?:a|an) (?:typing\.Literal(\[.*?\])|<class '([\w.]+)'>|(dot import path))|(Subclass types)", line
     ):
         if literal:
             values = list(map(str, ast.literal_eval(literal)))
@@ -53,6 +61,6 @@ def _expectations(line: str) -> tuple[list[str], list[str]]:
         elif cls:
             name = cls.rpartition(".")[2]
             expected.append(TYPES.get(name, name))
-        elif other:
+        elif any(other):
             expected.append("a class's name or import path")
     return list(dict.fromkeys(expected)), choices

@@ -21,13 +21,14 @@ class Parser(LightningArgumentParser):
     """The parser of one command.
 
     Attributes:
-        command: The command's name, for errors: of all parsers, for jsonargparse makes some of its own, for a class's
-            arguments.
+        command: The command's name, for errors; and
+        flags: those that it was given: of all parsers, for jsonargparse makes some more, for classes' arguments.
         class_paths: The user's own classes by group, which a printed or saved config must name.
         needed: Options without a default, which a checkpoint may give.
     """
 
     command: ClassVar[str] = ""
+    flags: ClassVar[list[str]] = []
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
@@ -56,7 +57,7 @@ class Parser(LightningArgumentParser):
             line: The command line.
             parsers: The parser of its subcommand, by name; or of all subcommands if it names none.
         """
-        Parser.command = next(iter(parsers)) if len(parsers) == 1 else ""
+        Parser.command, Parser.flags = next(iter(parsers)) if len(parsers) == 1 else "", line.flags
         if not Parser.command:
             return
         parser = parsers[Parser.command]
@@ -91,7 +92,7 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the error in one line, and exit with status 2."""
-        end(explain(message), self.command, ex)
+        end(explain(message, self.flags), self.command, ex)
 
 
 def end(message: str, command: str, error: Exception | None = None) -> NoReturn:

@@ -78,7 +78,7 @@ def suggest(name: str, value: Any, options: Collection[str], in_config: bool = F
         return f", and not needed: {NOT_NEEDED[leaf]}"
     meant = _meaning(group, leaf, value, [name for name in options if not name.endswith(("+", "help"))])
     if in_config:
-        meant = re.sub(r"--(\S+?)(?: |=|$)(\S*)", r"\1: \2", meant)
+        meant = re.sub(r"--(\S+?)(?: |=|$)(\S*)", r"\1: \2", meant).rstrip(" :")
     return f": did you mean {meant.strip()}?" if meant else ""
 
 
