@@ -1,7 +1,7 @@
 """What the tests share: one thread, a scratch directory, small data, and the real files where they are."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lightning.pytorch  # noqa: F401 (its log handler keeps the stream of its import: not a test's, which is closed)
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cifar_lightning.data.sources import ENVIRONMENT_VARIABLE
+from cifar_lightning.experiments.results import Result
 from cifar_lightning.optim.schedule import Schedule
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +34,19 @@ def rates(schedule: Schedule, steps: int, lr: float = 0.05) -> list[float]:
         scheduler.step()
         seen.append(optimizer.param_groups[0]["lr"])
     return seen
+
+
+def make_row(epoch: float, loss: float, accuracy: float = 0.4, seconds: float = 2.0) -> dict[str, float]:
+    """An epoch of a run."""
+    return {"epoch": epoch, "seconds": seconds, "lr": 0.1, "val_loss": loss, "val_accuracy": accuracy}
+
+
+def make_result(
+    name: str = "a", seed: int = 1, losses: Sequence[float] = (2.0, 1.5, 1.8), test_accuracy: float = 0.45
+) -> Result:
+    """What a run of these validation losses came to."""
+    rows = [make_row(i + 1.0, loss, 0.3 + i / 10) for i, loss in enumerate(losses)]
+    return Result(name, seed, "synthetic", 1234, f"{name}/seed_{seed}", rows, {}, 1.6, test_accuracy)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -83,7 +83,7 @@ class CLI(LightningCLI):
                 trainer_defaults={"max_epochs": 100},
             )
         except BaseException:
-            if self.folder is not None:
+            if self.folder is not None and folder is None:  # a given one is not ours to remove
                 discard_if_never_begun(self.folder)
             raise
 

@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from cifar_lightning.cli.arguments import CommandLine
 from cifar_lightning.cli.class_checks import check_classes
-from cifar_lightning.cli.command import DEBUG_VARIABLE
+from cifar_lightning.cli.mistakes import DEBUG_VARIABLE
 from cifar_lightning.cli.option_names import OptionNames
 from cifar_lightning.cli.parse_errors import explain
 from cifar_lightning.optim.class_paths import UNSUITABLE_OPTIMIZERS

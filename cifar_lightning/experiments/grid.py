@@ -52,7 +52,7 @@ class Point:
     @property
     def flags(self) -> list[str]:
         """The point as flags of `lightning fit`."""
-        return [f"--{name}={as_text(value)}" for name, value in self.values.items()]
+        return flags(self.values)
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,21 @@ class Grid:
             values[name] = re.sub(r"\{(.*?)\}", lambda match: as_text(draw[match[1]]), template)
         return values
 
+    def name(self, draw: Mapping[str, Any]) -> str:
+        """A draw as "sgd,lr=0.1": settings by their name, all else that varies as its last name and the value."""
+        varying = {name: axis for name, axis in self.axes.items() if isinstance(axis, Range) or len(axis) > 1}
+        named = varying or self.axes
+        shorts = [name.rpartition(".")[2] for name in named]
+        parts = []
+        for (name, axis), short in zip(named.items(), shorts, strict=True):
+            label = short if shorts.count(short) == 1 else name
+            value = f"{draw[name]:.4g}" if isinstance(axis, Range) else _word(draw[name])
+            parts.append(value if isinstance(axis, dict) else f"{label}={value}")
+        name = re.sub(r"[^\w.,=+-]+", "_", ",".join(parts)).strip("._-") or "point"
+        if len(name) > LONGEST_NAME:
+            name = f"{name[: LONGEST_NAME - 9]}_{sha256(name.encode()).hexdigest()[:8]}"
+        return name
+
     def points(self) -> list[Point]:
         """All combinations, the last axis varying fastest, with names of which no two are the same.
 
@@ -100,7 +115,7 @@ class Grid:
                     f"{name}: [{axis.low}, {axis.high}]; received numbers from {axis.low} to {axis.high}"
                 )
         draws = [dict(zip(self.axes, draw, strict=True)) for draw in itertools.product(*self.axes.values())]  # type: ignore[arg-type]
-        names = _distinct(_folder_name(self.axes, draw) for draw in draws)
+        names = _distinct(map(self.name, draws))
         return [Point(name, self.values(draw)) for name, draw in zip(names, draws, strict=True)]
 
     def probes(self) -> Iterator[dict[str, Any]]:
@@ -128,6 +143,11 @@ class Grid:
                 continue
             group = [name for name in names if name.startswith(f"{option.partition('.')[0]}.")]
             raise unknown_name("option to vary", option, group or ["model", "data", "trainer"])
+
+
+def flags(values: Mapping[str, Any]) -> list[str]:
+    """Values by option as flags of `lightning fit`."""
+    return [f"--{name}={as_text(value)}" for name, value in values.items()]
 
 
 def is_option(name: str) -> bool:
@@ -230,19 +250,6 @@ def _refuse_twice(axes: Mapping[str, Axis], templates: Mapping[str, str]) -> Non
             if option in by:
                 raise ValueError(f"{option} is varied twice: expected one entry, received {by[option]} and {name}")
             by[option] = name
-
-
-def _folder_name(axes: Mapping[str, Axis], draw: Mapping[str, Any]) -> str:
-    """As "sgd,lr=0.1": settings by their name, and everything else as its last name and the value."""
-    shorts = [name.rpartition(".")[2] for name in axes]
-    parts = []
-    for name, short in zip(axes, shorts, strict=True):
-        label = short if shorts.count(short) == 1 else name
-        parts.append(draw[name] if isinstance(axes[name], dict) else f"{label}={_word(draw[name])}")
-    name = re.sub(r"[^\w.,=+-]+", "_", ",".join(parts)).strip("._-") or "point"
-    if len(name) > LONGEST_NAME:
-        name = f"{name[: LONGEST_NAME - 9]}_{sha256(name.encode()).hexdigest()[:8]}"
-    return name
 
 
 def _word(value: Any) -> str:

@@ -2,7 +2,9 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
+from cifar_lightning.experiments.check import check
 from cifar_lightning.experiments.grid import Point, read_grid
 from cifar_lightning.experiments.range import Range
 
@@ -30,17 +32,22 @@ def test_a_file_is_read_as_its_text():
 def test_settings_have_a_name_and_go_together():
     grid = read_grid("{optimizer: {sgd: {model.optimizer: SGD, model.lr: 0.03}, base: {}}, data.batch_size: [32]}")
     assert grid.points() == [
-        Point("sgd,batch_size=32", {"model.optimizer": "SGD", "model.lr": 0.03, "data.batch_size": 32}),
-        Point("base,batch_size=32", {"data.batch_size": 32}),
+        Point("sgd", {"model.optimizer": "SGD", "model.lr": 0.03, "data.batch_size": 32}),
+        Point("base", {"data.batch_size": 32}),
     ]
     assert grid.options == ["data.batch_size", "model.optimizer", "model.lr"]
+
+
+def test_what_does_not_vary_is_in_no_name():
+    assert names("{model.lr: [0.1], model.activation: [relu, selu]}") == ["activation=relu", "activation=selu"]
+    assert names("{model.lr: [0.1], model.activation: [relu]}") == ["lr=0.1,activation=relu"]
 
 
 def test_templates_take_variables():
     points = read_grid("{n: [1, 20], w: [100], model.hidden_sizes: '{n}x{w}'}").points()
     assert points == [
-        Point("n=1,w=100", {"model.hidden_sizes": "1x100"}),
-        Point("n=20,w=100", {"model.hidden_sizes": "20x100"}),
+        Point("n=1", {"model.hidden_sizes": "1x100"}),
+        Point("n=20", {"model.hidden_sizes": "20x100"}),
     ]
 
 
@@ -99,6 +106,14 @@ def test_probes_reach_both_ends_and_every_choice():
     assert {probe["model.lr"] for probe in probes} == {0.1, 1}
     assert [probe["model.activation"] for probe in probes] == ["relu", "selu", "elu"]
     assert {probe["o"] for probe in probes} == {"a", "b"}
+
+
+@pytest.mark.parametrize(("name", "count"), [("activations", 10), ("optimizers", 8)])
+def test_the_shipped_grids_can_be_trained(name, count):
+    grid = read_grid(str(ROOT / "configs" / "grids" / f"{name}.yaml"))
+    assert len(grid.points()) == count
+    assert [point.name for point in grid.points() if not point.name.isidentifier()] == []
+    check([f"--config={ROOT}/configs/chapter_11.yaml"], grid, "chapter_11.yaml")
 
 
 KNOWN = ["model.lr", "model.optimizer.class_path", "model.activation", "data.batch_size", "seed_everything"]

@@ -1,15 +1,19 @@
-"""The options of a search, and the sampler and the pruner that they name."""
+"""The options of a search, and what Optuna makes of them: distributions, a sampler and a pruner."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
+
+from cifar_lightning.experiments.grid import Axis, Grid
+from cifar_lightning.experiments.range import Range
 
 #: Epochs in which the median rule prunes nothing: they rank learning rates by speed, not by where they lead.
 WARMUP_EPOCHS = 2
@@ -17,9 +21,10 @@ WARMUP_EPOCHS = 2
 
 @dataclass
 class Options:
-    """Options of a search; every other one goes to `lightning fit`.
+    """Options of a search; every other one goes to `cifar-lightning fit`.
 
     Args:
+        vary: What varies, as YAML or a file of it.
         trials: Number of trials of the study, by all processes that share it, before and now; failed ones don't count.
         metric: What to minimize (val_loss) or maximize (val_accuracy): its value after the epoch with the lowest
             validation loss, whose weights are the trial's best.ckpt.
@@ -28,7 +33,7 @@ class Options:
         pruner: What stops trials early: the median of the others at the same epoch, Hyperband, or nothing. "auto" is
             the median; with a Gaussian process nothing, for that learns nothing from what is stopped, and repeats it.
         seed: Seed of the sampler. The trainings' own is --seed_everything.
-        out: Folder of the study; by default runs/search/NAME for a space NAME.yaml. Processes and machines that share
+        out: Folder of the study; by default runs/search/NAME for --vary NAME.yaml. Processes and machines that share
             it share the study.
         storage: Where Optuna keeps the study: a database's URL, or a journal file, which network file systems need;
             by default study.db in the folder.
@@ -38,6 +43,7 @@ class Options:
         ValueError: For a pruner beside a Gaussian process.
     """
 
+    vary: str
     trials: PositiveInt = 10
     metric: Literal["val_loss", "val_accuracy"] = "val_loss"
     sampler: Literal["tpe", "gp", "random"] = "tpe"
@@ -53,6 +59,23 @@ class Options:
             raise ValueError(
                 "a Gaussian process learns from whole trials only, and would draw a pruned one again and again: "
                 f"expected --pruner none with --sampler gp, received {self.pruner}"
+            )
+
+
+def distributions(grid: Grid) -> dict[str, BaseDistribution]:
+    """What is drawn, by axis; of settings their names."""
+    return {name: _distribution(axis) for name, axis in grid.axes.items()}
+
+
+def _distribution(axis: Axis) -> BaseDistribution:
+    match axis:
+        case Range(type="int"):
+            return IntDistribution(int(axis.low), int(axis.high), log=axis.log, step=int(axis.step or 1))
+        case Range():
+            return FloatDistribution(axis.low, axis.high, log=axis.log, step=axis.step)
+        case _:  # (Optuna stores no lists and no objects.)
+            return CategoricalDistribution(
+                [value if isinstance(value, str | int | float) else json.dumps(value) for value in axis]
             )
 
 

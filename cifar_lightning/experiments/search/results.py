@@ -1,45 +1,36 @@
-"""What a search leaves behind: a line for each trial, trials.csv, best.yaml, and Optuna's plots."""
+"""What a search leaves behind: a line for each trial, results.csv, results.md, best.yaml, and Optuna's plots."""
 
-import csv
-import io
-import math
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_lightning.analysis.plots import DPI
-from cifar_lightning.experiments.search.options import Options
-from cifar_lightning.experiments.search.space import SearchSpace
-from cifar_lightning.experiments.search.trial import trial_folder
+from cifar_lightning.cli.find_run import SAVED_CONFIG
+from cifar_lightning.experiments.results import Result, write_csv, write_markdown
+from cifar_lightning.experiments.run import Run
 from cifar_lightning.files import write_whole
 
 #: Trials that are part of the study; a failed one is not.
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 
-def describe(study: Study, number: int, options: Options) -> str:
-    """The line of a trial that has ended."""
-    trials = study.get_trials(deepcopy=False)
-    trial = trials[number]
-    ended = len([t for t in trials if t.state in COUNTED and t.state != TrialState.RUNNING])
-    seconds = trial.duration.total_seconds() if trial.duration else math.nan
-    best = _best(study)
-    value = f"{options.metric} {_figure(trial.value)}"
-    if trial.state == TrialState.FAIL:
-        value = str(trial.user_attrs["error"]).splitlines()[0]
+def describe(study: Study, run: Run, number: int, trials: int) -> str:
+    """The line of a trial that has ended, one of so many `trials` that are asked for."""
+    every = study.get_trials(deepcopy=False)
+    ended = len([trial for trial in every if trial.state in COUNTED and trial.state != TrialState.RUNNING])
+    result = run.result()
+    what = str(result) if result else str(every[number].user_attrs.get("error", "")).partition("\n")[0]
+    best = best_trial(study)
     parts = [
-        f"{ended}/{options.trials}",
-        f"trial {number}",
-        trial.state.name.lower(),
-        value,
-        f"best {_figure(best.value)} (trial {best.number})" if best else "no best yet",
-        f"{seconds:.0f} s",
-        " ".join(
-            f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
-            for name, value in trial.params.items()
-        ),
+        f"{ended}/{trials}",
+        run.name,
+        every[number].state.name.lower(),
+        what,
+        f"best {best.value:.4f} (trial {best.number})" if best else "no best yet",
     ]
     return "  ".join(parts)
 
@@ -51,39 +42,47 @@ def count_states(study: Study) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
-def write_results(study: Study, space: SearchSpace, metric: str, folder: Path) -> None:
-    """Write trials.csv, best.yaml and the plots."""
-    _write_trials(study, list(space.distributions), metric, folder)
-    best = _best(study)
+def write_results(study: Study, runs: Sequence[Run], metric: str, command: str, folder: Path) -> None:
+    """Write the tables, best.yaml and the plots.
+
+    Args:
+        study: The study.
+        runs: The run of each of its trials.
+        metric: What is searched by.
+        command: What the search was started by.
+        folder: Where they are written.
+    """
+    trials = study.get_trials(deepcopy=False)
+    write_csv(_lines(trials, runs), folder / "results.csv")
+    results = finished(trials, runs)
+    write_markdown(results, results[0].name if results else "", folder / "results.md", command)
+    best = best_trial(study)
     if best is None:
         return
-    config = (trial_folder(folder, best.number) / "config.yaml").read_text()
+    config = (runs[best.number].folder / SAVED_CONFIG).read_text()
     title = f"# Trial {best.number}, the best so far: {metric} {best.value!r}\n"
     write_whole(folder / "best.yaml", (title + config).encode())
     _draw(study, metric, folder)
 
 
-def _write_trials(study: Study, names: list[str], metric: str, folder: Path) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["number", "state", metric, "validations", "seconds", *names, "folder", "error"])
-    for trial in study.get_trials(deepcopy=False):
-        seconds = f"{trial.duration.total_seconds():.1f}" if trial.duration else ""
-        value = "" if trial.value is None else trial.value
-        params = [trial.params.get(name, "") for name in names]
+def finished(trials: Sequence[FrozenTrial], runs: Sequence[Run]) -> list[Result]:
+    """The results of the trials that have ended, in their order."""
+    results = (run.result() for trial, run in zip(trials, runs, strict=True) if trial.state.is_finished())
+    return [result for result in results if result is not None]
+
+
+def _lines(trials: Sequence[FrozenTrial], runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
+    for trial, run in zip(trials, runs, strict=True):
+        result = run.result() if trial.state.is_finished() else None
+        line = result.line() if result else {"name": run.name, "folder": run.place, **run.values}
         error = trial.user_attrs.get("error", "")
-        row = [trial.number, trial.state.name.lower(), value, len(trial.intermediate_values), seconds, *params]
-        writer.writerow([*row, trial_folder(folder, trial.number).name, error])
-    write_whole(folder / "trials.csv", text.getvalue().encode())
+        yield {"trial": trial.number, "state": trial.state.name.lower()} | line | {"error": error}
 
 
-def _best(study: Study) -> FrozenTrial | None:
+def best_trial(study: Study) -> FrozenTrial | None:
+    """The best trial so far; None if none is complete."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return study.best_trial if complete else None
-
-
-def _figure(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4f}"
 
 
 def _draw(study: Study, metric: str, folder: Path) -> None:

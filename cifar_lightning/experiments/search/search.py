@@ -4,63 +4,64 @@ T. Akiba et al., "Optuna: A Next-generation Hyperparameter Optimization Framewor
 https://arxiv.org/abs/1907.10902. Each trial is a run of `lightning fit` in a folder of its own.
 """
 
-import fcntl
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import optuna
+from filelock import BaseFileLock, FileLock
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
-from cifar_lightning.experiments.search.check import check
-from cifar_lightning.experiments.search.options import Options, make_pruner, make_sampler
-from cifar_lightning.experiments.search.results import COUNTED, describe, write_results
-from cifar_lightning.experiments.search.space import SearchSpace
-from cifar_lightning.experiments.search.trial import (
-    RUNNING,
-    TrialReport,
-    begin,
-    free_memory,
-    is_alive,
-    train,
-    trial_folder,
-)
+from cifar_lightning.experiments.check import check, given_flags, refuse
+from cifar_lightning.experiments.grid import flags, read_grid
+from cifar_lightning.experiments.results import Result
+from cifar_lightning.experiments.run import PLACE_OPTIONS, Run
+from cifar_lightning.experiments.search.options import Options, distributions, make_pruner, make_sampler
+from cifar_lightning.experiments.search.results import COUNTED, describe, finished, write_results
+from cifar_lightning.experiments.search.trial import TrialReport, free_memory, train
 
-#: A process gives up after this many failed trials in a row.
+#: A process gives up after this many failed trials in a row, and a trial after as many kills in one epoch.
 FAILURES_IN_A_ROW = 3
-#: Options that may differ from one process to another of the same study.
-PLACE_OPTIONS = {"data.data_dir", "data.download", "trainer.accelerator", "trainer.devices"}
 
 
 class Search:
     """A study and what it needs to go on.
 
     Args:
-        space: What varies.
-        arguments: Of `lightning fit`, for all trials.
+        fit: Options of `lightning fit`, for all trials.
         options: The search's own.
         folder: Where everything is written.
+        command: What the search was started by.
 
     Raises:
         ValueError: If something is wrong that shows before the first trial.
     """
 
-    def __init__(self, space: SearchSpace, arguments: list[str], options: Options, folder: Path) -> None:
-        self.space, self.options, self.folder = space, options, folder
-        config, self.arguments = check(space, ["fit", *arguments])
+    def __init__(self, fit: Sequence[str], options: Options, folder: Path, command: str) -> None:
+        self.space, self.options, self.folder, self.command = read_grid(options.vary), options, folder, command
+        self.distributions = distributions(self.space)
+        refuse(given_flags(fit) | dict.fromkeys(self.space.options, "a space of it"), {})
+        config = check(fit, self.space, "the options")
+        self.arguments = (*fit, *_one_device(config))
         folder.mkdir(parents=True, exist_ok=True)
-        with self._alone():
+        self._alone = FileLock(folder / ".lock")  # no two processes change the study at once
+        with self._alone:
+            self.storage = self._make_storage()
             self.study = self._open(config)
 
-    def _open(self, config: dict[str, Any]) -> Study:
+    def _make_storage(self) -> BaseStorage:
+        place = self.options.storage or f"sqlite:///{self.folder / 'study.db'}"
+        return RDBStorage(place) if "://" in place else JournalStorage(JournalFileBackend(place))
+
+    def _open(self, config: Mapping[str, Any]) -> Study:
         """Make the study, or go on with it if it is the same."""
         study = optuna.create_study(
-            storage=self._storage(),
+            storage=self.storage,
             study_name=self.options.study,
             direction="maximize" if self.options.metric == "val_accuracy" else "minimize",
             sampler=make_sampler(self.options),
@@ -79,21 +80,19 @@ class Search:
                 )
         return study
 
-    def _storage(self) -> BaseStorage:
-        place = self.options.storage or f"sqlite:///{self.folder / 'study.db'}"
-        return RDBStorage(place) if "://" in place else JournalStorage(JournalFileBackend(place))
-
-    def _identity(self, config: dict[str, Any]) -> dict[str, str]:
+    def _identity(self, config: Mapping[str, Any]) -> dict[str, str]:
         """What has to be the same for trials to be of one study."""
         mark = self.folder / ".study"  # which shows processes that they share the folder too
         if not mark.exists():
             mark.write_text(uuid.uuid4().hex)
         return {
             "metric": self.options.metric,
-            "space": self.space.as_json(),
+            "space": str(self.space),
             **{name: str(value) for name, value in config.items() if name not in PLACE_OPTIONS | {"config"}},
             "folder": mark.read_text(),
         }
+
+    # ------------------------------------------------------------------------------------------------------- trials
 
     def run(self) -> None:
         """Train until there are as many trials as asked for.
@@ -103,9 +102,8 @@ class Search:
         """
         errors: list[str] = []
         while len(errors) < FAILURES_IN_A_ROW:
-            with self._alone():
-                self._fail_the_dead()
-                begun = self._begin()
+            with self._alone:
+                begun = self._take_up() or self._begin()
             if begun is None:
                 return
             error = self._train(*begun)
@@ -115,50 +113,101 @@ class Search:
             f"{errors[-1]}"
         )
 
-    def _begin(self) -> tuple[Trial, IO[str]] | None:
-        """A new trial and its locked file; None if there are enough."""
+    def results(self) -> list[Result]:
+        """The results of the trials that have ended."""
+        return finished(self.study.get_trials(deepcopy=False), self._runs())
+
+    def _begin(self) -> tuple[Trial, Run, BaseFileLock] | None:
+        """A new trial, its run, and the run's lock, held; None if there are enough."""
         if len(self.study.get_trials(deepcopy=False, states=COUNTED)) >= self.options.trials:
             return None
-        trial = self.study.ask(fixed_distributions=self.space.distributions)
-        return trial, begin(trial_folder(self.folder, trial.number))
+        trial = self.study.ask()
+        return trial, *self._hold(trial)
 
-    def _fail_the_dead(self) -> None:
-        """Mark as failed the trials whose process was killed."""
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            folder = trial_folder(self.folder, trial.number)
-            if not is_alive(folder):
-                self.study.tell(trial.number, state=TrialState.FAIL)
-                (folder / RUNNING).unlink(missing_ok=True)
-                print(f"trial {trial.number}  failed: its process was killed")
+    def _take_up(self) -> tuple[Trial, Run, BaseFileLock] | None:
+        """The same for a trial whose process was stopped or killed; None if there is none."""
+        study = self.storage.get_study_id_from_name(self.options.study)
+        for stopped in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if self._run(stopped.number, stopped.params).is_alive():
+                continue
+            trial = Trial(self.study, self.storage.get_trial_id_from_study_id_trial_number(study, stopped.number))
+            run, lock = self._hold(trial)
+            epochs = len(stopped.intermediate_values)
+            if trial.user_attrs["begun"].count(epochs) > FAILURES_IN_A_ROW:
+                self._end(trial, run, f"its process was killed {FAILURES_IN_A_ROW} times in epoch {epochs + 1}")
+                lock.release()
+                continue
+            print(f"{run.name}  goes on after epoch {epochs}: its process was stopped")
+            return trial, run, lock
+        return None
 
-    def _train(self, trial: Trial, running: IO[str]) -> str:
-        """Train once, and tell the study the outcome; return the error if it failed, otherwise ""."""
-        folder, report = trial_folder(self.folder, trial.number), TrialReport(trial, self.options.metric)
-        error = "interrupted"
+    def _hold(self, trial: Trial) -> tuple[Run, BaseFileLock]:
+        """The run of a trial, whose values are drawn if they were not, and the run's lock, held."""
+        for name, distribution in self.distributions.items():
+            match distribution:
+                case IntDistribution(low=low, high=high, step=step, log=log):
+                    trial.suggest_int(name, low, high, step=step, log=log)
+                case FloatDistribution(low=low, high=high, step=step, log=log):
+                    trial.suggest_float(name, low, high, step=step, log=log)
+                case CategoricalDistribution(choices=choices):
+                    trial.suggest_categorical(name, choices)
+        run = self._run(trial.number, trial.params)
+        run.prepare()
+        lock = run.lock
+        lock.acquire()
+        epochs = len(self.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+        trial.set_user_attr("begun", [*trial.user_attrs.get("begun", []), epochs])
+        return run, lock
+
+    def _run(self, number: int, params: Mapping[str, Any]) -> Run:
+        """The run of a trial; one that was killed while its values were drawn has not all of them."""
+        values = self.space.values(params) if len(params) == len(self.distributions) else {}
+        name = f"trial {number}" + (f", {self.space.name(params)}" if values else "")
+        arguments = (*self.arguments, *flags(values))
+        return Run(name, name, self.folder, f"trial_{number:03}", arguments, values)
+
+    def _train(self, trial: Trial, run: Run, lock: BaseFileLock) -> str:
+        """Train once, tell the study the outcome, and release the lock; return the error if it failed, otherwise ""."""
         try:
-            error = train(self.arguments, self.space.flags(trial.params), report, folder)
+            # There is a result already if a process was killed before its study heard of it.
+            report = TrialReport(trial, self.options.metric)
+            error = train(run, report) if run.result() is None else ""
+            with self._alone:
+                self._end(trial, run, error, TrialState.PRUNED if report.pruned else TrialState.FAIL)
+        except KeyboardInterrupt:
+            with self._alone:
+                trial.set_user_attr("begun", trial.user_attrs["begun"][:-1])  # it was not killed
+            raise
         finally:
-            with self._alone():
-                self._tell(trial, report, error)
-                running.close()
-                (folder / RUNNING).unlink(missing_ok=True)
-                print(describe(self.study, trial.number, self.options), flush=True)
-                write_results(self.study, self.space, self.options.metric, self.folder)
+            lock.release()
         free_memory()
-        return error
+        return "" if report.pruned else error
 
-    def _tell(self, trial: Trial, report: TrialReport, error: str) -> None:
-        if error:
+    def _end(self, trial: Trial, run: Run, error: str, state: TrialState = TrialState.FAIL) -> None:
+        """Tell the study, which a trial with an error leaves in that `state`, and write the tables."""
+        result = None if error else run.result()
+        if result is None:
             trial.set_user_attr("error", error)
-            self.study.tell(trial, state=TrialState.FAIL)
-        elif report.pruned:
+            self.study.tell(trial, state=state)
+        elif result.pruned:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
-            self.study.tell(trial, report.value, state=TrialState.COMPLETE)
+            self.study.tell(trial, result.best[self.options.metric])
+        print(describe(self.study, run, trial.number, self.options.trials), flush=True)
+        write_results(self.study, self._runs(), self.options.metric, self.command, self.folder)
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Wait until no other process is here."""
-        with (self.folder / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def _runs(self) -> list[Run]:
+        return [self._run(trial.number, trial.params) for trial in self.study.get_trials(deepcopy=False)]
+
+
+def _one_device(options: Mapping[str, Any]) -> list[str]:
+    """What makes each trial use one device."""
+    devices, nodes = options["trainer.devices"], options["trainer.num_nodes"]
+    if devices not in ("auto", 1, "1") and not (isinstance(devices, list) and len(devices) == 1):
+        raise ValueError(
+            "--trainer.devices is not for a search: expected one, since processes that share the search make use of "
+            f"several; received {devices}"
+        )
+    if nodes != 1:
+        raise ValueError(f"--trainer.num_nodes is not for a search: expected 1, received {nodes}")
+    return ["--trainer.devices=1"] if devices == "auto" else []  # which would start a process for each GPU

@@ -1,27 +1,23 @@
-"""One trial of a search: its folder, the file that shows its process lives, and its training."""
+"""One trial of a search: its training, and what Optuna hears of it."""
 
-import fcntl
 import gc
 import math
 import os
 import sys
 from contextlib import redirect_stdout
-from pathlib import Path
-from typing import IO
+from dataclasses import replace
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from optuna.trial import Trial
 
-from cifar_lightning.cli.main import CLI
 from cifar_lightning.cli.mistakes import DEBUG_VARIABLE
-
-#: In a trial's folder while it trains: the file that its process holds locked.
-RUNNING = ".running"
+from cifar_lightning.errors import DivergenceError
+from cifar_lightning.experiments.run import Run
 
 
 class TrialReport(Callback):
-    """Report each validation to the study, and end a training that the pruner gives up or that has diverged.
+    """Report each validated epoch to the study, and end a training that the pruner gives up or that has diverged.
 
     Like early stopping, this leaves the training's checkpoints, which can be evaluated and resumed.
 
@@ -33,80 +29,67 @@ class TrialReport(Callback):
     def __init__(self, trial: Trial, metric: str) -> None:
         self.trial, self.metric = trial, metric
         self.pruned = False
-        self.value: float | None = None
-        self._lowest, self._validations = math.inf, 0
+        self._is_validated = False  # the present epoch
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End a training that was stopped after it was given up, and before its study heard of it."""
+        reported = self.trial.study.get_trials(deepcopy=False)[self.trial.number].intermediate_values
+        if trainer.current_epoch and max(reported, default=-1) == trainer.current_epoch - 1:
+            self._judge(trainer, reported[trainer.current_epoch - 1])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that there are metrics."""
+        self._is_validated = not trainer.sanity_checking
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report, and ask whether to go on."""
-        if trainer.sanity_checking:
+        if not self._is_validated:
             return
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        loss, value = metrics["val_loss"], metrics[self.metric]
-        diverged = not math.isfinite(loss)
-        if loss < self._lowest:
-            self._lowest, self.value = loss, value
-        self.trial.report(math.nan if diverged else value, self._validations)
-        self._validations += 1
-        if diverged or self.trial.should_prune():
-            self.pruned = trainer.should_stop = True
+        self._is_validated = False
+        loss, value = (float(trainer.callback_metrics[name]) for name in ("val_loss", self.metric))
+        value = value if math.isfinite(loss) else math.nan
+        self.trial.report(value, trainer.current_epoch)
+        self._judge(trainer, value)
         if sys.__stdout__ is not None and sys.__stdout__.isatty():
-            line = f"trial {self.trial.number}, validation {self._validations}: {self.metric} {value:.4f}"
+            line = f"trial {self.trial.number}, epoch {trainer.current_epoch + 1}: {self.metric} {value:.4f}"
             print(line, end="\r", file=sys.__stdout__, flush=True)
 
-
-def trial_folder(folder: Path, number: int) -> Path:
-    """Where trial `number` of the study in `folder` is written."""
-    return folder / f"trial_{number:03}"
-
-
-def begin(folder: Path) -> IO[str]:
-    """Make a trial's folder, with a file in it that stays locked for as long as this process lives."""
-    folder.mkdir()
-    running = (folder / RUNNING).open("w")
-    fcntl.flock(running, fcntl.LOCK_EX)
-    return running
+    def _judge(self, trainer: Trainer, value: float) -> None:
+        if math.isnan(value) or self.trial.should_prune():
+            self.pruned = trainer.should_stop = True
 
 
-def is_alive(folder: Path) -> bool:
-    """Whether the process that trains a trial still lives: the lock of one that was killed is gone."""
-    try:
-        with (folder / RUNNING).open() as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:  # killed before it made the file
-        return False
-    return False
-
-
-def train(arguments: list[str], flags: list[str], report: TrialReport, folder: Path) -> str:
-    """Train once, with everything that is printed in the folder's log.
+def train(run: Run, report: TrialReport) -> str:
+    """Train, with everything that is printed in the run's log, and save the result.
 
     Args:
-        arguments: Of `lightning`, the same in all trials.
-        flags: This trial's own.
-        report: Where the trial's value is found afterwards.
-        folder: Where everything is written.
+        run: The trial's run.
+        report: What reports it.
 
     Returns:
-        What went wrong; "" if nothing did.
+        What went wrong; "" if nothing did. One that has diverged is marked as pruned in the report.
+
+    Raises:
+        KeyboardInterrupt: If the training was interrupted, from where it can go on.
     """
     threads = torch.get_num_threads()
     try:
-        with (folder / "log.txt").open("w", buffering=1) as log, redirect_stdout(log):
-            CLI([*arguments, *flags], [report], folder)
+        with run.log.open("w", buffering=1) as log, redirect_stdout(log):
+            result = run.train([report])
+        replace(result, pruned=report.pruned).save(run.result_file)
     except SystemExit as stop:
-        if stop.code != 2:  # 2 is the parser's, which has said what is wrong
-            raise
-        return f"options that do not parse: {' '.join(flags)}"
+        if stop.code != 2:  # Lightning's way to end after Ctrl-C
+            raise KeyboardInterrupt from None
+        return f"options that do not parse: {' '.join(run.arguments)}"  # the parser has said what is wrong
+    except DivergenceError as error:
+        report.pruned = True
+        return str(error)
     except Exception as exception:
         if os.environ.get(DEBUG_VARIABLE):
             raise
         return f"{type(exception).__name__}: {exception}".strip()
     finally:
         torch.set_num_threads(threads)  # a training that fails leaves the number that it chose
-    if report.value is None and not report.pruned:
-        return f"no result: expected {report.metric} after an epoch, received none"
     return ""
 
 

@@ -1,6 +1,7 @@
-"""`report.html`: a study on one page, in one file that opens from the disk with no network."""
+"""What shows a study: `curves.png`, and `report.html`, one file that opens from the disk with no network."""
 
 import base64
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -8,7 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from cifar_lightning.experiments.study.results import COLUMNS, Result, Statistic, summarize
+from cifar_lightning.analysis.plots import DPI
+from cifar_lightning.experiments.results import COLUMNS, Result, summarize, used_columns
 from cifar_lightning.files import write_whole
 
 #: What is left out of the page, because its own chart says it.
@@ -20,7 +22,7 @@ def write_page(results: Sequence[Result], first: str, out: Path, command: str) -
 
     Args:
         results: At least one.
-        first: Name of the study's first config.
+        first: The name that all others are compared with.
         out: The study's folder.
         command: What the study was started by.
     """
@@ -35,23 +37,28 @@ def write_page(results: Sequence[Result], first: str, out: Path, command: str) -
 
 def _data(results: Sequence[Result], first: str, out: Path, command: str) -> dict[str, Any]:
     quantities = [name for name in results[0].best if name not in ("epoch", "seconds")]
+    summaries = summarize(results, first)
+    columns = used_columns(summaries, COLUMNS)
     return {
         "dataSets": list(dict.fromkeys(result.data_set for result in results)),
         "command": command,
-        "columns": [{"name": name, "title": title} for name, (title, _) in COLUMNS.items()],
+        "columns": [{"name": name, "title": COLUMNS[name][0]} for name in columns],
         "configs": [
             {
-                "name": summary.config,
+                "name": summary.name,
                 "seeds": summary.seeds,
                 "parameters": summary.parameters,
-                "cells": {name: _cell(getattr(summary, name), spec) for name, (_, spec) in COLUMNS.items()},
+                "cells": {
+                    name: {"text": summary.cell(name), "value": _finite(summary.statistics[name].mean)}
+                    for name in columns
+                },
             }
-            for summary in summarize(results, first)
+            for summary in summaries
         ],
         "quantities": sorted(quantities, key=lambda name: (not name.startswith("val_"), name)),
         "runs": [
             {
-                "config": result.config,
+                "config": result.name,
                 "seed": result.seed,
                 "best": result.best["epoch"],
                 "rows": [{name: _finite(value) for name, value in row.items()} for row in result.rows],
@@ -66,10 +73,39 @@ def _data(results: Sequence[Result], first: str, out: Path, command: str) -> dic
     }
 
 
-def _cell(statistic: Statistic, spec: str) -> dict[str, Any]:
-    return {"text": statistic.format(spec), "value": _finite(statistic.mean)}
-
-
 def _finite(value: float) -> float | None:
     """The value, or None, since JSON knows no NaN."""
     return value if math.isfinite(value) else None
+
+
+def draw_curves(results: Sequence[Result], path: Path) -> None:
+    """Draw validation loss and accuracy against the epoch: a line a run, a colour a name."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    figure = Figure(figsize=(13, 5), layout="constrained")
+    figure.suptitle("validation on " + ", ".join(dict.fromkeys(result.data_set for result in results)))
+    names = list(dict.fromkeys(result.name for result in results))
+    colours = colormaps["tab10" if len(names) <= 10 else "tab20"]
+    for axes, quantity in zip(figure.subplots(1, 2), ("val_loss", "val_accuracy"), strict=True):
+        for index, name in enumerate(names):
+            for number, result in enumerate(result for result in results if result.name == name):
+                points = [(row["epoch"], row[quantity]) for row in result.validated]
+                label = name if number == 0 else None
+                axes.plot(
+                    *zip(*points, strict=True), color=colours(index % colours.N), alpha=0.8, linewidth=1.2, label=label
+                )
+        axes.set(xlabel="epoch", title=quantity.replace("val_", ""))
+        axes.grid(alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    loss, accuracy = figure.axes
+    # A run that diverges, or starts from raw pixels, would press all others together.
+    finite = sorted(row["val_loss"] for result in results for row in result.validated if math.isfinite(row["val_loss"]))
+    if finite:
+        loss.set_ylim(finite[0] - 0.05, max(finite[int(0.95 * (len(finite) - 1))], finite[0] + 0.1) + 0.05)
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    figure.legend(*accuracy.get_legend_handles_labels(), loc="outside right upper")
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=DPI)
+    write_whole(path, picture.getvalue())

@@ -2,16 +2,22 @@
 
 import os
 import re
+import signal
+import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from cifar_lightning.experiments.study.results import Result
-from cifar_lightning.experiments.study.run import Run, execute
+from cifar_lightning.cli.command import command
+from cifar_lightning.compiled.threads import usable_cores
+from cifar_lightning.experiments.results import Result
+from cifar_lightning.experiments.run import Run
 
 #: Seconds between two looks at the runs.
 PERIOD = 0.3
@@ -23,7 +29,27 @@ def share_cores(jobs: int) -> None:
     Two threads on a busy core make an epoch five times slower.
     """
     if jobs > 1:
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // jobs)))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // jobs)))
+
+
+def execute(run: Run) -> None:
+    """Train and test, unless another process has, printing into `run.log`; the process exits with 1 if it fails."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study itself stops its runs
+    with run.log.open("a") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+        # Held by whoever is at it, be it a run that has outlived its study: wait for it, and take its result.
+        with run.lock:
+            if run.result() is not None:
+                return
+            log.truncate(0)  # what an earlier attempt has said is not this one's
+            try:
+                with command():
+                    run.train(test=True).save(run.result_file)
+            except Exception as error:
+                traceback.print_exc()
+                print(f"error: {type(error).__name__}: {error}")
+                sys.exit(1)
 
 
 class Runner:
@@ -33,18 +59,15 @@ class Runner:
         runs: All runs of the study.
         jobs: Number of processes at once.
         console: Where progress is shown.
-        on_result: Called after each run that has ended.
     """
 
-    def __init__(self, runs: Sequence[Run], jobs: int, console: Console, on_result: Callable[[], None]) -> None:
-        self._runs, self._jobs, self._console, self._on_result = list(runs), jobs, console, on_result
-        self._waiting = [run for run in runs if not run.result.exists()]
+    def __init__(self, runs: Sequence[Run], jobs: int, console: Console) -> None:
+        self._runs, self._jobs, self.console = list(runs), jobs, console
+        self._waiting = [run for run in runs if run.result() is None]
         self._running: dict[Run, tuple[BaseProcess, TaskID, float]] = {}
         self._seconds: list[float] = []  # that finished runs have taken
         self.failed: dict[Run, str] = {}  # with what each has said last
-        # Each is forked from a server that has imported everything: a fresh interpreter takes seconds to.
-        self._context = get_context("forkserver")
-        self._context.set_forkserver_preload(["cifar_lightning.experiments.study.run"])
+        self._context = _make_context()
         self._progress = Progress(
             TextColumn("{task.description}", justify="left"),
             BarColumn(bar_width=24),
@@ -54,18 +77,22 @@ class Runner:
 
     def results(self) -> list[Result]:
         """The results so far, in the order of the runs."""
-        return [Result.load(run.result) for run in self._runs if run.result.exists()]
+        return [result for run in self._runs if (result := run.result()) is not None]
 
     @property
-    def first_config(self) -> str:
-        """Name of the first run's config, which others are compared with."""
-        return self._runs[0].config.stem
+    def first(self) -> str:
+        """The name that others are compared with."""
+        return self._runs[0].name
 
-    def execute(self) -> None:
-        """Execute all; on an interruption, stop what is running, which can be resumed."""
+    def execute(self, on_result: Callable[[], None]) -> None:
+        """Execute all; on an interruption, stop what is running, which can be resumed.
+
+        Args:
+            on_result: Called after each run that has ended.
+        """
         finished = len(self._runs) - len(self._waiting)
         if finished:
-            self._console.print(f"{finished} of {len(self._runs)} runs are finished already", highlight=False)
+            self.console.print(f"{finished} of {len(self._runs)} runs are finished already", highlight=False)
         try:
             with self._progress:
                 overall = self._progress.add_task("study", total=len(self._runs), completed=finished, state="")
@@ -77,6 +104,7 @@ class Runner:
                         self._progress.update(task, state=_last_line(run))
                         if not process.is_alive():
                             self._finish(run, process, task, time.monotonic() - start)
+                            on_result()
                     done = len(self._runs) - len(self._waiting) - len(self._running)
                     self._progress.update(overall, completed=done, state=self._state(done))
         finally:
@@ -85,26 +113,24 @@ class Runner:
                 process.join()
 
     def _start(self, run: Run) -> None:
-        process = self._context.Process(target=execute, args=(run,), name=str(run))
+        process = self._context.Process(target=execute, args=(run,), name=run.title)  # type: ignore[attr-defined]
         process.start()
-        self._running[run] = process, self._progress.add_task(str(run), total=None, state=""), time.monotonic()
+        self._running[run] = process, self._progress.add_task(run.title, total=None, state=""), time.monotonic()
 
     def _finish(self, run: Run, process: BaseProcess, task: TaskID, seconds: float) -> None:
         process.join()
         del self._running[run]
         self._progress.remove_task(task)
-        if run.result.exists():
+        result = run.result()
+        if result is not None:
             self._seconds.append(seconds)
-            result = Result.load(run.result)
-            what = f"validation {result.best['val_accuracy']:.2%}, test {result.test_accuracy:.2%}, {seconds:.0f} s"
         else:
             said = _last_line(run)  # an epoch's, if it was killed
             what = said.removeprefix("error: ") if said.startswith("error: ") else ""
             self.failed[run] = what or f"exit status {process.exitcode}"
-            what = f"failed: {self.failed[run]} ({run.log})"
         ended = len(self._runs) - len(self._waiting) - len(self._running)
-        self._console.print(f"{ended}/{len(self._runs)} {run}: {what}", highlight=False, soft_wrap=True)
-        self._on_result()
+        what = str(result or f"failed: {self.failed[run]} ({run.log})")
+        self.console.print(f"{ended}/{len(self._runs)} {run.title}: {what}", highlight=False, soft_wrap=True)
 
     def _state(self, done: int) -> str:
         parts = [f"{done} done", f"{len(self._running)} running", f"{len(self._waiting)} waiting"]
@@ -116,6 +142,15 @@ class Runner:
             left = (mean * (len(self._waiting) + len(self._running)) - spent) / self._jobs
             parts.append(f"about {left / 60:.0f} min left")
         return ", ".join(parts)
+
+
+def _make_context() -> BaseContext:
+    """What makes processes: forked from a server that has imported everything, which takes seconds, where it can."""
+    if "forkserver" not in get_all_start_methods():  # Windows
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _last_line(run: Run) -> str:

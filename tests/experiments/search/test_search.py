@@ -1,6 +1,7 @@
 import csv
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,8 +15,8 @@ import yaml
 from conftest import SMALL
 from optuna.trial import TrialState
 
-from cifar_lightning.experiments.search import trial as trial_module
-from cifar_lightning.experiments.search.__main__ import main
+from cifar_lightning.experiments import run as run_module
+from cifar_lightning.experiments.search.command import main
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -37,7 +38,7 @@ def _space():
 def search(capfd):
     def search(*args):
         capfd.readouterr()
-        main(["space.yaml", *FLAGS, *args])
+        main(["--vary=space.yaml", *FLAGS, *args])
         return capfd.readouterr().out
 
     return search
@@ -48,7 +49,7 @@ def fail(capfd):
     def fail(*args):
         capfd.readouterr()
         with pytest.raises(SystemExit) as stop:
-            main(["space.yaml", *FLAGS, *args])
+            main(["--vary=space.yaml", *FLAGS, *args])
         assert stop.value.code == 2
         printed = capfd.readouterr().err
         assert printed.count("error:") == 1
@@ -58,7 +59,7 @@ def fail(capfd):
     return fail
 
 
-def rows(path=FOLDER / "trials.csv"):
+def rows(path=FOLDER / "results.csv"):
     with path.open() as file:
         return list(csv.DictReader(file))
 
@@ -73,35 +74,41 @@ def val_losses(folder):
 
 def test_a_search(search, run):
     printed = search("--trials=2").splitlines()
-    assert printed[0].startswith("1/2  trial 0  complete  val_loss ")
-    assert "best " in printed[1]
-    assert "model.lr=" in printed[1]
-    assert printed[2] == f"2 complete; everything is in {FOLDER}"
+    assert re.match(
+        r"1/2  trial 0, n=\d,lr=\S+  complete  validation loss \d.\d{4}, accuracy \S+%, \d+ s  best ", printed[0]
+    )
+    assert re.match(r"2/2  trial 1, n=", printed[1])
+    assert "validation accuracy" in " ".join(printed[2:-1])  # the table
+    assert printed[-1] == f"2 complete; everything is in {FOLDER}"
     found = rows()
     assert [row["state"] for row in found] == ["complete"] * 2
     for row in found:
         folder = FOLDER / row["folder"]
-        assert float(row["val_loss"]) == min(val_losses(folder))
+        assert float(row["best_val_loss"]) == min(val_losses(folder))
         config = yaml.safe_load((folder / "config.yaml").read_text())
         assert config["model"]["lr"] == float(row["model.lr"])
-        assert config["model"]["hidden_sizes"] == f"{row['n']}x8"
+        assert config["model"]["hidden_sizes"] == row["model.hidden_sizes"]
         assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
         assert "epoch   2" in (folder / "log.txt").read_text()
     for plot in ("optimization_history", "param_importances", "slice", "parallel_coordinate"):
         assert (FOLDER / f"{plot}.png").stat().st_size > 1000
     assert {path.name for path in FOLDER.glob(".*")} == {".lock", ".study"}  # no litter
+    assert "| trial 1, n=" in (FOLDER / "results.md").read_text()
+    assert "`cifar-lightning search --vary=space.yaml" in (FOLDER / "results.md").read_text()
 
     # The best config is one of lightning fit, and gives the same bits.
-    best = min(found, key=lambda row: float(row["val_loss"]))
+    best = min(found, key=lambda row: float(row["best_val_loss"]))
     run("fit", f"--config={FOLDER}/best.yaml")
     (again,) = Path("runs/best").iterdir()
     assert val_losses(again) == val_losses(FOLDER / best["folder"])
 
     # The same command goes on up to the number that it is told, and no further.
     printed = search("--trials=3").splitlines()
-    assert printed[0].startswith("3/3  trial 2  complete")
-    assert len(printed) == 2
-    assert search("--trials=3").splitlines() == [f"3 complete; everything is in {FOLDER}"]
+    assert printed[0].startswith("3/3  trial 2, n=")
+    assert "/3" not in " ".join(printed[1:])
+    printed = search("--trials=3").splitlines()
+    assert "/3" not in " ".join(printed)
+    assert printed[-1] == f"3 complete; everything is in {FOLDER}"
     assert rows()[:2] == found
     assert len({row["model.lr"] for row in rows()}) == 3
 
@@ -132,7 +139,7 @@ def test_journal_file_and_accuracy(search):
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend("study.log"))
     study = load(storage)
     assert study.direction.name == "MAXIMIZE"
-    values = [float(row["val_accuracy"]) for row in rows(Path("out/trials.csv"))]
+    values = [float(row["best_val_accuracy"]) for row in rows(Path("out/results.csv"))]
     assert study.best_value == max(values)
     for trial in study.trials:
         metrics = [row for row in rows(Path(f"out/trial_00{trial.number}/metrics.csv")) if row["val_loss"]]
@@ -145,22 +152,23 @@ def test_a_diverged_training_is_pruned_and_the_study_goes_on(search):
     search("--trials=4", "--trainer.max_epochs=3")
     for row in rows():
         assert row["state"] == ("pruned" if float(row["model.lr"]) == 1e30 else "complete")
-        assert row["validations"] == ("1" if float(row["model.lr"]) == 1e30 else "3")
+        assert row["epochs"] == ("" if float(row["model.lr"]) == 1e30 else "3")
+        assert row["error"].startswith("the loss is nan in step" if float(row["model.lr"]) == 1e30 else "")
     assert {row["state"] for row in rows()} == {"pruned", "complete"}
-    assert load().best_value == min(float(row["val_loss"]) for row in rows() if row["state"] == "complete")
+    assert load().best_value == min(float(row["best_val_loss"]) for row in rows() if row["state"] == "complete")
 
 
 def test_a_failed_trial_is_reported_and_the_others_go_on(search, monkeypatch):
-    train = trial_module.CLI
+    train = run_module.CLI
 
     def sometimes(args, callbacks, folder):
         if folder.name in ("trial_000", "trial_002"):
             raise torch.OutOfMemoryError("out of memory")
         return train(args, callbacks, folder)
 
-    monkeypatch.setattr(trial_module, "CLI", sometimes)
+    monkeypatch.setattr(run_module, "CLI", sometimes)
     printed = search("--trials=2").splitlines()
-    assert printed[0].startswith("0/2  trial 0  fail  OutOfMemoryError: out of memory  no best yet")
+    assert re.match(r"0/2  trial 0, n=\S+  fail  OutOfMemoryError: out of memory  no best yet", printed[0])
     assert printed[-1] == f"2 complete, 2 fail; everything is in {FOLDER}"
     assert [row["error"] for row in rows()][::2] == ["OutOfMemoryError: out of memory"] * 2
 
@@ -175,7 +183,7 @@ def test_failures_in_a_row_end_the_search(fail):
 def test_a_pruned_training_can_be_resumed(search, run, monkeypatch):
     monkeypatch.setattr(optuna.trial.Trial, "should_prune", lambda trial: len(trial.study.trials) == 2)
     search("--trials=2")
-    assert [(row["state"], row["validations"]) for row in rows()] == [("complete", "2"), ("pruned", "1")]
+    assert [(row["state"], row["epochs"]) for row in rows()] == [("complete", "2"), ("pruned", "1")]
     assert len(val_losses(FOLDER / "trial_001")) == 1
     run("fit", f"--ckpt_path={FOLDER}/trial_001/checkpoints/last.ckpt")
     (resumed,) = [path for path in FOLDER.parent.parent.rglob("metrics.csv") if "trial_" not in str(path)]
@@ -185,7 +193,7 @@ def test_a_pruned_training_can_be_resumed(search, run, monkeypatch):
 def test_a_finder_in_the_place_of_a_training_is_a_failure(fail):
     message = fail("--trainer.callbacks+=LRFinder", "--trainer.callbacks.stop=true")
     assert "gave up" in message
-    assert "no result: expected val_loss after an epoch, received none" in rows()[0]["error"]
+    assert "no result of a run: expected training epochs with a validation loss, received 0" in rows()[0]["error"]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +204,7 @@ def test_a_finder_in_the_place_of_a_training_is_a_failure(fail):
             ["--sampler=gp", "--pruner=median"],
             "expected --pruner none with --sampler gp, received median",
         ),
-        ("model.lrr: [0.1]", [], "unknown option in the search space: expected one of model."),
+        ("model.lrr: [0.1]", [], "unknown option to vary: expected one of model."),
         ("model.lrr: [0.1]", [], "received 'model.lrr' (did you mean 'model.lr'"),
         ("mdel.lr: [0.1]", [], "expected one of model, data, trainer; received 'mdel.lr'"),
         (
@@ -204,7 +212,7 @@ def test_a_finder_in_the_place_of_a_training_is_a_failure(fail):
             [],
             "batch_size out of range: expected at least 1, received 0",
         ),
-        ("n: {type: int, low: 0, high: 3}\nmodel.hidden_sizes: '{n}x8'", [], "--model.hidden_sizes=0x8\nwrong hidden"),
+        ("n: {type: int, low: 0, high: 3}\nmodel.hidden_sizes: '{n}x8'", [], "--model.hidden_sizes=0x8: wrong hidden"),
         ("model.activation: [relu, sellu]", [], "sellu"),
         ("model.lr: {type: float, low: -1, high: 1}", [], "lr out of range: expected a positive number, received -1"),
         ("model.optimizer.momentun: [0.1]", [], "momentun"),
@@ -213,7 +221,11 @@ def test_a_finder_in_the_place_of_a_training_is_a_failure(fail):
         (SPACE, ["--sampler=tpee"], "sampler"),
         (SPACE, ["--trials=0"], "trials"),
         (SPACE, ["--trainer.devices=2"], "--trainer.devices is not for a search: expected one"),
-        (SPACE, ["--trainer.fast_dev_run=true"], "--trainer.fast_dev_run is not for a search"),
+        (SPACE, ["--trainer.num_nodes=2"], "--trainer.num_nodes is not for a search: expected 1"),
+        (SPACE, ["--trainer.fast_dev_run=true"], "--trainer.fast_dev_run is not for many runs"),
+        (SPACE, ["--trainer.default_root_dir=x"], "--trainer.default_root_dir is not for many runs: expected --out"),
+        (SPACE, ["--ckpt_path=last"], "--ckpt_path is not for many runs: expected none"),
+        ("trainer.fast_dev_run: [true]", [], "--trainer.fast_dev_run is not for many runs"),
     ],
 )
 def test_a_mistake_ends_in_one_message_before_the_first_trial(fail, space, flags, message):
@@ -223,37 +235,68 @@ def test_a_mistake_ends_in_one_message_before_the_first_trial(fail, space, flags
 
 
 def start(*args):
-    command = [sys.executable, "-m", "cifar_lightning.experiments.search", "space.yaml", *FLAGS, *args]
+    call = "import sys; from cifar_lightning.experiments.search.command import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", call, "--vary=space.yaml", *FLAGS, *args]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a job in the background ignores
     )
 
 
+def table(folder):
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows(folder / "results.csv")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("storage", "how"), [("sqlite", signal.SIGKILL), ("journal", signal.SIGINT)])
-def test_a_stopped_search_goes_on(search, storage, how):
-    flags = ["--trainer.max_epochs=40", "--trials=2", *(["--storage=study.log"] if storage == "journal" else [])]
-    process = start(*flags)
-    while not (FOLDER / "trial_001" / "config.yaml").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    first = rows()
-    os.kill(process.pid, how)
-    _, said = process.communicate()
-    assert process.returncode == (-9 if how == signal.SIGKILL else 1)
-    assert "Traceback" not in said
-    printed = search(*flags)
-    assert "2/2  trial 2  complete" in printed
-    assert ("trial 1  failed: its process was killed" in printed) == (how == signal.SIGKILL)
-    assert [row["state"] for row in rows()] == ["complete", "fail", "complete"]
-    assert rows()[0] == first[0]
-    assert len({row["model.lr"] for row in rows()}) == 3
-    assert not list(FOLDER.rglob(".running"))
+@pytest.mark.parametrize(
+    ("storage", "how"), [("sqlite", signal.SIGKILL), ("journal", signal.SIGTERM), ("sqlite", signal.SIGINT)]
+)
+def test_a_search_that_was_stopped_gives_the_table_of_one_that_was_not(storage, how):
+    """Stopped in the first trial and in the third, of which some are pruned."""
+    flags = ["--trainer.max_epochs=20", "--trials=5", "--startup_trials=2"]
+
+    def begin(out):
+        return start(*flags, f"--out={out}", *([f"--storage={out}.log"] if storage == "journal" else []))
+
+    process = begin("whole")
+    assert "5/5" in process.communicate()[0]
+    for trial in ("trial_000", "trial_002"):
+        process = begin("stopped")
+        while not (Path("stopped") / trial / "checkpoints" / "last.ckpt").exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        os.killpg(process.pid, how)
+        _, said = process.communicate()
+        assert process.returncode == (-9 if how == signal.SIGKILL else 130)
+        assert ("interrupted: the same command goes on from here" in said) == (how != signal.SIGKILL)
+        assert "Traceback" not in said
+    process = begin("stopped")
+    printed, said = process.communicate()
+    assert process.returncode == 0, said
+    assert re.search(r"trial 2, n=\S+  goes on after epoch \d+: its process was stopped", printed)
+    assert len(table(Path("whole"))) == 5
+    assert table(Path("stopped")) == table(Path("whole"))
+
+
+@pytest.mark.slow
+def test_a_trial_that_is_killed_again_and_again_fails():
+    flags = ["--trainer.max_epochs=1", "--trials=1", "--data.synthetic_size=20000"]
+    for _ in range(3):
+        process = start(*flags)
+        while not (FOLDER / "trial_000" / "metrics.csv").exists():  # written after fifty steps
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        (FOLDER / "trial_000" / "metrics.csv").unlink()
+    printed, said = start(*flags).communicate()
+    assert re.search(r"trial 0, n=\S+  fail  its process was killed 3 times in epoch 1", printed), said
+    assert [row["state"] for row in rows()] == ["fail", "complete"]
 
 
 @pytest.mark.slow
@@ -264,5 +307,23 @@ def test_two_processes_share_the_trials():
     trials = load().trials
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
     assert len({trial.params["model.lr"] for trial in trials}) == 4
-    assert sum(out.count("/4  trial ") for out, _ in said) == 4
-    assert all(math.isfinite(float(row["val_loss"])) for row in rows())
+    assert sum(len(re.findall(r"\d/4  trial ", out)) for out, _ in said) == 4
+    assert all(math.isfinite(float(row["best_val_loss"])) for row in rows())
+
+
+def test_help_lists_every_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for text in (
+        "cifar-lightning search",
+        "--vary",
+        "--trials",
+        "val_loss,val_accuracy",
+        "tpe,gp,random",
+        "auto,median,hyperband,none",
+        "--storage",
+        "--out",
+    ):
+        assert text in printed

@@ -1,24 +1,64 @@
+import math
 from types import SimpleNamespace
 
-from cifar_lightning.experiments.search.trial import RUNNING, TrialReport, begin, is_alive
+import pytest
+
+from cifar_lightning.experiments.search.trial import TrialReport
 
 
-def test_a_trials_value_is_that_of_its_best_checkpoint():
-    reported = []
-    trial = SimpleNamespace(report=lambda value, step: reported.append((step, value)), should_prune=lambda: False)
+class Trial:
+    """What a report sees of Optuna, with a pruner that gives up after so many epochs."""
+
+    def __init__(self, epochs=9):
+        self.number, self.reported, self.epochs = 0, {}, epochs
+        trial = SimpleNamespace(intermediate_values=self.reported)
+        self.study = SimpleNamespace(get_trials=lambda deepcopy: [trial])
+
+    def report(self, value, step):
+        self.reported[step] = value
+
+    def should_prune(self):
+        return len(self.reported) >= self.epochs
+
+
+def trainer(epoch, loss=1.0, accuracy=0.5):
+    metrics = {"val_loss": loss, "val_accuracy": accuracy}
+    return SimpleNamespace(current_epoch=epoch, sanity_checking=False, callback_metrics=metrics, should_stop=False)
+
+
+def run_epoch(report, *args):
+    of_epoch = trainer(*args)
+    report.on_validation_end(of_epoch, None)
+    report.on_train_epoch_end(of_epoch, None)
+    return of_epoch.should_stop
+
+
+def test_each_validated_epoch_is_reported_once():
+    trial = Trial()
     report = TrialReport(trial, "val_accuracy")
-    for loss, accuracy in ((3.0, 0.1), (1.0, 0.2), (2.0, 0.3)):
-        metrics = {"val_loss": loss, "val_accuracy": accuracy}
-        report.on_validation_end(SimpleNamespace(sanity_checking=False, callback_metrics=metrics), None)
-    assert report.value == 0.2
-    assert reported == [(0, 0.1), (1, 0.2), (2, 0.3)]
+    assert not run_epoch(report, 0, 3.0, 0.1)
+    report.on_train_epoch_end(trainer(1), None)  # an epoch without a validation
+    assert not run_epoch(report, 2, 2.0, 0.2)
+    assert trial.reported == {0: 0.1, 2: 0.2}
+    assert not report.pruned
 
 
-def test_a_trial_is_alive_while_its_process_holds_the_file(tmp_path):
-    folder = tmp_path / "trial"
-    running = begin(folder)
-    assert is_alive(folder)
-    running.close()  # as the system does for a process that was killed
-    assert not is_alive(folder)
-    (folder / RUNNING).unlink()
-    assert not is_alive(folder)
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_training_that_has_diverged_is_ended(loss):
+    trial = Trial()
+    report = TrialReport(trial, "val_accuracy")
+    assert run_epoch(report, 0, loss, 0.1)
+    assert report.pruned
+    assert math.isnan(trial.reported[0])
+
+
+def test_a_training_that_is_given_up_is_ended_and_stays_so():
+    trial = Trial(epochs=2)
+    report = TrialReport(trial, "val_loss")
+    assert not run_epoch(report, 0)
+    assert run_epoch(report, 1)
+    # Killed before the study heard of it: a checkpoint has both epochs, or the first alone, or none.
+    for epoch, stopped in ((2, True), (1, False), (0, False)):
+        again, resumed = TrialReport(trial, "val_loss"), trainer(epoch)
+        again.on_train_start(resumed, None)
+        assert (resumed.should_stop, again.pruned) == (stopped, stopped)

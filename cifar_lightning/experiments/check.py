@@ -1,0 +1,109 @@
+"""What can be known to be wrong with many runs before the first of them."""
+
+import io
+import itertools
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any
+
+from lightning.pytorch.cli import LightningCLI
+
+from cifar_lightning.cli.arguments import CommandLine, gather_lists
+from cifar_lightning.cli.main import CLI
+from cifar_lightning.experiments.grid import Grid, as_text, flags
+from cifar_lightning.training.classifier import MLPClassifier
+from cifar_lightning.training.datamodule import CIFAR10DataModule
+
+#: Options of `lightning fit` that have no meaning for many runs, each with what is expected in its place.
+REFUSED = {
+    "ckpt_path": "none, since what was stopped goes on by itself",
+    "trainer.default_root_dir": "--out",
+    "trainer.fast_dev_run": "runs that can be compared",
+}
+
+
+class _Parsed(CLI):
+    """Parse command lines, and check what can be checked without training."""
+
+    def instantiate_classes(self) -> None:
+        MLPClassifier(**self.subconfig.model.as_dict())
+        CIFAR10DataModule(**self.subconfig.data.as_dict())
+        self.subcommand = None  # Lightning then runs nothing
+
+    def check(self, arguments: list[str]) -> None:
+        """The same for other arguments, with the same parser, which takes long to make."""
+        self.line = CommandLine(gather_lists(arguments), LightningCLI.subcommands())
+        self.ckpt_path = None
+        self.parse_arguments(self.parser, arguments)
+        self.instantiate_classes()
+
+
+def check(arguments: Sequence[str], grid: Grid | None, what: str) -> dict[str, Any]:
+    """Check the options that some runs share, and a few points of a grid that have each of its values among them.
+
+    Args:
+        arguments: Of `lightning fit`.
+        grid: What varies; None for nothing.
+        what: What the arguments are, for messages.
+
+    Returns:
+        The shared options by name, as in "model.lr" or "model.optimizer.eps".
+
+    Raises:
+        ValueError: If an option does not exist, or the network or the data can't be built.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # each run warns for itself
+        with _naming(what):
+            cli = _Parsed(["fit", *arguments])
+        options = {name.replace(".init_args", ""): value for name, value in vars(cli.subconfig.as_flat()).items()}
+        refuse({name: options[name] for name in REFUSED if options[name]}, {})
+        if grid is not None:
+            grid.check_names(options)
+            for draw in grid.probes():
+                point = flags(grid.values(draw))
+                with _naming(f"{what} with {' '.join(point)}"):
+                    cli.check(["fit", *arguments, *point])
+    return options
+
+
+def refuse(given: Mapping[str, Any], more: Mapping[str, str]) -> None:
+    """Refuse options that would not act in many runs.
+
+    Args:
+        given: Values by option.
+        more: What a command refuses beside `REFUSED`.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    for name, expected in (REFUSED | dict(more)).items():
+        if name in given:
+            dashes = "-" if len(name) == 1 else "--"
+            raise ValueError(
+                f"{dashes}{name} is not for many runs: expected {expected}; received {as_text(given[name])}"
+            )
+
+
+def given_flags(words: Sequence[str]) -> dict[str, str]:
+    """Values by option on a command line."""
+    flags: dict[str, str] = {}
+    for word, after in itertools.pairwise([*words, ""]):
+        name, has_value, value = word.lstrip("-").partition("=")
+        if word.startswith("-"):
+            flags[name] = value if has_value else after
+    return flags
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Raise an error as a ValueError that says what it is about, the parser's too, which it prints."""
+    said = io.StringIO()
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(said):
+            yield
+    except SystemExit:
+        raise ValueError(f"{what}: {said.getvalue().partition('error: ')[2].strip()}") from None
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{what}: {error}") from error

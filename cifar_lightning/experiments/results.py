@@ -1,0 +1,240 @@
+"""What the runs of a study, a search or a sweep came to: one row a run, one a name, and their curves."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.table import Table
+
+from cifar_lightning.files import write_whole
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Args:
+        name: What is compared: "selu", or "selu, lr=0.1"; runs that differ in the seed alone have the same.
+        seed: Seed of weights, order and masks; None if there was none.
+        data_set: Name of the data set.
+        parameters: Number of trained parameters.
+        folder: The run's folder, relative to that of all runs.
+        rows: What was measured of each epoch; at least one with a validation.
+        values: What a grid varied, by option.
+        test_loss: Test loss of the weights of the lowest validation loss; NaN if it was not measured.
+        test_accuracy: Their test accuracy.
+        pruned: Whether a search has ended the training before its time.
+    """
+
+    name: str
+    seed: int | None
+    data_set: str
+    parameters: int
+    folder: str
+    rows: list[Row]
+    values: Mapping[str, Any] = field(default_factory=dict)
+    test_loss: float = math.nan
+    test_accuracy: float = math.nan
+    pruned: bool = False
+
+    @property
+    def best(self) -> Row:
+        """The epoch of the lowest validation loss; the first one if it never was finite."""
+        return min(self.validated, key=lambda row: row["val_loss"] if math.isfinite(row["val_loss"]) else math.inf)
+
+    @property
+    def last(self) -> Row:
+        """The last epoch with a validation, whose weights are those that 1cycle is for."""
+        return self.validated[-1]
+
+    @property
+    def validated(self) -> list[Row]:
+        """The epochs with a validation."""
+        return [row for row in self.rows if "val_loss" in row]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all epochs, validation included."""
+        return sum(row["seconds"] for row in self.rows)
+
+    def epochs_to(self, loss: float) -> float:
+        """The first epoch with at most this validation loss; infinity if there is none."""
+        return next((row["epoch"] for row in self.validated if row["val_loss"] <= loss), math.inf)
+
+    def __str__(self) -> str:
+        test = f", test accuracy {self.test_accuracy:.2%}" if math.isfinite(self.test_accuracy) else ""
+        return (
+            f"validation loss {self.best['val_loss']:.4f}, accuracy {self.best['val_accuracy']:.2%}{test}, "
+            f"{self.seconds:.0f} s"
+        )
+
+    def line(self) -> dict[str, Any]:
+        """The run's line in results.csv."""
+        stored = {name: value for name, value in asdict(self).items() if name not in ("rows", "values", "pruned")}
+        best = {f"best_{name}": value for name, value in self.best.items() if name != "seconds"}
+        return stored | dict(self.values) | best | {"epochs": len(self.rows), "seconds": self.seconds}
+
+    def save(self, path: Path) -> None:
+        """Write all of it as JSON, or nothing at all."""
+        write_whole(path, json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def load(cls, path: Path) -> "Result":
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: If it is not whole.
+        """
+        try:
+            result = cls(**json.loads(path.read_text()))
+            result.line()
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"broken result {path}: expected what a finished run wrote, received {error}") from None
+        return result
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Mean and standard deviation over the seeds where a value is finite, and how many these are, of how many."""
+
+    mean: float
+    std: float
+    count: int
+    seeds: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Statistic":
+        """Of at least one value; mean and deviation are NaN where there are too few."""
+        finite = [value for value in values if math.isfinite(value)]
+        return cls(
+            mean=mean(finite) if finite else math.nan,
+            std=stdev(finite) if len(finite) > 1 else math.nan,
+            count=len(finite),
+            seeds=len(values),
+        )
+
+    def format(self, spec: str) -> str:
+        """As "mean ± deviation (count of seeds)", without what goes without saying."""
+        if not self.count:
+            return "-"
+        deviation = f" ± {format(self.std, spec)}" if self.count > 1 else ""
+        return format(self.mean, spec) + deviation + (f" ({self.count} of {self.seeds})" * (self.count < self.seeds))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Results of one name over its seeds.
+
+    Args:
+        name: The name.
+        seeds: The seeds.
+        parameters: Number of trained parameters.
+        statistics: By the names in `COLUMNS`; at the epoch of the lowest validation loss but for `last_accuracy`.
+    """
+
+    name: str
+    seeds: list[int | None]
+    parameters: int
+    statistics: dict[str, Statistic]
+
+    @classmethod
+    def of(cls, results: Sequence[Result], first_loss: float) -> "Summary":
+        """Of one name's results, at least one, where `first_loss` is the mean best loss of what all are compared to."""
+        values = {
+            "val_loss": [result.best["val_loss"] for result in results],
+            "val_accuracy": [result.best["val_accuracy"] for result in results],
+            "test_accuracy": [result.test_accuracy for result in results],
+            "last_accuracy": [result.last["val_accuracy"] for result in results],
+            "best_epoch": [result.best["epoch"] for result in results],
+            "epochs_to_first": [result.epochs_to(first_loss) for result in results],
+            # (The first epoch compiles.)
+            "epoch_seconds": [median(row["seconds"] for row in result.rows) for result in results],
+            "seconds": [result.seconds for result in results],
+        }
+        statistics = {name: Statistic.of(values[name]) for name in COLUMNS}
+        return cls(results[0].name, [result.seed for result in results], results[0].parameters, statistics)
+
+    def cell(self, column: str) -> str:
+        """What stands in a column of `COLUMNS`."""
+        return self.statistics[column].format(COLUMNS[column][1])
+
+
+#: Title and format of each column of results.md and of a study's page.
+COLUMNS = {
+    "val_loss": ("validation loss", ".3f"),
+    "val_accuracy": ("validation accuracy", ".2%"),
+    "test_accuracy": ("test accuracy", ".2%"),
+    "last_accuracy": ("last epoch's validation accuracy", ".2%"),
+    "best_epoch": ("best epoch", ".0f"),
+    "epochs_to_first": ("epochs to the first's loss", ".0f"),
+    "epoch_seconds": ("seconds an epoch", ".1f"),
+    "seconds": ("seconds in all", ".0f"),
+}
+#: Those that fit on a narrow screen.
+NARROW = ("val_loss", "val_accuracy", "test_accuracy", "epoch_seconds")
+
+
+def summarize(results: Sequence[Result], first: str) -> list[Summary]:
+    """One summary a name, in the order of their first results; `first` is the name that all are compared to."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result.name, []).append(result)
+    first_losses = [result.best["val_loss"] for result in groups.get(first, [])]
+    first_loss = Statistic.of(first_losses).mean if first_losses else math.nan
+    return [Summary.of(group, first_loss) for group in groups.values()]
+
+
+def write_csv(lines: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Write one line a run, of `Result.line` and what a command adds to it."""
+    texts = [{k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in line.items()} for line in lines]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for line in texts for name in line)), restval="")
+    writer.writeheader()
+    writer.writerows(texts)
+    write_whole(path, text.getvalue().encode())
+
+
+def used_columns(summaries: Sequence[Summary], columns: Iterable[str]) -> list[str]:
+    """The columns but for test accuracy where nothing was tested."""
+    return [name for name in columns if name != "test_accuracy" or any(s.statistics[name].count for s in summaries)]
+
+
+def write_markdown(results: Sequence[Result], first: str, path: Path, command: str) -> None:
+    """Write a table of one row a name, with the command that made it; `first` is what all are compared to."""
+    summaries = summarize(results, first)
+    columns = used_columns(summaries, COLUMNS)
+    data_sets = ", ".join(dict.fromkeys(result.data_set for result in results))
+    lines = [
+        f"On {data_sets or 'nothing yet'}. Mean and standard deviation over the seeds, of the weights with the lowest "
+        "validation loss but for the last epoch's; the test set chose nothing.",
+        "",
+        "| name | seeds | " + " | ".join(COLUMNS[name][0] for name in columns) + " | parameters |",
+        "|---" * (len(columns) + 3) + "|",
+    ]
+    for summary in summaries:
+        seeds = ", ".join(map(str, summary.seeds))
+        cells = [summary.name, seeds, *map(summary.cell, columns), f"{summary.parameters:,}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    write_whole(path, "\n".join([*lines, "", f"`{command}`", ""]).encode())
+
+
+def make_table(results: Sequence[Result], first: str) -> Table:
+    """What fits on a narrow screen of results.md."""
+    summaries = summarize(results, first)
+    columns = used_columns(summaries, NARROW)
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("name", overflow="fold")
+    for name in columns:
+        table.add_column(COLUMNS[name][0], justify="right")
+    for summary in summaries:
+        table.add_row(summary.name, *map(summary.cell, columns))
+    return table

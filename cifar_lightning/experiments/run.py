@@ -1,0 +1,227 @@
+"""One training of a study, a search or a sweep: its folder, and how it goes on after it was stopped or killed."""
+
+import itertools
+import json
+import logging
+import math
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from lightning.pytorch import Callback
+
+from cifar_lightning.callbacks.report import RunReport
+from cifar_lightning.cli.arguments import CommandLine, load_config
+from cifar_lightning.cli.find_run import SAVED_CONFIG
+from cifar_lightning.cli.main import CLI
+from cifar_lightning.experiments.results import Result
+from cifar_lightning.files import write_whole
+from cifar_lightning.training.checkpoints import BestCheckpoint, read_checkpoint
+
+#: Options that say where a training runs, and not what it comes to: a run may go on with others.
+PLACE_OPTIONS = {"data.data_dir", "data.download", "trainer.accelerator", "trainer.devices"}
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A training, with all that it leaves in a folder of its own.
+
+    Args:
+        name: What is compared, as in `Result`.
+        title: What the run is called among those of the same name.
+        out: The folder of all runs.
+        place: The run's own folder in it.
+        arguments: Of `lightning fit`.
+        values: What a grid varies, by option; `arguments` say it too.
+    """
+
+    name: str
+    title: str
+    out: Path
+    place: str
+    arguments: tuple[str, ...]
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """The run's own folder."""
+        return self.out / self.place
+
+    @property
+    def log(self) -> Path:
+        """What the run prints."""
+        return self.folder / "log.txt"
+
+    @property
+    def result_file(self) -> Path:
+        """Where a finished run's result is."""
+        return self.folder / "result.json"
+
+    @property
+    def lock(self) -> FileLock:
+        """A lock that the process that trains holds; the system releases it when that process ends or is killed."""
+        return FileLock(self.folder / ".lock")
+
+    def is_alive(self) -> bool:
+        """Whether a process trains it."""
+        if not self.folder.is_dir():
+            return False
+        try:
+            with self.lock.acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    # ------------------------------------------------------------------------------------------------- begun before
+
+    def prepare(self) -> None:
+        """Make the folder, take note of what is run in it, and drop what can't be read.
+
+        Raises:
+            ValueError: If something else was run in it.
+        """
+        note, recipe = self.folder / "recipe.json", self._recipe()
+        if note.exists():
+            try:
+                noted = json.loads(note.read_text())
+            except ValueError:  # not whole, so nobody knows what was run
+                self._set_aside(note)
+            else:
+                if noted != recipe:
+                    raise ValueError(
+                        f"the options of {self.title} have changed since it was run: expected those of {note}, or "
+                        f"another --out; received {json.dumps(recipe)}"
+                    )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(note, json.dumps(recipe, indent=1).encode())
+        try:
+            self.result()
+        except ValueError as broken:
+            print(f"{broken}. The run does not count as finished")
+            self.result_file.unlink()
+
+    def result(self) -> Result | None:
+        """What it came to; None if it is not finished.
+
+        Raises:
+            ValueError: If the result is not whole.
+        """
+        return Result.load(self.result_file) if self.result_file.exists() else None
+
+    def _recipe(self) -> dict[str, Any]:
+        """What has to be the same for the run to go on, as JSON has it."""
+        line = CommandLine(["fit", *self._split()[1]], ["fit"])
+        recipe = {"flags": line.flags, "configs": [load_config(config) for config in line.configs]}
+        return dict(json.loads(json.dumps(recipe, default=str)))
+
+    def _split(self) -> tuple[list[str], list[str]]:
+        """The arguments that may be others when the run goes on, and the rest."""
+        places: list[str] = []
+        rest: list[str] = []
+        words = iter(self.arguments)
+        for word in words:
+            name, has_value, _ = word.partition("=")
+            if name.removeprefix("--") in PLACE_OPTIONS:
+                places.append(word if has_value else f"{word}={next(words, '')}")
+            else:
+                rest.append(word)
+        return places, rest
+
+    def _set_aside(self, note: Path) -> None:
+        names = (self.folder.with_name(f"{self.folder.name}.broken_{number}") for number in itertools.count(1))
+        aside = next(name for name in names if not name.exists())
+        self.folder.rename(aside)
+        print(f"{note} is broken. The run does not count as finished and starts again; what was there is in {aside}")
+
+    # ----------------------------------------------------------------------------------------------------- training
+
+    def train(self, callbacks: Sequence[Callback] = (), test: bool = False) -> Result:
+        """Train, from where it was stopped if it was, and perhaps test the weights of the lowest validation loss.
+
+        Raises:
+            ValueError: If no epoch was validated.
+        """
+        self._keep_logs()
+        cli = CLI(self.command(), callbacks, self.folder)
+        trainer: Any = cli.trainer
+        rows = next(callback.rows for callback in trainer.callbacks if isinstance(callback, RunReport))
+        if not any("val_loss" in row for row in rows):
+            raise ValueError(
+                f"no result of a run: expected training epochs with a validation loss, received {len(rows)} epochs, "
+                "none with one"
+            )
+        best = next((c.best_model_path for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), "")
+        metrics = {}
+        if test and best:  # there is none if no loss was finite, or if there are no checkpoints
+            (metrics,) = trainer.test(cli.model, cli.datamodule, best, verbose=False, weights_only=True)
+        seed = cli.subconfig.seed_everything
+        return Result(
+            name=self.name,
+            seed=None if seed is False else seed,
+            data_set=cli.datamodule.data_set,
+            parameters=sum(parameter.numel() for parameter in cli.model.parameters() if parameter.requires_grad),
+            folder=self.place,
+            rows=rows,
+            values=self.values,
+            test_loss=metrics.get("test_loss", math.nan),
+            test_accuracy=metrics.get("test_accuracy", math.nan),
+        )
+
+    def command(self) -> list[str]:
+        """What `lightning` is called with: to go on from a checkpoint, if there is one."""
+        for name in ("last", "best"):
+            checkpoint = self.folder / "checkpoints" / f"{name}.ckpt"
+            if checkpoint.exists() and (self.folder / SAVED_CONFIG).exists():
+                try:
+                    read_checkpoint(checkpoint)
+                except ValueError as broken:  # as a full disk leaves it
+                    print(f"{broken}: not resumed")
+                else:
+                    return ["fit", f"--ckpt_path={checkpoint}", *self._split()[0]]
+        return ["fit", *self.arguments]
+
+    def _keep_logs(self) -> None:
+        """Rename the table of an attempt that was stopped, which Lightning's logger would delete."""
+        table = self.folder / "metrics.csv"
+        if table.exists():
+            before = len(list(self.folder.glob("metrics_*.csv")))
+            table.rename(table.with_name(f"metrics_{before + 1}.csv"))
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """End on Ctrl-C, and on SIGTERM likewise, in a line that says how to go on.
+
+    Raises:
+        SystemExit: With status 130, after the line.
+    """
+    is_main = threading.current_thread() is threading.main_thread()  # others can't have a signal's handler
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if is_main else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave it to the runs' own lines to say what goes on; warnings are still seen."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "optuna")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

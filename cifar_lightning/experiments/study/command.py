@@ -1,0 +1,124 @@
+"""The command `cifar-lightning study`: each config, and each point of a grid, trained with each seed and compared."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveInt
+from rich.console import Console
+
+from cifar_lightning.cli.arguments import split_own_options
+from cifar_lightning.cli.command import command
+from cifar_lightning.experiments.check import check, given_flags, refuse
+from cifar_lightning.experiments.grid import Grid, Point, read_grid
+from cifar_lightning.experiments.results import make_table, write_csv, write_markdown
+from cifar_lightning.experiments.run import Run, interruptible, quiet
+from cifar_lightning.experiments.study.page import draw_curves, write_page
+from cifar_lightning.experiments.study.runner import Runner, share_cores
+
+#: Options of `lightning fit` that a study sets itself, each with what is expected in its place.
+SET_BY_THE_STUDY = {
+    "seed_everything": "--seeds, one for each run",
+    "config": "the configs before all options",
+    "c": "the configs before all options",
+}
+
+
+def make_parser() -> ArgumentParser:
+    """The parser of a study's own options."""
+    parser = ArgumentParser(
+        prog="cifar-lightning study",
+        description="Train each config, at each point of a grid if there is one, with each seed, and compare them: "
+        "results.csv, results.md, curves.png, report.html. All options of cifar-lightning fit are taken too, and hold "
+        "for all runs. The same command again goes on with what is not finished.",
+    )
+    parser.add_argument("configs", nargs="+", type=str, help="YAML files of cifar-lightning fit")
+    parser.add_argument("--vary", type=str, default="", help="grid of options, as YAML or a file of it")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="seeds, one for each run")
+    parser.add_argument("--out", type=str, default="runs/study", help="folder of the study")
+    parser.add_argument("--jobs", type=PositiveInt, default=1, help="runs at once, each with its share of the cores")
+    return parser
+
+
+def main(args: list[str]) -> None:
+    """Run the command.
+
+    Raises:
+        SystemExit: With status 1 if a run failed, 2 for a user's mistake, 130 if interrupted.
+    """
+    own, fit = split_own_options(args)
+    given = make_parser().parse_args(own)
+    out = Path(given.out)
+    with command(), quiet():
+        refuse(given_flags(fit), SET_BY_THE_STUDY)
+        grid = read_grid(given.vary) if given.vary else None
+        runs = make_runs(given.configs, grid, given.seeds, out, fit)
+        for run in runs:
+            run.prepare()
+        share_cores(given.jobs)
+        _execute(Runner(runs, given.jobs, Console()), out, "cifar-lightning study " + shlex.join(args))
+
+
+def _execute(runner: Runner, out: Path, command: str) -> None:
+    def write_tables() -> None:
+        results = runner.results()
+        write_csv([result.line() for result in results], out / "results.csv")
+        write_markdown(results, runner.first, out / "results.md", command)
+
+    with interruptible():
+        try:
+            runner.execute(write_tables)
+        finally:
+            write_tables()
+            if results := runner.results():
+                draw_curves(results, out / "curves.png")
+                write_page(results, runner.first, out, command)
+                runner.console.print(make_table(results, runner.first))
+                page = out / "report.html"
+                runner.console.print(f"to compare the runs, open {page}", highlight=False, soft_wrap=True)
+    for run, what in runner.failed.items():
+        print(f"error: {run.title} failed: {what}; all that it said is in {run.log}", file=sys.stderr)
+    if runner.failed:
+        raise SystemExit(1)
+
+
+def make_runs(
+    configs: Sequence[str], grid: Grid | None, seeds: Sequence[int], out: Path, fit: Sequence[str]
+) -> list[Run]:
+    """The runs, everything with the first seed before anything with the second, so that there is early much to compare.
+
+    Args:
+        configs: Files of `lightning fit`.
+        grid: What varies in each of them.
+        seeds: The seeds.
+        out: The study's folder.
+        fit: Options of `lightning fit` for all runs.
+
+    Raises:
+        ValueError: If a config does not parse, or can't be built; if a config, a point or a seed is there twice.
+    """
+    for kind, names in (("config", [Path(path).stem for path in configs]), ("seed", [str(seed) for seed in seeds])):
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"a {kind} named twice: expected each {kind} once, received {name} again")
+    if grid is not None:
+        refuse(dict.fromkeys(grid.options, "a grid of it"), SET_BY_THE_STUDY)
+    points = grid.points() if grid is not None else [Point("", {})]
+    for config in configs:
+        check([f"--config={config}", *fit], grid, config)
+    return [_make_run(config, point, seed, out, fit) for seed in seeds for config in configs for point in points]
+
+
+def _make_run(config: str, point: Point, seed: int, out: Path, fit: Sequence[str]) -> Run:
+    parts = [Path(config).stem, *([point.name] if point.name else [])]
+    arguments = (f"--config={config}", f"--seed_everything={seed}", "--trainer.enable_progress_bar=false")
+    return Run(
+        name=", ".join(parts),
+        title=", ".join([*parts, f"seed {seed}"]),
+        out=out,
+        place=f"{','.join(parts)}/seed_{seed}",
+        arguments=(*arguments, *fit, *point.flags),
+        values=point.values,
+    )

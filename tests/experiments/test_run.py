@@ -1,0 +1,179 @@
+import json
+import math
+import re
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL
+from conftest import make_result as result
+from lightning.pytorch import Callback
+
+from cifar_lightning.experiments.run import Run, interruptible
+
+TINY = ("--model.hidden_sizes=2x10", "--trainer.max_epochs=3", *SMALL)
+
+
+def make(*arguments, out="out"):
+    return Run("a", "a, seed 1", Path(out), "a/seed_1", ("--config=a.yaml", *arguments))
+
+
+@pytest.fixture(autouse=True)
+def _config():
+    Path("a.yaml").write_text("model: {lr: 0.01}")
+
+
+# -------------------------------------------------------------------------------------------------------- liveness
+
+
+def test_a_run_is_alive_while_its_lock_is_held():
+    run = make()
+    assert not run.is_alive()
+    run.prepare()
+    with run.lock:
+        assert run.is_alive()
+    assert not run.is_alive()
+
+
+# ---------------------------------------------------------------------------------------------------- begun before
+
+
+def test_a_run_goes_on_with_the_same_recipe_only():
+    make("--model.lr=1").prepare()
+    make("--model.lr=1").prepare()
+    Path("a.yaml").write_text("model:\n  lr: 0.01  # the same")
+    make("--model.lr=1").prepare()
+    with pytest.raises(ValueError, match="the options of a, seed 1 have changed since it was run: expected those of"):
+        make("--model.lr=2").prepare()
+    Path("a.yaml").write_text("model: {lr: 0.02}")
+    with pytest.raises(ValueError, match="have changed since it was run"):
+        make("--model.lr=1").prepare()
+
+
+def test_a_run_may_be_moved():
+    make("--data.data_dir=x", "--trainer.devices", "1", "--model.lr", "1").prepare()
+    make("--data.data_dir", "1", "--model.lr", "1").prepare()
+    with pytest.raises(ValueError, match="have changed since it was run"):
+        make("--data.data_dir=x", "--model.lr", "2").prepare()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"flags": [', b"\xff"])
+def test_a_broken_recipe_sets_the_folder_aside(capsys, content):
+    run = make()
+    for number in (1, 2):
+        run.prepare()
+        result().save(run.result_file)
+        (run.folder / "recipe.json").write_bytes(content)
+        run.prepare()
+        assert run.result() is None
+        aside = Path(f"out/a/seed_1.broken_{number}")
+        assert (aside / "result.json").exists()
+        printed = capsys.readouterr().out
+        assert (
+            f"recipe.json is broken. The run does not count as finished and starts again; what was there is in {aside}"
+            in printed
+        )
+
+
+def test_a_broken_result_does_not_count(capsys):
+    run = make()
+    run.prepare()
+    result().save(run.result_file)
+    run.prepare()
+    assert run.result() == result()
+    run.result_file.write_bytes(run.result_file.read_bytes()[:50])
+    run.prepare()
+    assert run.result() is None
+    assert re.search(r"broken result .*result.json: .*The run does not count as finished", capsys.readouterr().out)
+
+
+def test_a_stopped_run_goes_on_from_the_newest_checkpoint_that_can_be_read(capsys):
+    run = make("--data.data_dir", "x", "--model.lr=1")
+    assert run.command() == ["fit", "--config=a.yaml", "--data.data_dir", "x", "--model.lr=1"]
+    checkpoints = run.folder / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (run.folder / "config.yaml").touch()
+    for name in ("last", "best"):
+        torch.save({"state_dict": {}, "hyper_parameters": {}}, checkpoints / f"{name}.ckpt")
+    assert run.command() == ["fit", f"--ckpt_path={checkpoints}/last.ckpt", "--data.data_dir=x"]
+    for name, then in (("last", f"--ckpt_path={checkpoints}/best.ckpt"), ("best", "--config=a.yaml")):
+        path = checkpoints / f"{name}.ckpt"
+        path.write_bytes(path.read_bytes()[:100])
+        assert run.command()[1] == then
+        assert f"wrong checkpoint {path}" in capsys.readouterr().out
+
+
+# -------------------------------------------------------------------------------------------------------- training
+
+
+class Stop(Callback):
+    def on_train_batch_start(self, trainer, module, batch, index):
+        if trainer.current_epoch == 1 and index == 3:
+            raise KeyboardInterrupt
+
+
+def without_seconds(some):
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in some.rows]
+
+
+def test_a_run_that_was_stopped_comes_to_the_same(undrawn):
+    arguments = (
+        *TINY,
+        "--seed_everything=3",
+        "--trainer.max_epochs=4",
+        "--model.dropout=alpha",
+        "--model.dropout_p=0.1",
+    )
+    whole, stopped = make(*arguments, out="whole"), make(*arguments, out="stopped")
+    for run in (whole, stopped):
+        run.prepare()
+    with pytest.raises(SystemExit):
+        stopped.train([Stop()])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which Lightning has taken away
+    first, second = whole.train(test=True), stopped.train(test=True)
+    assert without_seconds(first) == without_seconds(second)
+    assert first.line().keys() == second.line().keys()
+    assert (first.test_loss, first.test_accuracy) == (second.test_loss, second.test_accuracy)
+    assert math.isfinite(first.test_loss)
+    assert (second.name, second.seed, second.folder) == ("a", 3, "a/seed_1")
+    # Lightning's logger would have deleted the first table.
+    assert {path.name for path in stopped.folder.glob("metrics*.csv")} == {"metrics.csv", "metrics_1.csv"}
+
+
+@pytest.mark.parametrize("logger", ["false", "{class_path: CSVLogger, init_args: {save_dir: logs}}"])
+def test_a_run_with_any_logger_and_validations_now_and_then(logger):
+    run = make(*TINY, "--trainer.check_val_every_n_epoch=2", f"--trainer.logger={logger}")
+    run.prepare()
+    came_to = run.train()
+    assert [row["epoch"] for row in came_to.validated] == [2]
+    assert len(came_to.rows) == 3
+    assert math.isnan(came_to.test_loss)
+    assert (run.folder / "learning_curves.png").exists()
+    assert json.loads((run.folder / "recipe.json").read_text())["configs"] == [{"model": {"lr": 0.01}}]
+
+
+def test_no_validation_is_no_result(undrawn):
+    run = make(*TINY, "--trainer.limit_val_batches=0")
+    run.prepare()
+    with pytest.raises(ValueError, match="no result of a run: expected training epochs with a validation loss"):
+        run.train()
+
+
+def test_a_run_that_fails_early_keeps_its_folder():
+    run = make("--model.lr=-1")
+    run.prepare()
+    with pytest.raises(ValueError, match="lr out of range"):
+        run.train()
+    assert (run.folder / "recipe.json").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interruptible(capsys, number):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop, interruptible():
+        signal.raise_signal(number)
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "interrupted: the same command goes on from here\n"
+    assert signal.getsignal(signal.SIGTERM) == before
