@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from cifar_lightning.cli.config_files import load_config, load_value
-
 from cifar_lightning.cli.configs import find_config
 
 #: Options that take several values, one after another.

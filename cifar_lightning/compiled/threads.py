@@ -3,7 +3,6 @@
 import math
 import os
 import time
-from collections.abc import Callable
 
 import torch
 
@@ -17,10 +16,9 @@ SLOW_IN_A_ROW = 3
 
 def usable_cores() -> int:
     """The number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # macOS and Windows have none
+    if hasattr(os, "sched_getaffinity"):  # which neither macOS nor Windows has
         return len(os.sched_getaffinity(0))
-    count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)  # the former since Python 3.13
-    return count() or 1
+    return os.cpu_count() or 1
 
 
 def choose_threads(features: int, width: int, batch_size: int) -> int:

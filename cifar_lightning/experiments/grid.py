@@ -69,11 +69,27 @@ class Grid:
     axes: dict[str, Axis]
     templates: dict[str, str]
 
+    def __post_init__(self) -> None:
+        self._check_variables()
+        by: dict[str, str] = {}
+        for option, name in self._entries():
+            if option in by:
+                raise ValueError(f"{option} is varied twice: expected one entry, received {by[option]} and {name}")
+            by[option] = name
+
     @property
     def options(self) -> list[str]:
         """The options that are varied, as in "model.lr"."""
-        named = [option for axis in self.axes.values() if isinstance(axis, dict) for s in axis.values() for option in s]
-        return list(dict.fromkeys([*filter(is_option, self.axes), *named, *self.templates]))
+        return [option for option, _ in self._entries()]
+
+    def _entries(self) -> Iterator[tuple[str, str]]:
+        """Each option with the axis or template that sets it."""
+        for name, axis in self.axes.items():
+            if isinstance(axis, dict):
+                yield from ((option, name) for option in dict.fromkeys(itertools.chain(*axis.values())))
+            elif is_option(name):
+                yield name, name
+        yield from ((name, name) for name in self.templates)
 
     def values(self, draw: Mapping[str, Any]) -> dict[str, Any]:
         """The value of each option at a draw."""
@@ -144,6 +160,24 @@ class Grid:
             group = [name for name in names if name.startswith(f"{option.partition('.')[0]}.")]
             raise unknown_name("option to vary", option, group or ["model", "data", "trainer"])
 
+    def _check_variables(self) -> None:
+        """Check that templates name variables that exist, and that each variable is in a template."""
+        variables = [name for name, axis in self.axes.items() if not is_option(name) and not isinstance(axis, dict)]
+        used: set[str] = set()
+        for name, template in self.templates.items():
+            if re.search(r"[{}]", re.sub(r"\{.*?\}", "", template)):
+                raise ValueError(f"wrong template of {name}: expected one such as '{{n}}x100', received {template!r}")
+            for field in re.findall(r"\{(.*?)\}", template):
+                if field not in variables:
+                    raise unknown_name(f"variable in the template of {name}", field, variables)
+                used.add(field)
+        for name in variables:
+            if name not in used:
+                raise ValueError(
+                    f"{name} varies nothing: expected an option with a dot, such as model.lr, or a template with "
+                    f"{{{name}}}; received neither"
+                )
+
 
 def flags(values: Mapping[str, Any]) -> list[str]:
     """Values by option as flags of `lightning fit`."""
@@ -184,8 +218,6 @@ def read_grid(grid: str) -> Grid:
             templates[name] = entry
         else:
             axes[name] = _read_axis(name, entry)
-    _check_variables(axes, templates)
-    _refuse_twice(axes, templates)
     return Grid(axes, templates)
 
 
@@ -219,37 +251,6 @@ def _read_settings(name: str, entry: dict[Any, dict[Any, Any]]) -> dict[str, dic
                     f"received {option}"
                 )
     return {str(choice): settings for choice, settings in entry.items()}
-
-
-def _check_variables(axes: Mapping[str, Axis], templates: Mapping[str, str]) -> None:
-    """Check that templates name variables that exist, and that each variable is in a template."""
-    variables = [name for name, axis in axes.items() if not is_option(name) and not isinstance(axis, dict)]
-    used: set[str] = set()
-    for name, template in templates.items():
-        if re.search(r"[{}]", re.sub(r"\{.*?\}", "", template)):
-            raise ValueError(f"wrong template of {name}: expected one such as '{{n}}x100', received {template!r}")
-        for field in re.findall(r"\{(.*?)\}", template):
-            if field not in variables:
-                raise unknown_name(f"variable in the template of {name}", field, variables)
-            used.add(field)
-    for name in variables:
-        if name not in used:
-            raise ValueError(
-                f"{name} varies nothing: expected an option with a dot, such as model.lr, or a template with "
-                f"{{{name}}}; received neither"
-            )
-
-
-def _refuse_twice(axes: Mapping[str, Axis], templates: Mapping[str, str]) -> None:
-    """Refuse an option that is varied by two entries."""
-    by: dict[str, str] = {}
-    for name in [*axes, *templates]:
-        axis = axes.get(name)
-        settings = {option for values in axis.values() for option in values} if isinstance(axis, dict) else {name}
-        for option in sorted(settings):
-            if option in by:
-                raise ValueError(f"{option} is varied twice: expected one entry, received {by[option]} and {name}")
-            by[option] = name
 
 
 def _word(value: Any) -> str:

@@ -19,7 +19,6 @@ from torch import Tensor
 from cifar_lightning.files import replacing
 from cifar_lightning.training.lightning_internals import is_within_a_step
 
-
 #: What a checkpoint is of: one `MLPClassifier`, a sweep of several, or any LightningModule.
 Kind = Literal["network", "sweep", "module"]
 KINDS = {"network": "one of MLPClassifier", "sweep": "that of a sweep", "module": "one of some LightningModule"}

@@ -37,13 +37,12 @@ def main(args: list[str]) -> None:
     """
     own, fit = split_own_options(args)
     given = make_parser().parse_args(own).as_dict()
-    with command(), quiet():
+    with command(), quiet(), interruptible():
         options = Options(**given)
         space = Path(options.vary)
         folder = Path(options.out or Path("runs", "search", space.stem if space.is_file() else "inline"))
         search = Search(fit, options, folder, "cifar-lightning search " + shlex.join(args))
-        with interruptible():
-            search.run()
+        search.run()
     best_last = options.metric == "val_accuracy"
     results = sorted(search.results(), key=lambda result: result.best[options.metric], reverse=best_last)
     if results:

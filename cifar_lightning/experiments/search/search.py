@@ -100,6 +100,8 @@ class Search:
         Raises:
             ValueError: If several trials failed in a row.
         """
+        with self._alone:
+            self._write()  # a process may have been killed before it did
         errors: list[str] = []
         while len(errors) < FAILURES_IN_A_ROW:
             with self._alone:
@@ -194,6 +196,9 @@ class Search:
         else:
             self.study.tell(trial, result.best[self.options.metric])
         print(describe(self.study, run, trial.number, self.options.trials), flush=True)
+        self._write()
+
+    def _write(self) -> None:
         write_results(self.study, self._runs(), self.options.metric, self.command, self.folder)
 
     def _runs(self) -> list[Run]:

@@ -51,7 +51,7 @@ def main(args: list[str]) -> None:
     own, fit = split_own_options(args)
     given = make_parser().parse_args(own)
     out = Path(given.out)
-    with command(), quiet():
+    with command(), quiet(), interruptible():
         refuse(given_flags(fit), SET_BY_THE_STUDY)
         grid = read_grid(given.vary) if given.vary else None
         runs = make_runs(given.configs, grid, given.seeds, out, fit)
@@ -67,17 +67,15 @@ def _execute(runner: Runner, out: Path, command: str) -> None:
         write_csv([result.line() for result in results], out / "results.csv")
         write_markdown(results, runner.first, out / "results.md", command)
 
-    with interruptible():
-        try:
-            runner.execute(write_tables)
-        finally:
-            write_tables()
-            if results := runner.results():
-                draw_curves(results, out / "curves.png")
-                write_page(results, runner.first, out, command)
-                runner.console.print(make_table(results, runner.first))
-                page = out / "report.html"
-                runner.console.print(f"to compare the runs, open {page}", highlight=False, soft_wrap=True)
+    try:
+        runner.execute(write_tables)
+    finally:
+        write_tables()
+        if results := runner.results():
+            draw_curves(results, out / "curves.png")
+            write_page(results, runner.first, out, command)
+            runner.console.print(make_table(results, runner.first))
+            runner.console.print(f"to compare the runs, open {out / 'report.html'}", highlight=False, soft_wrap=True)
     for run, what in runner.failed.items():
         print(f"error: {run.title} failed: {what}; all that it said is in {run.log}", file=sys.stderr)
     if runner.failed:
