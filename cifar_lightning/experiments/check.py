@@ -11,9 +11,8 @@ from lightning.pytorch.cli import LightningCLI
 
 from cifar_lightning.cli.arguments import CommandLine, gather_lists
 from cifar_lightning.cli.main import CLI
+from cifar_lightning.cli.own_classes import GROUPS
 from cifar_lightning.experiments.grid import Grid, as_text, flags
-from cifar_lightning.training.classifier import MLPClassifier
-from cifar_lightning.training.datamodule import CIFAR10DataModule
 
 #: Options of `lightning fit` that have no meaning for many runs, each with what is expected in its place.
 REFUSED = {
@@ -27,8 +26,9 @@ class _Parsed(CLI):
     """Parse command lines, and check what can be checked without training."""
 
     def instantiate_classes(self) -> None:
-        MLPClassifier(**self.subconfig.model.as_dict())
-        CIFAR10DataModule(**self.subconfig.data.as_dict())
+        for group, (ours, _) in GROUPS.items():
+            if self.classes[group] is ours:  # of other classes, arguments may be objects that are still to be built
+                ours(**self._options_of(group))
         self.subcommand = None  # Lightning then runs nothing
 
     def check(self, arguments: list[str]) -> None:

@@ -19,10 +19,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from jsonargparse import get_loader
-from yaml import YAMLError  # type: ignore[import-untyped]
-
-from cifar_lightning.cli.arguments import config_text
+from cifar_lightning.cli.config_files import load_config
+from cifar_lightning.cli.configs import find_config
 from cifar_lightning.errors import unknown_name
 from cifar_lightning.experiments.range import Range, read_range
 
@@ -194,19 +192,17 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def read_grid(grid: str) -> Grid:
+def read_grid(grid: str, folder: str = "grids") -> Grid:
     """Read a grid.
 
     Args:
-        grid: A file, or the YAML itself.
+        grid: A file, or the YAML itself, or the name of a shipped file.
+        folder: The folder in which shipped files are looked up first.
 
     Raises:
         ValueError: If it is none.
     """
-    try:
-        entries = get_loader("yaml")(config_text(grid))  # jsonargparse's, for which 1e-5 is a number
-    except YAMLError as error:
-        raise ValueError(f"wrong grid {grid}: expected YAML, received what is none: {error}") from None
+    entries = load_config(find_config(grid, folder))
     if not isinstance(entries, dict) or not entries:
         raise ValueError(
             f"nothing to vary: expected a YAML file, or entries such as {{model.lr: [1e-3, 1e-2]}}; received {grid!r}"

@@ -17,7 +17,8 @@ from filelock import FileLock, Timeout
 from lightning.pytorch import Callback
 
 from cifar_lightning.callbacks.report import RunReport
-from cifar_lightning.cli.arguments import CommandLine, load_config
+from cifar_lightning.cli.arguments import CommandLine
+from cifar_lightning.cli.config_files import load_config
 from cifar_lightning.cli.find_run import SAVED_CONFIG
 from cifar_lightning.cli.main import CLI
 from cifar_lightning.experiments.results import Result
@@ -164,7 +165,7 @@ class Run:
         return Result(
             name=self.name,
             seed=None if seed is False else seed,
-            data_set=cli.datamodule.data_set,
+            data_set=getattr(cli.datamodule, "data_set", "unnamed data"),
             parameters=sum(parameter.numel() for parameter in cli.model.parameters() if parameter.requires_grad),
             folder=self.place,
             rows=rows,

@@ -43,7 +43,12 @@ class Search:
     """
 
     def __init__(self, fit: Sequence[str], options: Options, folder: Path, command: str) -> None:
-        self.space, self.options, self.folder, self.command = read_grid(options.vary), options, folder, command
+        self.space, self.options, self.folder, self.command = (
+            read_grid(options.vary, "search"),
+            options,
+            folder,
+            command,
+        )
         self.distributions = distributions(self.space)
         refuse(given_flags(fit) | dict.fromkeys(self.space.options, "a space of it"), {})
         config = check(fit, self.space, "the options")

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from cifar_lightning.cli.arguments import split_own_options
 from cifar_lightning.cli.command import command
+from cifar_lightning.cli.configs import find_config
 from cifar_lightning.experiments.check import check, given_flags, refuse
 from cifar_lightning.experiments.grid import Grid, Point, read_grid
 from cifar_lightning.experiments.results import make_table, write_csv, write_markdown
@@ -34,8 +35,12 @@ def make_parser() -> ArgumentParser:
         "results.csv, results.md, curves.png, report.html. All options of cifar-lightning fit are taken too, and hold "
         "for all runs. The same command again goes on with what is not finished.",
     )
-    parser.add_argument("configs", nargs="+", type=str, help="YAML files of cifar-lightning fit")
-    parser.add_argument("--vary", type=str, default="", help="grid of options, as YAML or a file of it")
+    parser.add_argument(
+        "configs", nargs="+", type=str, help="YAML files of cifar-lightning fit, or names of shipped ones"
+    )
+    parser.add_argument(
+        "--vary", type=str, default="", help="grid of options: YAML, a file of it, or the name of a shipped one"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="seeds, one for each run")
     parser.add_argument("--out", type=str, default="runs/study", help="folder of the study")
     parser.add_argument("--jobs", type=PositiveInt, default=1, help="runs at once, each with its share of the cores")
@@ -54,7 +59,8 @@ def main(args: list[str]) -> None:
     with command(), quiet(), interruptible():
         refuse(given_flags(fit), SET_BY_THE_STUDY)
         grid = read_grid(given.vary) if given.vary else None
-        runs = make_runs(given.configs, grid, given.seeds, out, fit)
+        configs = [find_config(config) for config in given.configs]
+        runs = make_runs(configs, grid, given.seeds, out, fit)
         for run in runs:
             run.prepare()
         share_cores(given.jobs)

@@ -18,11 +18,12 @@ from cifar_lightning.cli.class_options import drop_arguments_of_other_classes
 from cifar_lightning.cli.command import command
 from cifar_lightning.cli.find_run import SWEEP, find_in_newest_run
 from cifar_lightning.cli.main import CLI
-from cifar_lightning.cli.run_folder import make_loggers, make_run_folder
+from cifar_lightning.cli.run_folder import make_loggers, make_run_folder, name_of_runs
 from cifar_lightning.experiments.grid import Grid, Point, read_grid
 from cifar_lightning.experiments.sweep.check import refuse_what_has_no_meaning
 from cifar_lightning.experiments.sweep.points import make_copies, refuse_what_does_not_stack
 from cifar_lightning.training.checkpoints import BestCheckpoint, read_checkpoint
+from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.copies import Copy
 from cifar_lightning.training.copy_logger import CopyLogger
 from cifar_lightning.training.stacked_classifier import StackedClassifier
@@ -46,6 +47,8 @@ class SweepCLI(CLI):
         """Parse the options that all share, and then those of each point."""
         if self.grid is not None:
             refuse_what_does_not_stack(self.grid.options)
+        if (model := self.classes["model"]) is not MLPClassifier:
+            raise ValueError(f"a sweep stacks our networks: expected --model MLPClassifier, received {model.__name__}")
         super().parse_arguments(parser, args)
         if self.ckpt_path:
             stored = self.checkpoint["copies"]
@@ -102,7 +105,9 @@ class SweepCLI(CLI):
         """Build the trainer, in a folder of a sweep's own; early stopping is the networks' own business."""
         config = self.config_init[self.subcommand].trainer
         if self.folder is None:
-            self.folder = make_run_folder(self._root / self._config_name, SWEEP, keep=not config.fast_dev_run)
+            self.folder = make_run_folder(
+                self._root / name_of_runs(self.line.configs, self.ckpt_path), SWEEP, keep=not config.fast_dev_run
+            )
         trainer = super().instantiate_trainer(**kwargs)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         self._stoppers = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
