@@ -6,7 +6,6 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, get_loader
-from yaml import YAMLError  # type: ignore[import-untyped]
 
 from cifar_lightning.cli.mistakes import one_message
 
@@ -58,7 +57,7 @@ def _is_yaml(text: str) -> bool:
     """Whether a text is a config itself, or meant as one; a file's name is YAML too, but a mere text."""
     try:
         return not isinstance(get_loader("yaml")(text), str)
-    except YAMLError:
+    except Exception:  # the loader's own, whose class depends on what reads YAML; the parser will say what is wrong
         return True
 
 

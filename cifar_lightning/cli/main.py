@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import Namespace
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
@@ -53,7 +53,6 @@ from cifar_lightning.training.execution import Executor
 from cifar_lightning.training.resume import ExactResume
 
 RUNS = "runs"
-set_parsing_settings(add_print_completion_argument=True)  # --print_completion shtab-bash
 
 
 class CLI(LightningCLI):
@@ -77,6 +76,7 @@ class CLI(LightningCLI):
                 self.classes["data"],
                 args=args,
                 save_config_callback=SaveRunConfig,
+                parser_kwargs={"prog": "cifar-lightning"},
                 parser_class=Parser,
                 seed_everything_default=42,
                 auto_configure_optimizers=False,
