@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
@@ -15,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from cifar_lightning.cli.arguments import CommandLine
+from cifar_lightning.cli.config_files import names_a_file
 from cifar_lightning.cli.own_classes import import_class
 from cifar_lightning.errors import unknown_name
 from cifar_lightning.nn.layers import ACTIVATIONS
@@ -80,7 +80,7 @@ def _check_classes_of(option: str, line: CommandLine) -> None:
 def _check_class(option: str, path: str | None, arguments: list[str]) -> None:
     """Check one class and the names of its arguments."""
     kind = KINDS[option]
-    if path is None or path in NAMES.get(option, ()) or Path(path).is_file():  # which holds the option's value
+    if path is None or path in NAMES.get(option, ()) or names_a_file(path):  # which holds the option's value
         return
     if kind is object and "." not in path:
         return  # jsonargparse's business

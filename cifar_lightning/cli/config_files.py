@@ -41,6 +41,11 @@ def load_value(text: str) -> Any:
         return text
 
 
+def names_a_file(value: Any) -> bool:
+    """Whether a group's value names a file of its options, which may lie beside the config, and not a class."""
+    return isinstance(value, str) and (value.endswith((".yaml", ".yml", ".json")) or Path(value).is_file())
+
+
 def shorten(text: str) -> str:
     """The text on one line that is not too long."""
     line = " ".join(text.split())

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_lightning.cli.arguments import CONFIG_OPTIONS, CommandLine, is_flag, pair_flags
-from cifar_lightning.cli.config_files import shorten
+from cifar_lightning.cli.config_files import names_a_file, shorten
 from cifar_lightning.cli.own_classes import flatten, without_classes
 from cifar_lightning.cli.suggestions import suggest
 
@@ -24,11 +24,14 @@ class OptionNames:
         self._groups = {name.rpartition(".")[0] for name in names if not name.endswith(".help")} - {""}
 
     def check(self, line: CommandLine) -> None:
-        """Check that all keys of configs, and all flags, are options.
+        """Check that all keys of configs, and all flags, are options, and that these stand after the command.
 
         Raises:
             ValueError: For one that is none, with the option that is meant.
         """
+        for flag, _ in pair_flags(line.head[:-1]):
+            if is_flag(flag) and flag not in (*CONFIG_OPTIONS, "-h", "--help", "--print_config"):
+                raise ValueError(f"{flag} is too early: expected options after {line.head[-1]}, received it before")
         for config, content in line.contents():
             self.check_config(config if Path(config).is_file() else "--config", flatten(content))
         self.check_flags(without_classes(line.flags))
@@ -64,8 +67,7 @@ class OptionNames:
             if not self._has(name):
                 hint = suggest(name, value, self.names, in_config=True)
                 raise ValueError(f"{config}: {name} is not an option{self._owner(name)}{hint}")
-            holds_options = isinstance(value, Mapping) or (isinstance(value, str) and Path(value).is_file())
-            if name in self._groups and not holds_options:
+            if name in self._groups and not isinstance(value, Mapping) and not names_a_file(value):
                 received = "null" if value is None else shorten(str(value))
                 raise ValueError(f"{config}: {name} is a group of options: expected these, received {received}")
 

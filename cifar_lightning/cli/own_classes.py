@@ -23,7 +23,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from cifar_lightning.cli.arguments import CONFIG_OPTIONS, CommandLine, is_flag
-from cifar_lightning.cli.config_files import load_config, load_value
+from cifar_lightning.cli.config_files import load_config, load_value, names_a_file
 from cifar_lightning.optim.class_paths import public_path
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.datamodule import CIFAR10DataModule
@@ -48,13 +48,13 @@ def import_class(path: str, kind: type, option: str) -> type:
     Raises:
         ValueError: If there is none, or the module can't be imported.
     """
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # as for `python -m`; a script has its own folder there instead
     a = "an" if kind.__name__[0] in "AEIOU" else "a"
     wrong = f"{option}: expected the import path of {a} {kind.__name__}, as in my.module.MyClass; received {path!r}"
     module_name, _, name = path.rpartition(".")
     if not module_name or not all(part.isidentifier() for part in path.split(".")):
         raise ValueError(wrong)
+    if module_name not in sys.modules and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as for `python -m`; a script has its own folder there instead
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -123,7 +123,7 @@ def _named(group: str, line: CommandLine) -> str | None:
 def _split(value: Any) -> tuple[str | None, Any]:
     """The class that a group's value names, None for none, and the value without it."""
     if isinstance(value, str):
-        return (None, value) if Path(value).is_file() else (value, {})
+        return (None, value) if names_a_file(value) else (value, {})
     if not isinstance(value, Mapping) or "class_path" not in value:
         return None, value
     path, arguments = value["class_path"], value.get("init_args") or {}

@@ -13,6 +13,7 @@ from cifar_lightning.cli.arguments import CommandLine
 from cifar_lightning.cli.class_checks import check_classes
 from cifar_lightning.cli.mistakes import DEBUG_VARIABLE
 from cifar_lightning.cli.option_names import OptionNames
+from cifar_lightning.cli.own_classes import GROUPS
 from cifar_lightning.cli.parse_errors import explain
 from cifar_lightning.optim.class_paths import UNSUITABLE_OPTIMIZERS
 
@@ -36,8 +37,18 @@ class Parser(LightningArgumentParser):
         self.needed: list[str] = []
 
     def add_own_classes(self, class_paths: dict[str, str]) -> None:
-        """Take note of whose the options are, and let those without a default wait for a checkpoint's."""
+        """Take note of whose the options are, and let those without a default wait for a checkpoint's.
+
+        Args:
+            class_paths: Import paths of the user's own classes, by group.
+        """
         self.class_paths = class_paths
+        for group, (_, kind) in GROUPS.items():
+            if action := self._option_string_actions.get(f"--{group}"):  # a class without options has none
+                action.metavar = "CLASS"
+                action.help = (
+                    f"Import path of your own {kind.__name__}, such as my.module.MyClass; or a file of options below"
+                )
         for action in self._actions:
             if action.required and action.dest.partition(".")[0] in class_paths:
                 action.required = False

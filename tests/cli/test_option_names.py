@@ -224,6 +224,35 @@ def test_too_many_weights(fail):
     assert "network too large: expected at most 2,147,483,648 weights" in message
 
 
+@pytest.mark.parametrize("words", [["--model.lr=1", "fit"], ["--conf", "a.yaml", "fit"], ["-lr", "1", "fit"]])
+def test_options_stand_after_the_command(capsys, words):
+    from cifar_lightning.cli.main import main
+
+    with pytest.raises(SystemExit):
+        main(words)
+    flag = words[0].partition("=")[0]
+    assert capsys.readouterr().err.startswith(f"error: {flag} is too early: expected options after fit")
+
+
+def test_a_group_may_be_a_file_beside_the_config(run):
+    Path("folder").mkdir()
+    Path("folder/a.yaml").write_text("model: b.yaml\ntrainer: {max_epochs: 1}")
+    Path("folder/b.yaml").write_text("{lr: 0.25, hidden_sizes: 1x8}")
+    run("fit", "-c", "folder/a.yaml", *SMALL)
+    (saved,) = Path("runs").rglob("hparams.yaml")
+    assert "lr: 0.25" in saved.read_text()
+
+
+@pytest.mark.parametrize("option", ["--model.optimizer.help=SGD", "--trainer.callbacks.help=EarlyStopping"])
+def test_help_of_a_class(capsys, option):
+    from cifar_lightning.cli.main import main
+
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", option])
+    assert stop.value.code == 0
+    assert {"SGD": "momentum", "EarlyStopping": "patience"}[option.partition("=")[2]] in capsys.readouterr().out
+
+
 def test_devices_that_are_none(fail):
     assert "wrong trainer: `devices`" in fail("fit", *SMALL, "--trainer.accelerator=cpu", "--trainer.devices=abc")
 

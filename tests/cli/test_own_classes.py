@@ -26,9 +26,10 @@ def _mine(monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     shutil.copy(Path(__file__).parent / "mine.py", "mine.py")
     Path("broken.py").write_text("raise RuntimeError('the moon is in the wrong phase\\nand so on')")
+    Path("wrong.py").write_text("def f(:")
     Path("needy.py").write_text("import not_there_at_all")
     Path("quitter.py").write_text("raise SystemExit('enough')")
-    for name in ("mine", "broken", "needy", "quitter"):
+    for name in ("mine", "broken", "needy", "quitter", "wrong"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     importlib.invalidate_caches()
 
@@ -111,6 +112,7 @@ def test_help_lists_its_arguments(capfd):
     assert "--model.extra EXTRA" in printed
     assert "How much wider." in printed
     assert "--model.hidden_sizes" in printed
+    assert "--data CLASS Import path of your own LightningDataModule, such as my.module.MyClass" in printed
 
 
 # -------------------------------------------------------------------------------------- another module, other data
@@ -255,6 +257,7 @@ def test_an_activation_and_an_optimizer(run):
         ("broken.Net", "broken can't be imported: RuntimeError: the moon is in the wrong phase"),
         ("needy.Net", "needy can't be imported: it needs 'not_there_at_all'"),
         ("quitter.Net", "quitter can't be imported: SystemExit: enough"),
+        ("wrong.Net", "wrong can't be imported: SyntaxError: invalid syntax (wrong.py, line 1)"),
         ("mine.Nett", "mine has no Nett; did you mean mine.Net?"),
         ("mine.Noise", "received 'mine.Noise', which is a class of another kind"),
         ("mine.function", "received 'mine.function', which is a function"),
