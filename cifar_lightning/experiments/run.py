@@ -51,8 +51,8 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """The run's own folder."""
-        return self.out / self.place
+        """The run's own folder, in full: its checkpoints name each other."""
+        return (self.out / self.place).absolute()
 
     @property
     def log(self) -> Path:
@@ -211,7 +211,7 @@ def interruptible() -> Iterator[None]:
         raise SystemExit(130) from None
     finally:
         if is_main:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @contextmanager

@@ -130,11 +130,15 @@ class BestCheckpoint(ModelCheckpoint):
         return current is not None and bool(current.isfinite()) and super().check_monitor_top_k(trainer, current)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Copy the best checkpoint, if it is still there, and go on from its score."""
+        """Copy the best checkpoint, if it is still there, and go on from its score.
+
+        If it is not there but here, the run goes on in its own folder, which was moved.
+        """
         best = Path(state_dict["best_model_path"])
         here = Path(self.dirpath or best.parent) / best.name
-        if best.is_file() and best.absolute() != here.absolute():  # the same in a test after a fit
-            if self._is_first_rank:
+        # (They are the same in a test after a fit.)
+        if best.absolute() != here.absolute() and (best.is_file() or here.is_file()):
+            if self._is_first_rank and best.is_file():
                 here.parent.mkdir(parents=True, exist_ok=True)
                 with replacing(here) as beside:
                     shutil.copyfile(best, beside)

@@ -67,7 +67,7 @@ def test_a_broken_recipe_sets_the_folder_aside(capsys, content):
         (run.folder / "recipe.json").write_bytes(content)
         run.prepare()
         assert run.result() is None
-        aside = Path(f"out/a/seed_1.broken_{number}")
+        aside = Path(f"out/a/seed_1.broken_{number}").absolute()
         assert (aside / "result.json").exists()
         printed = capsys.readouterr().out
         assert (
@@ -109,7 +109,7 @@ def test_a_stopped_run_goes_on_from_the_newest_checkpoint_that_can_be_read(capsy
 
 class Stop(Callback):
     def on_train_batch_start(self, trainer, module, batch, index):
-        if trainer.current_epoch == 1 and index == 3:
+        if trainer.current_epoch == 2 and index == 3:
             raise KeyboardInterrupt
 
 
@@ -117,21 +117,20 @@ def without_seconds(some):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in some.rows]
 
 
-def test_a_run_that_was_stopped_comes_to_the_same(undrawn):
-    arguments = (
-        *TINY,
-        "--seed_everything=3",
-        "--trainer.max_epochs=4",
-        "--model.dropout=alpha",
-        "--model.dropout_p=0.1",
-    )
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_run_that_was_stopped_comes_to_the_same(undrawn, moved):
+    arguments = (*TINY, "--seed_everything=3", "--trainer.max_epochs=4", "--model.dropout=alpha", "--model.lr=0.1")
     whole, stopped = make(*arguments, out="whole"), make(*arguments, out="stopped")
     for run in (whole, stopped):
         run.prepare()
     with pytest.raises(SystemExit):
         stopped.train([Stop()])
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which Lightning has taken away
+    if moved:
+        Path("stopped").rename("moved")
+        stopped = make(*arguments, out="moved")
     first, second = whole.train(test=True), stopped.train(test=True)
+    assert first.best["epoch"] == 2  # before the stop
     assert without_seconds(first) == without_seconds(second)
     assert first.line().keys() == second.line().keys()
     assert (first.test_loss, first.test_accuracy) == (second.test_loss, second.test_accuracy)

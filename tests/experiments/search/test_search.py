@@ -253,9 +253,7 @@ def table(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("storage", "how"), [("sqlite", signal.SIGKILL), ("journal", signal.SIGTERM), ("sqlite", signal.SIGINT)]
-)
+@pytest.mark.parametrize(("storage", "how"), [("sqlite", signal.SIGKILL), ("journal", signal.SIGTERM)])
 def test_a_search_that_was_stopped_gives_the_table_of_one_that_was_not(storage, how):
     """Stopped in the first trial and in the third, of which some are pruned."""
     flags = ["--trainer.max_epochs=20", "--trials=5", "--startup_trials=2"]
