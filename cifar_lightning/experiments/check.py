@@ -2,9 +2,11 @@
 
 import io
 import itertools
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.cli import LightningCLI
@@ -84,6 +86,11 @@ def refuse(given: Mapping[str, Any], more: Mapping[str, str]) -> None:
             raise ValueError(
                 f"{dashes}{name} is not for many runs: expected {expected}; received {as_text(given[name])}"
             )
+
+
+def name_of(text: str) -> str:
+    """The name of a file of YAML, such as "selu"; "inline" for YAML itself."""
+    return Path(text).stem if os.path.isfile(text) else "inline"
 
 
 def given_flags(words: Sequence[str]) -> dict[str, str]:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar_lightning.experiments.check import check, given_flags, refuse
+from cifar_lightning.experiments.check import check, given_flags, name_of, refuse
 from cifar_lightning.experiments.grid import read_grid
 
 GRID = "{model.activation: [relu, selu, elu], o: {sgd: {model.optimizer: SGD}, nadam: {model.optimizer.eps: 1e-7}}}"
@@ -40,3 +40,10 @@ def test_flags_are_refused_by_their_name(flag):
     with pytest.raises(ValueError, match="--ckpt_path is not for many runs: expected none, .*; received last"):
         refuse(given_flags(flag), {})
     refuse(given_flags(["--x=ckpt_path"]), {})
+
+
+def test_names_of_files_and_of_yaml():
+    Path("a.b.yaml").touch()
+    assert name_of("./a.b.yaml") == "a.b"
+    assert name_of("{model.lr: [0.1]}") == "inline"
+    assert name_of("x" * 300) == "inline"  # too long for a file

@@ -9,6 +9,7 @@ from rich.console import Console
 from cifar_lightning.cli.arguments import split_own_options
 from cifar_lightning.cli.command import command
 from cifar_lightning.cli.configs import find_config
+from cifar_lightning.experiments.check import name_of
 from cifar_lightning.experiments.results import make_table
 from cifar_lightning.experiments.run import interruptible, quiet
 from cifar_lightning.experiments.search.options import Options
@@ -40,8 +41,7 @@ def main(args: list[str]) -> None:
     given = make_parser().parse_args(own).as_dict()
     with command(), quiet(), interruptible():
         options = Options(**given)
-        space = Path(find_config(options.vary, "search"))
-        folder = Path(options.out or Path("runs", "search", space.stem if space.is_file() else "inline"))
+        folder = Path(options.out or Path("runs", "search", name_of(find_config(options.vary, "search"))))
         search = Search(fit, options, folder, "cifar-lightning search " + shlex.join(args))
         search.run()
     best_last = options.metric == "val_accuracy"

@@ -25,7 +25,7 @@ class Options:
 
     Args:
         vary: What varies, as YAML or a file of it.
-        trials: Number of trials of the study, by all processes that share it, before and now; failed ones don't count.
+        trials: Number of trials of the search, by all processes that share it, before and now; failed ones don't count.
         metric: What to minimize (val_loss) or maximize (val_accuracy): its value after the epoch with the lowest
             validation loss, whose weights are the trial's best.ckpt.
         sampler: What draws the trials: tree-structured Parzen estimators, a Gaussian process, or chance.
@@ -33,11 +33,11 @@ class Options:
         pruner: What stops trials early: the median of the others at the same epoch, Hyperband, or nothing. "auto" is
             the median; with a Gaussian process nothing, for that learns nothing from what is stopped, and repeats it.
         seed: Seed of the sampler. The trainings' own is --seed_everything.
-        out: Folder of the study; by default runs/search/NAME for --vary NAME.yaml. Processes and machines that share
-            it share the study.
-        storage: Where Optuna keeps the study: a database's URL, or a journal file, which network file systems need;
+        out: Folder of the search; by default runs/search/NAME for --vary NAME.yaml. Processes and machines that share
+            it share the trials.
+        storage: Where Optuna keeps the search: a database's URL, or a journal file, which network file systems need;
             by default study.db in the folder.
-        study: The study's name in the storage.
+        study: The search's name in the storage.
 
     Raises:
         ValueError: For a pruner beside a Gaussian process.

@@ -12,7 +12,7 @@ from rich.console import Console
 from cifar_lightning.cli.arguments import split_own_options
 from cifar_lightning.cli.command import command
 from cifar_lightning.cli.configs import find_config
-from cifar_lightning.experiments.check import check, given_flags, refuse
+from cifar_lightning.experiments.check import check, given_flags, name_of, refuse
 from cifar_lightning.experiments.grid import Grid, Point, read_grid
 from cifar_lightning.experiments.results import make_table, write_csv, write_markdown
 from cifar_lightning.experiments.run import Run, interruptible, quiet
@@ -39,7 +39,7 @@ def make_parser() -> ArgumentParser:
         "configs", nargs="+", type=str, help="YAML files of cifar-lightning fit, or names of shipped ones"
     )
     parser.add_argument(
-        "--vary", type=str, default="", help="grid of options: YAML, a file of it, or the name of a shipped one"
+        "--vary", type=str, default=None, help="grid of options: YAML, a file of it, or the name of a shipped one"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="seeds, one for each run")
     parser.add_argument("--out", type=str, default="runs/study", help="folder of the study")
@@ -58,7 +58,7 @@ def main(args: list[str]) -> None:
     out = Path(given.out)
     with command(), quiet(), interruptible():
         refuse(given_flags(fit), SET_BY_THE_STUDY)
-        grid = read_grid(given.vary) if given.vary else None
+        grid = None if given.vary is None else read_grid(given.vary)
         configs = [find_config(config) for config in given.configs]
         runs = make_runs(configs, grid, given.seeds, out, fit)
         for run in runs:
@@ -103,20 +103,20 @@ def make_runs(
     Raises:
         ValueError: If a config does not parse, or can't be built; if a config, a point or a seed is there twice.
     """
-    for kind, names in (("config", [Path(path).stem for path in configs]), ("seed", [str(seed) for seed in seeds])):
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"a {kind} named twice: expected each {kind} once, received {name} again")
     if grid is not None:
         refuse(dict.fromkeys(grid.options, "a grid of it"), SET_BY_THE_STUDY)
     points = grid.points() if grid is not None else [Point("", {})]
     for config in configs:
         check([f"--config={config}", *fit], grid, config)
+    for kind, names in (("config", [name_of(config) for config in configs]), ("seed", [str(seed) for seed in seeds])):
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"a {kind} named twice: expected each {kind} once, received {name} again")
     return [_make_run(config, point, seed, out, fit) for seed in seeds for config in configs for point in points]
 
 
 def _make_run(config: str, point: Point, seed: int, out: Path, fit: Sequence[str]) -> Run:
-    parts = [Path(config).stem, *([point.name] if point.name else [])]
+    parts = [name_of(config), *([point.name] if point.name else [])]
     arguments = (f"--config={config}", f"--seed_everything={seed}", "--trainer.enable_progress_bar=false")
     return Run(
         name=", ".join(parts),

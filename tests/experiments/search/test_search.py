@@ -147,6 +147,15 @@ def test_journal_file_and_accuracy(search):
         assert trial.value == float(lowest["val_accuracy"])
 
 
+def test_settings_by_name_inline():
+    main(["--vary={o: {sgd: {model.optimizer: SGD, model.lr: 0.1}, nadam: {model.lr: 0.001}}}", "--trials=3", *FLAGS])
+    found = rows(Path("runs/search/inline/results.csv"))
+    for row in found:
+        assert row["name"] in (f"trial {row['trial']}, sgd", f"trial {row['trial']}, nadam")
+        settings = (row["model.optimizer"], row["model.lr"])
+        assert settings == (("SGD", "0.1") if row["name"].endswith("sgd") else ("", "0.001"))
+
+
 def test_a_diverged_training_is_pruned_and_the_study_goes_on(search):
     Path("space.yaml").write_text("model.lr: [1e30, 0.001]")
     search("--trials=4", "--trainer.max_epochs=3")

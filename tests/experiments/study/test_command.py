@@ -46,6 +46,7 @@ def test_a_mistake_stops_a_study_before_anything_runs(fail):
     assert "a config named twice" in fail("a.yaml", "./a.yaml")
     assert "a seed named twice" in fail("a.yaml", "--seeds", "1", "1")
     assert "jobs" in fail("a.yaml", "--jobs", "0")
+    assert "nothing to vary" in fail("a.yaml", "--vary", "")
     assert "vray" in fail("a.yaml", "--vray", "{model.lr: [1]}")
     assert "configs" in fail()
     assert "did you mean 'model.lr'" in fail("a.yaml", "--vary", "{model.lrr: [1]}")
@@ -95,6 +96,8 @@ def test_runs_are_configs_by_points_by_seeds():
         "--trainer.max_epochs=2",
         "--model.lr=0.2",
     ]
+    (inline,) = make_runs(["{model: {lr: 0.1}}"], None, [3], Path("out"), [])
+    assert (inline.name, inline.place) == ("inline", "inline/seed_3")
     (plain,) = make_runs(["a.yaml"], None, [3], Path("out"), [])
     assert (plain.name, plain.place, plain.values) == ("a", "a/seed_3", {})
 
