@@ -14,7 +14,8 @@ from lightning.pytorch.cli import LightningCLI
 from cifar_lightning.cli.arguments import CommandLine, gather_lists
 from cifar_lightning.cli.main import CLI
 from cifar_lightning.cli.own_classes import GROUPS
-from cifar_lightning.experiments.grid import Grid, as_text, flags
+from cifar_lightning.experiments.axis import as_text
+from cifar_lightning.experiments.grid import Grid, flags
 
 #: Options of `lightning fit` that have no meaning for many runs, each with what is expected in its place.
 REFUSED = {

@@ -12,7 +12,6 @@ model.lr: {type: float, low: 1e-5, high: 1e-3, log: true}      # a range, from w
 """
 
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,17 +21,10 @@ from typing import Any
 from cifar_lightning.cli.config_files import load_config
 from cifar_lightning.cli.configs import find_config
 from cifar_lightning.errors import unknown_name
-from cifar_lightning.experiments.range import Range, read_range
+from cifar_lightning.experiments.axis import Axis, Range, as_text, is_option, read_axis, word
 
-EXAMPLES = (
-    "a list of values, a template such as '{n}x100', settings by name such as {a: {model.lr: 0.1}}, or, in a search, "
-    "{type: float, low: 1e-5, high: 1e-3, log: true}"
-)
 #: Characters of a folder's name; file systems allow 255.
 LONGEST_NAME = 100
-
-
-Axis = Range | list[Any] | dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -109,7 +101,7 @@ class Grid:
         parts = []
         for (name, axis), short in zip(named.items(), shorts, strict=True):
             label = short if shorts.count(short) == 1 else name
-            value = f"{draw[name]:.4g}" if isinstance(axis, Range) else _word(draw[name])
+            value = f"{draw[name]:.4g}" if isinstance(axis, Range) else word(draw[name])
             parts.append(value if isinstance(axis, dict) else f"{label}={value}")
         name = re.sub(r"[^\w.,=+-]+", "_", ",".join(parts)).strip("._-") or "point"
         if len(name) > LONGEST_NAME:
@@ -182,16 +174,6 @@ def flags(values: Mapping[str, Any]) -> list[str]:
     return [f"--{name}={as_text(value)}" for name, value in values.items()]
 
 
-def is_option(name: str) -> bool:
-    """Whether a name is an option's, and not a variable's."""
-    return "." in name or name == "seed_everything"
-
-
-def as_text(value: Any) -> str:
-    """A value as it stands after a flag."""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def read_grid(grid: str, folder: str = "grids") -> Grid:
     """Read a grid.
 
@@ -213,56 +195,8 @@ def read_grid(grid: str, folder: str = "grids") -> Grid:
         if isinstance(entry, str) and "{" in entry and is_option(name):
             templates[name] = entry
         else:
-            axes[name] = _read_axis(name, entry)
+            axes[name] = read_axis(name, entry)
     return Grid(axes, templates)
-
-
-def _read_axis(name: str, entry: Any) -> Axis:
-    match entry:
-        case list():
-            try:
-                texts = {json.dumps(value) for value in entry}
-            except (TypeError, ValueError):  # a set, a list that holds itself
-                texts = set()
-            if not entry or len(texts) < len(entry):
-                raise ValueError(
-                    f"wrong choices of {name}: expected one or more, each once, of numbers, texts, lists and mappings; "
-                    f"received {entry}"
-                )
-            return entry
-        case dict() if entry and not is_option(name) and all(isinstance(value, dict) for value in entry.values()):
-            return _read_settings(name, entry)
-        case dict():
-            return read_range(name, entry)
-        case _:
-            raise ValueError(f"wrong entry {name}: expected {EXAMPLES}; received {entry!r}")
-
-
-def _read_settings(name: str, entry: dict[Any, dict[Any, Any]]) -> dict[str, dict[str, Any]]:
-    for choice, settings in entry.items():
-        for option in settings:
-            if not is_option(str(option)):
-                raise ValueError(
-                    f"wrong settings {choice} of {name}: expected options with a dot, such as model.lr: 0.1; "
-                    f"received {option}"
-                )
-    return {str(choice): settings for choice, settings in entry.items()}
-
-
-def _word(value: Any) -> str:
-    """A value in a few characters."""
-    match value:
-        case {"class_path": str(path), **rest}:
-            arguments: Any = rest.get("init_args") or {}
-            return "-".join([path.rpartition(".")[2], *([_word(arguments)] if arguments else [])])
-        case dict():
-            return "-".join(f"{name}={_word(each)}" for name, each in value.items())
-        case list():
-            return "-".join(map(_word, value))
-        case float():
-            return f"{value:.10g}"
-        case _:
-            return as_text(value)
 
 
 def _distinct(names: Iterable[str]) -> list[str]:

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from cifar_lightning.experiments.axis import Range
 from cifar_lightning.experiments.check import check
 from cifar_lightning.experiments.grid import Point, read_grid
-from cifar_lightning.experiments.range import Range
 
 
 def names(text):

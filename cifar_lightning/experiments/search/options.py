@@ -12,8 +12,8 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from cifar_lightning.experiments.grid import Axis, Grid
-from cifar_lightning.experiments.range import Range
+from cifar_lightning.experiments.axis import Axis, Range
+from cifar_lightning.experiments.grid import Grid
 
 #: Epochs in which the median rule prunes nothing: they rank learning rates by speed, not by where they lead.
 WARMUP_EPOCHS = 2
