@@ -87,7 +87,8 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     def call_plainly(function, tensors, module, description):
         return lambda *args: function(*args, *tensors)
 
-    monkeypatch.setattr("cifar_lightning.compiled.step.compile_once", call_plainly)
+    for module in ("step", "stack"):
+        monkeypatch.setattr(f"cifar_lightning.compiled.{module}.compile_once", call_plainly)
     monkeypatch.setattr("cifar_lightning.training.obstacles.has_compiler", lambda: True)
     monkeypatch.setattr("cifar_lightning.training.choice.missing_names", list)
 

@@ -9,10 +9,11 @@ from torch import nn
 from cifar_lightning.nn.transfer import copy_hidden_layers
 from cifar_lightning.training.checkpoints import read_checkpoint
 from cifar_lightning.training.classifier import MLPClassifier
+from cifar_lightning.training.stacked_classifier import StackedClassifier
 
 
 class Pretrained(Callback):
-    """Start an `MLPClassifier` from the first hidden layers and the standardization of a trained one.
+    """Start an `MLPClassifier`, or all of a stack, from the first hidden layers and standardization of a trained one.
 
     Args:
         checkpoint: The trained network's checkpoint, read in `fit`; None for a network that starts from its own
@@ -36,14 +37,15 @@ class Pretrained(Callback):
         """Copy the layers, once."""
         if stage != "fit" or self.checkpoint is None or self._reused:
             return
-        if not isinstance(pl_module, MLPClassifier):
-            raise ValueError(
-                f"nothing to reuse layers in: expected an MLPClassifier, received {type(pl_module).__name__}"
-            )
         read_checkpoint(Path(self.checkpoint))  # which says so if it is none
-        source = type(pl_module).load_from_checkpoint(self.checkpoint, map_location="cpu", weights_only=True)
-        self._reused = copy_hidden_layers(source.network, pl_module.network, self.layers)
-        pl_module.standardize.load_state_dict(source.standardize.state_dict())  # of the inputs that the layers expect
+        for each in pl_module.classifiers if isinstance(pl_module, StackedClassifier) else [pl_module]:
+            if not isinstance(each, MLPClassifier):
+                raise ValueError(
+                    f"nothing to reuse layers in: expected an MLPClassifier, received {type(each).__name__}"
+                )
+            source = type(each).load_from_checkpoint(self.checkpoint, map_location="cpu", weights_only=True)
+            self._reused = copy_hidden_layers(source.network, each.network, self.layers)
+            each.standardize.load_state_dict(source.standardize.state_dict())  # of the inputs that the layers expect
 
     def reused_layers(self, pl_module: LightningModule) -> list[nn.Module]:
         """The normalization of the input and the hidden layers that came from the trained network; [] for none."""

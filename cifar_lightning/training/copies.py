@@ -17,6 +17,8 @@ from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.lightning_internals import judge
 
 Row = dict[str, float]
+#: What is logged of steps.
+STEP_METRICS = ("train_step_loss", "lr")
 #: What a checkpoint keeps of a copy as it is.
 KEPT = ("name", "seed", "values", "rows", "metrics", "best", "validated", "is_to_stop", "stopped_epoch")
 

@@ -5,24 +5,25 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from cifar_lightning.training.copies import STEP_METRICS, Copy
+
 
 class CopyLogger(Logger):
     """Hands a copy's own part of what is logged, without its name, to loggers of its own.
 
     Args:
-        name: The copy's: its metrics are logged as `val_loss/NAME`.
+        of: The copy: its metrics are logged as `val_loss/NAME`.
         loggers: What writes them.
-        hparams: The copy's hyperparameters.
     """
 
-    def __init__(self, name: str, loggers: Sequence[Logger], hparams: dict[str, Any]) -> None:
+    def __init__(self, of: Copy, loggers: Sequence[Logger]) -> None:
         super().__init__()
-        self._name, self._loggers, self._hparams = name, list(loggers), hparams
+        self._copy, self._loggers = of, list(loggers)
 
     @property
     def name(self) -> str:
         """The copy's name."""
-        return self._name
+        return self._copy.name
 
     @property
     def version(self) -> str:
@@ -31,8 +32,10 @@ class CopyLogger(Logger):
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Log those of the copy, with the epoch."""
-        end = f"/{self._name}"
+        end = f"/{self.name}"
         own = {name.removesuffix(end): value for name, value in metrics.items() if name.endswith(end)}
+        if self._copy.has_stopped:  # Lightning logs the last value of each metric again until the epoch's end
+            own = {name: value for name, value in own.items() if name not in STEP_METRICS}
         if own and "epoch" in metrics:
             own["epoch"] = metrics["epoch"]
         for logger in self._loggers if own else []:
@@ -41,7 +44,7 @@ class CopyLogger(Logger):
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Log the copy's: those that are given are of the whole."""
         for logger in self._loggers:
-            logger.log_hyperparams(self._hparams)
+            logger.log_hyperparams({**self._copy.classifier.hparams, "seed": self._copy.seed})
 
     def log_best_accuracy(self, accuracy: float) -> None:
         """Give TensorBoard's table of hyperparameters the best accuracy."""

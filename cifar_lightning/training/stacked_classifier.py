@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -94,10 +93,6 @@ class StackedClassifier(LightningModule):
     def _rate(self, index: int) -> float:
         return float(self._joined.optimizers[index].param_groups[0]["lr"])
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, 3, 32, 32), uint8 or floating from 0 to 255, to logits (M, B, num_classes)."""
-        return torch.stack([each(images) for each in self.classifiers])
-
     # --------------------------------------------------------------------------------------------- before the steps
 
     def configure_callbacks(self) -> list[Callback]:
@@ -153,9 +148,10 @@ class StackedClassifier(LightningModule):
         finished = finished_epochs(self.trainer)
         self.steps.prepare(self.trainer, self, self._joined.optimizers)
         for index, each in enumerate(self.copies):
-            each.rows = [row for row in each.rows if row["epoch"] <= finished]
             if each.has_stopped:
                 self._hold(index)
+            else:
+                each.rows = [row for row in each.rows if row["epoch"] <= finished]
         self.cycle.begin(self.trainer)
 
     def _hold(self, index: int) -> None:
@@ -227,13 +223,16 @@ class StackedClassifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training metrics, and stop the copies that have not become better for long enough."""
-        is_whole, epoch = self.trainer.is_last_batch, self.trainer.current_epoch + 1
-        known = {"epoch": float(epoch), "seconds": time.perf_counter() - self._epoch_start}
-        for index, each in enumerate(self.copies):
-            if each.stopped_epoch in (None, epoch):
-                self._log(each, each.end_epoch(is_whole, known | {"lr": self._rate(index)}))
+        is_whole = self.trainer.is_last_batch
+        for index in self.copies.active:
+            self._end_epoch(index, is_whole)
         if is_whole:
             self._stop_copies(at_epoch_end=True)
+
+    def _end_epoch(self, index: int, is_whole: bool) -> None:
+        seconds = time.perf_counter() - self._epoch_start
+        known = {"epoch": self.trainer.current_epoch + 1.0, "seconds": seconds, "lr": self._rate(index)}
+        self._log(self.copies[index], self.copies[index].end_epoch(is_whole, known))
 
     def on_fit_end(self) -> None:
         """Leave the process's number of threads, and the trainer, as they were."""
@@ -274,6 +273,8 @@ class StackedClassifier(LightningModule):
             return
         for index in self.copies.stop(self.trainer.current_epoch + 1, at_epoch_end, may_stop(self.trainer)):
             self._hold(index)
+            if not at_epoch_end:
+                self._end_epoch(index, is_whole=True)
         if not self.copies.active:
             self.trainer.should_stop = True
 

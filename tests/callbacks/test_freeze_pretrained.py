@@ -134,14 +134,6 @@ def test_another_architecture_or_scaling_is_refused(fail, task_a):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_sweep_would_lose_the_layers(fail, task_a):
-    flags = ["--trainer.callbacks+=Sweep", "--trainer.callbacks.vary={lr: [0.1, 0.2]}"]
-    assert "--pretrained.checkpoint is not for a sweep: expected None" in fail(
-        "fit", *TASK_B, f"--pretrained.checkpoint={task_a}", *flags
-    )
-
-
-@pytest.mark.filterwarnings("ignore")
 def test_the_config(run, tmp_path):
     enough = ["--data.synthetic_size=2000"]  # for 200 training images of two classes
     run("fit", f"--config={ROOT}/configs/eight_classes.yaml", *SMALL, "--trainer.max_epochs=1")

@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import (
 )
 
 from cifar_lightning.callbacks.lr_finder import LRFinder
-from cifar_lightning.callbacks.pretrained import Pretrained
 from cifar_lightning.callbacks.schedule_plot import SchedulePlot
 from cifar_lightning.callbacks.signal_picture import SignalPicture
 
@@ -25,8 +24,8 @@ UNSUITABLE_CALLBACKS: dict[type[Callback], str] = {
     SignalPicture: "it draws the layers of one network; cifar-lightning signals takes a copy's checkpoint",
     BaseFinetuning: "it freezes layers of one network, and frozen layers do not stack; use a study",
     ModelPruning: "it prunes one network; use a study",
-    StochasticWeightAveraging: "it has one schedule for all; use a study",
-    WeightAveraging: "its average is of the whole stack; use a study",
+    StochasticWeightAveraging: "it puts one schedule in the place of all; use a study",
+    WeightAveraging: "its averages would not reach the copies' checkpoints; use a study",
 }
 
 
@@ -40,7 +39,7 @@ def refuse_what_has_no_meaning(trainer: Trainer, callbacks: list[Callback]) -> N
     Raises:
         ValueError: If there are any.
     """
-    for option, expected, received, reason in _asked_for(trainer, callbacks):
+    for option, expected, received, reason in _asked_for(trainer):
         raise ValueError(f"--{option} is not for a sweep: expected {expected}, since {reason}; received {received}")
     for callback in callbacks:
         for unsuitable, reason in UNSUITABLE_CALLBACKS.items():
@@ -51,14 +50,10 @@ def refuse_what_has_no_meaning(trainer: Trainer, callbacks: list[Callback]) -> N
                 )
 
 
-def _asked_for(trainer: Trainer, callbacks: list[Callback]) -> Iterator[tuple[str, str, Any, str]]:
+def _asked_for(trainer: Trainer) -> Iterator[tuple[str, str, Any, str]]:
     """Options that are refused: name, what is expected, what was received, and why."""
     if trainer.precision not in PRECISIONS:
         reason = "any other scales or converts the networks' losses as one, and one that diverges would stop all"
         yield "trainer.precision", " or ".join(PRECISIONS), trainer.precision, reason
     if trainer.world_size > 1:
         yield "trainer.devices", "1", trainer.world_size, "its networks share one device"
-    for callback in callbacks:
-        if isinstance(callback, Pretrained) and callback.checkpoint is not None:
-            reason = "its networks start from weights of their own; use a study"
-            yield "pretrained.checkpoint", "no such option", callback.checkpoint, reason

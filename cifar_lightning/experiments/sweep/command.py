@@ -24,7 +24,6 @@ from cifar_lightning.experiments.sweep.check import refuse_what_has_no_meaning
 from cifar_lightning.experiments.sweep.points import make_copies, refuse_what_does_not_stack
 from cifar_lightning.training.checkpoints import BestCheckpoint, read_checkpoint
 from cifar_lightning.training.classifier import MLPClassifier
-from cifar_lightning.training.copies import Copy
 from cifar_lightning.training.copy_logger import CopyLogger
 from cifar_lightning.training.stacked_classifier import StackedClassifier
 
@@ -98,7 +97,7 @@ class SweepCLI(CLI):
         self.model = StackedClassifier(self.model, copies, self._stoppers)
         if self.trainer.loggers and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             assert self.folder is not None, "it has been made"
-            own = [CopyLogger(each.name, make_loggers(self.folder / each.name), _hparams(each)) for each in copies]
+            own = [CopyLogger(each, make_loggers(self.folder / each.name)) for each in copies]
             self.trainer.loggers = [*self.trainer.loggers, *own]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -131,10 +130,6 @@ class SweepCLI(CLI):
                 case _:
                     callbacks.append(callback)
         return callbacks
-
-
-def _hparams(each: Copy) -> dict[str, Any]:
-    return {**each.classifier.hparams, "seed": each.seed}
 
 
 def make_parser() -> ArgumentParser:

@@ -1,7 +1,14 @@
 import csv
+from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import ROOT, SMALL
+
+from cifar_lightning import MLPClassifier
+from cifar_lightning.callbacks.copies import SweepProgressBar
+from cifar_lightning.experiments.sweep.check import refuse_what_has_no_meaning
+from cifar_lightning.experiments.sweep.command import main
 
 FLAGS = [
     f"--config={ROOT}/configs/one_cycle.yaml",
@@ -33,7 +40,6 @@ def table(folder):
 @pytest.fixture
 def sweep(capfd, tmp_path):
     """Run a sweep; return what it printed, and its folder."""
-    from cifar_lightning.experiments.sweep.command import main
 
     def sweep(vary, *flags, root=tmp_path / "sweep"):
         capfd.readouterr()
@@ -47,7 +53,6 @@ def sweep(capfd, tmp_path):
 @pytest.fixture
 def fail(capfd):
     """Run a sweep on a user's mistake, and return the message that it must end with."""
-    from cifar_lightning.experiments.sweep.command import main
 
     def fail(*args):
         capfd.readouterr()
@@ -108,3 +113,248 @@ def test_a_copys_steps_are_those_of_its_own_run(sweep, run, tmp_path, undrawn, v
         assert len(theirs) == count
         assert ours == pytest.approx(theirs, rel=1e-5)
     assert column(folder / copy, "step") == column(tmp_path / "alone", "step")
+
+
+#: What a sweep does with a flag of the trainer: the flags, and how often a copy must have logged steps and validations.
+TRAINER_FLAGS = [
+    (["max_steps=5"], 5, 0),
+    (["max_epochs=-1", "max_steps=30"], 30, 2),
+    (["max_epochs=1", "min_epochs=1"], 12, 1),
+    (["limit_train_batches=3"], 6, 2),
+    (["limit_train_batches=0.5"], 12, 2),
+    (["limit_val_batches=1"], 24, 2),
+    (["val_check_interval=4"], 24, 6),
+    (["check_val_every_n_epoch=2"], 24, 1),
+    (["num_sanity_val_steps=0"], 24, 2),
+    (["accumulate_grad_batches=5"], 6, 2),
+    (["gradient_clip_val=0.3"], 24, 2),
+    (["gradient_clip_val=0.01", "gradient_clip_algorithm=value"], 24, 2),
+    (["accumulate_grad_batches=5", "gradient_clip_val=0.3"], 6, 2),
+    (["log_every_n_steps=10"], 2, 2),
+    (["precision=64-true"], 24, 2),
+    (["profiler=simple"], 24, 2),
+    (["detect_anomaly=true"], 24, 2),
+    (["deterministic=true"], 24, 2),
+    (["reload_dataloaders_every_n_epochs=1"], 24, 2),
+    (["max_time=00:01:00:00"], 24, 2),
+]
+
+
+@pytest.mark.parametrize(
+    ("flags", "steps", "validations"), TRAINER_FLAGS, ids=[" ".join(flags) for flags, *_ in TRAINER_FLAGS]
+)
+def test_trainer_flags_act_as_in_a_copys_own_run(sweep, run, tmp_path, undrawn, flags, steps, validations):
+    flags = [f"--trainer.{flag}" for flag in flags]
+    _, folder = sweep(RATES, *flags)
+    run("fit", *FLAGS, *flags, "--model.lr=0.01", f"--trainer.default_root_dir={tmp_path / 'alone'}")
+    for name, count in (("train_step_loss", steps), ("lr", steps), ("val_loss", validations)):
+        ours, theirs = column(folder / "lr=0.01", name), column(tmp_path / "alone", name)
+        assert len(theirs) == count
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    for name in ("step", "epoch"):
+        assert column(folder / "lr=0.01", name) == column(tmp_path / "alone", name)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_half_precision(sweep, run, tmp_path, undrawn, precision):
+    flags = [f"--trainer.precision={precision}"]
+    _, folder = sweep(RATES, *flags)
+    run("fit", *FLAGS, *flags, "--model.lr=0.01", f"--trainer.default_root_dir={tmp_path / 'alone'}")
+    ours, theirs = (column(place, "train_step_loss") for place in (folder / "lr=0.01", tmp_path / "alone"))
+    assert ours[:5] == pytest.approx(theirs[:5], rel=0.02)  # 8 bits, in sums of another order
+    model = MLPClassifier.load_from_checkpoint(folder / "lr=0.01/checkpoints/best.ckpt", weights_only=True)
+    exact = torch.float32 if precision == "bf16-mixed" else torch.bfloat16
+    saved = torch.load(folder / "lr=0.01/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    assert saved["network.output.weight"].dtype == exact
+    assert model.hparams["lr"] == 0.01
+
+
+REFUSED = [
+    (["--trainer.devices=2", "--trainer.accelerator=cpu"], "--trainer.devices is not for a sweep: expected 1"),
+    (["--trainer.callbacks+=LRFinder"], "LRFinder is not for a sweep: it finds one rate"),
+    (["--trainer.callbacks+=SignalPicture"], "SignalPicture is not for a sweep: it draws the layers of one network"),
+    (["--trainer.callbacks+=SchedulePlot"], "SchedulePlot is not for a sweep: it draws one schedule"),
+    (["--trainer.callbacks+=FreezePretrained"], "FreezePretrained is not for a sweep: it freezes layers"),
+    (["--trainer.overfit_batches=2"], "expected --trainer.limit_train_batches"),
+    (["--model.optimizer=LBFGS"], "LBFGS is not for a sweep"),
+    (["--ckpt_path=best"], "a sweep has no best checkpoint"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), REFUSED, ids=[flags[0] for flags, _ in REFUSED])
+@pytest.mark.filterwarnings("ignore")
+def test_what_has_no_meaning_is_refused(fail, flags, message):
+    assert message in fail(f"--vary={RATES}", *FLAGS, *flags)
+
+
+def test_a_loss_scale_for_all_is_refused():
+    trainer = SimpleNamespace(precision="16-mixed", world_size=1)
+    with pytest.raises(
+        ValueError, match=r"--trainer.precision is not for a sweep: expected 32-true .*received 16-mixed"
+    ):
+        refuse_what_has_no_meaning(trainer, [])
+
+
+STOPPING = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss"]
+
+
+@pytest.mark.parametrize("flags", [[], ["--trainer.val_check_interval=5"]], ids=["an epoch", "within epochs"])
+def test_each_copy_stops_where_its_own_run_does(sweep, run, tmp_path, undrawn, flags):
+    flags += [*STOPPING, "--trainer.callbacks.patience=2", "--trainer.callbacks.min_delta=0.02"]
+    flags += ["--trainer.max_epochs=5", "--model.schedule=Constant"]
+    _, folder = sweep("{model.lr: [1e-6, 0.001, 0.003]}", *flags)
+    ends = {}
+    for rate in ("1e-06", "0.001", "0.003"):
+        root = tmp_path / "alone" / rate
+        run("fit", *FLAGS, *flags, f"--model.lr={rate}", f"--trainer.default_root_dir={root}")
+        for name in ("val_loss", "train_loss", "train_step_loss"):
+            assert column(folder / f"lr={rate}", name) == pytest.approx(column(root, name), rel=1e-3)
+        ends[rate] = len(column(root, "train_step_loss"))
+        for name in ("best", "last"):
+            (alone,) = root.rglob(f"{name}.ckpt")
+            ours, theirs = (
+                torch.load(path, weights_only=True)["state_dict"]["network.output.weight"]
+                for path in (folder / f"lr={rate}/checkpoints/{name}.ckpt", alone)
+            )
+            torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-4)
+    assert len(set(ends.values())) > 1  # or nothing is shown
+
+
+def test_a_copy_that_diverges_is_not_the_best_and_disturbs_no_other(sweep, tmp_path, undrawn):
+    flags = ["--model.schedule=Constant"]
+    said, folder = sweep("{model.lr: [1e30, 0.01]}", *flags)
+    _, alone = sweep("{model.lr: [0.01]}", *flags, root=tmp_path / "alone")
+    assert "best so far: lr=0.01" in said
+    assert "best so far: lr=1e+30" not in said
+    assert not (folder / "lr=1e+30/checkpoints/best.ckpt").exists()
+    assert (folder / "lr=1e+30/checkpoints/last.ckpt").exists()
+    assert column(folder / "lr=0.01", "val_loss") == pytest.approx(column(alone / "lr=0.01", "val_loss"), rel=1e-6)
+    assert [row["val_loss"] == "" for row in table(folder)] == [True, False]
+
+
+def test_leaves_logs_curves_and_checkpoints_of_each(sweep, run, tmp_path):
+    said, folder = sweep("{model.lr: [0.01, 0.1]}")
+    assert "Sweep on synthetic" in said
+    assert "Training on" not in said  # there is no other training
+    assert said.count("Training steps: plain") == 1
+    assert [row["model.lr"] for row in table(folder)] == ["0.01", "0.1"]
+    for row in table(folder):
+        place = folder / row["folder"]
+        assert (place / "learning_curves.png").stat().st_size > 10_000
+        assert list(place.glob("events*"))
+        assert f"lr: {row['model.lr']}" in (place / "hparams.yaml").read_text()
+        best = place / "checkpoints" / "best.ckpt"
+        assert best.stat().st_size < 2 * 300_000  # not the whole stack
+        model = MLPClassifier.load_from_checkpoint(best, weights_only=True)
+        assert model.hparams["lr"] == float(row["model.lr"])
+        assert min(column(place, "val_loss")) == pytest.approx(float(row["val_loss"]))
+        said = run("test", f"--ckpt_path={best}", *SMALL[:3], f"--trainer.default_root_dir={tmp_path}/test",
+                   "--trainer.enable_progress_bar=false")  # fmt: skip
+        assert "accuracy" in said
+    assert torch.load(best, weights_only=True)["classes"]
+    assert not list(folder.rglob("*.new"))
+
+
+def test_a_sweep_is_not_taken_for_a_training(sweep, run, tmp_path, undrawn, capfd):
+    _, folder = sweep(RATES)
+    last = folder / "checkpoints/last.ckpt"
+    for args in (["test", f"--ckpt_path={last}"], ["fit", f"--ckpt_path={last}"]):
+        with pytest.raises(SystemExit):
+            run(*args, *FLAGS)
+        assert "whose networks have checkpoints in folders of their own" in capfd.readouterr().err
+    with pytest.raises(SystemExit):
+        run("fit", *FLAGS, "--ckpt_path=last", f"--trainer.default_root_dir={tmp_path}/sweep")
+    assert "received none of that content" in capfd.readouterr().err
+
+
+def test_nothing_is_written_where_nothing_is_to_be(sweep, run, tmp_path, undrawn):
+    _, folder = sweep(RATES, "--trainer.logger=false", "--trainer.enable_checkpointing=false")
+    names = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert names == {"config.yaml", "sweep.csv"}
+
+
+@pytest.mark.parametrize("value", ["true", "3"])
+def test_a_dry_run_writes_nothing(capfd, tmp_path, value):
+    main([f"--vary={RATES}", *FLAGS, f"--trainer.fast_dev_run={value}", "--trainer.default_root_dir=dry"])
+    assert "networks as one" in capfd.readouterr().out
+    assert not [path for path in (tmp_path / "dry").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "nothing to sweep: expected --vary"),
+        (["--vary={}"], "nothing to vary"),
+        (["--vary={model.lr: []}"], "wrong choices of model.lr: expected one or more"),
+        (["--vary={lr: [1]}"], "lr"),
+        (["--vary={model.rate: [1]}"], "model.rate can't vary in a sweep"),
+        (["--vary={model.hidden_sizes: [2x10, 3x10]}"], "cifar-lightning study --vary '{model.hidden_sizes: [...]}'"),
+        (["--vary={data.batch_size: [10, 20]}"], "data.batch_size can't vary in a sweep"),
+        (["--vary={model.optimizer.momentun: [0.9]}"], "momentun"),
+        (["--vary={model.lr: [-1]}"], "lr out of range: expected a positive number, received -1"),
+    ],
+)
+def test_mistakes(fail, args, message):
+    assert message in fail(*args, *FLAGS)
+
+
+def test_each_has_its_own_dropout(sweep, run, tmp_path, undrawn):
+    flags = ["--model.dropout=alpha", "--model.dropout_position=all"]
+    _, folder = sweep("{model.dropout_p: [0, 0.9]}", *flags)
+    run("fit", *FLAGS, *flags, "--model.dropout_p=0", f"--trainer.default_root_dir={tmp_path / 'alone'}")
+    without, with_, alone = (
+        column(place, "train_step_loss")
+        for place in (folder / "dropout_p=0", folder / "dropout_p=0.9", tmp_path / "alone")
+    )
+    assert without == pytest.approx(alone, rel=1e-5)
+    assert with_ != pytest.approx(without, rel=0.1)
+
+
+def test_copies_start_from_a_pretrained_network(sweep, run, tmp_path, undrawn):
+    run("fit", *FLAGS, "--trainer.max_epochs=1", "--trainer.default_root_dir=first")
+    (best,) = (tmp_path / "first").rglob("best.ckpt")
+    flags = [f"--pretrained.checkpoint={best}", "--pretrained.layers=2"]
+    _, folder = sweep(RATES, *flags)
+    run("fit", *FLAGS, *flags, "--model.lr=0.01", "--trainer.default_root_dir=alone")
+    ours, theirs = (column(place, "train_step_loss") for place in (folder / "lr=0.01", tmp_path / "alone"))
+    assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_other_callbacks_act_on_the_whole(sweep, tmp_path, undrawn):
+    _, folder = sweep(
+        RATES,
+        "--trainer.callbacks+=LearningRateMonitor",
+        "--trainer.callbacks+=ModelCheckpoint",
+        "--trainer.callbacks.monitor=val_loss/lr=0.01",
+        "--trainer.callbacks.filename=mine",
+    )
+    assert (folder / "checkpoints/mine.ckpt").is_file()
+    assert len(column(folder / "lr=0.01", "lr")) == 24
+
+
+def test_a_monitor_that_is_not_logged_is_a_mistake(fail):
+    flags = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_los"]
+    assert "conditioned on metric `val_los` which is not available" in fail(f"--vary={RATES}", *FLAGS, *flags)
+
+
+def test_compiled_steps_several_at_once(sweep, run, tmp_path, undrawn, uncompiled):
+    flags = ["--execution.compile=always", "--execution.steps=5", "--trainer.gradient_clip_val=0.5", "--model.l2=1e-3"]
+    flags += ["--trainer.log_every_n_steps=6", "--trainer.max_steps=20"]
+    said, folder = sweep("{model.lr: [0.003, 0.01], seed_everything: [1, 2]}", *flags)
+    assert "Training steps: compiled, 5 at once" in said
+    run("fit", *FLAGS, *flags, "--model.lr=0.01", "--seed_everything=2", "--trainer.default_root_dir=alone")
+    for name, count in (("train_step_loss", 3), ("lr", 3), ("train_loss", 2), ("val_loss", 1)):
+        ours, theirs = (column(place, name) for place in (folder / "lr=0.01,seed_everything=2", tmp_path / "alone"))
+        assert len(theirs) == count
+        assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_the_bar_names_the_best(capfd, monkeypatch):
+    flags = [flag for flag in FLAGS if "progress_bar" not in flag]
+    monkeypatch.setattr("cifar_lightning.callbacks.copies.draw_learning_curves", lambda *args: None)
+    shown = []
+    get_metrics = SweepProgressBar.get_metrics
+    monkeypatch.setattr(SweepProgressBar, "get_metrics", lambda *args: shown.append(get_metrics(*args)) or shown[-1])
+    main([f"--vary={RATES}", *flags])
+    assert shown[-1]["best"] == "lr=0.01"
+    assert 0 <= float(shown[-1]["best_val_accuracy"]) <= 1
