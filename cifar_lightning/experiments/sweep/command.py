@@ -1,5 +1,6 @@
 """A training for each value, all at once: `cifar-lightning sweep --vary "{model.lr: [0.02, 0.05]}" --config FILE`."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from cifar_lightning.callbacks.copies import CopyCheckpoints, CopyReports, SweepProgressBar
+from cifar_lightning.callbacks.copies import CopyCheckpoints, SweepProgressBar
 from cifar_lightning.callbacks.predictions import PredictionTable
 from cifar_lightning.callbacks.progress_bar import RunProgressBar
 from cifar_lightning.callbacks.report import RunReport
@@ -22,6 +23,7 @@ from cifar_lightning.cli.run_folder import make_loggers, make_run_folder, name_o
 from cifar_lightning.experiments.grid import Grid, Point, read_grid
 from cifar_lightning.experiments.sweep.check import refuse_what_has_no_meaning
 from cifar_lightning.experiments.sweep.points import make_copies, refuse_what_does_not_stack
+from cifar_lightning.experiments.sweep.report import SweepReport
 from cifar_lightning.training.checkpoints import BestCheckpoint, read_checkpoint
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.copy_logger import CopyLogger
@@ -34,10 +36,11 @@ class SweepCLI(CLI):
     Args:
         args: The arguments of `fit`.
         grid: What varies; None for what varied in the sweep that is resumed.
+        command: The whole command, for the table of results.
     """
 
-    def __init__(self, args: list[str], grid: Grid | None) -> None:
-        self.grid = grid
+    def __init__(self, args: list[str], grid: Grid | None, command: str) -> None:
+        self.grid, self.command = grid, command
         super().__init__(["fit", *args])
 
     # --------------------------------------------------------------------------------------------------- parsing
@@ -120,7 +123,7 @@ class SweepCLI(CLI):
         for callback in super()._make_callbacks(config):
             match callback:
                 case RunReport():
-                    callbacks.append(CopyReports())
+                    callbacks.append(SweepReport(self.command))
                 case BestCheckpoint():
                     callbacks.append(CopyCheckpoints())
                 case RunProgressBar():
@@ -157,4 +160,4 @@ def main(args: list[str]) -> None:
                 "nothing to sweep: expected --vary, as in --vary '{model.lr: [0.02, 0.05]}', or the --ckpt_path of a "
                 "sweep to resume; received neither"
             )
-        SweepCLI(fit, None if vary is None else read_grid(vary))
+        SweepCLI(fit, None if vary is None else read_grid(vary), shlex.join(["cifar-lightning", "sweep", *args]))

@@ -33,7 +33,7 @@ def column(folder, name):
 
 
 def table(folder):
-    with (folder / "sweep.csv").open() as file:
+    with (folder / "results.csv").open() as file:
         return list(csv.DictReader(file))
 
 
@@ -229,7 +229,7 @@ def test_a_copy_that_diverges_is_not_the_best_and_disturbs_no_other(sweep, tmp_p
     assert not (folder / "lr=1e+30/checkpoints/best.ckpt").exists()
     assert (folder / "lr=1e+30/checkpoints/last.ckpt").exists()
     assert column(folder / "lr=0.01", "val_loss") == pytest.approx(column(alone / "lr=0.01", "val_loss"), rel=1e-6)
-    assert [row["val_loss"] == "" for row in table(folder)] == [True, False]
+    assert table(folder)[0]["best_val_loss"] == "nan"
 
 
 def test_leaves_logs_curves_and_checkpoints_of_each(sweep, run, tmp_path):
@@ -247,7 +247,7 @@ def test_leaves_logs_curves_and_checkpoints_of_each(sweep, run, tmp_path):
         assert best.stat().st_size < 2 * 300_000  # not the whole stack
         model = MLPClassifier.load_from_checkpoint(best, weights_only=True)
         assert model.hparams["lr"] == float(row["model.lr"])
-        assert min(column(place, "val_loss")) == pytest.approx(float(row["val_loss"]))
+        assert min(column(place, "val_loss")) == pytest.approx(float(row["best_val_loss"]))
         said = run("test", f"--ckpt_path={best}", *SMALL[:3], f"--trainer.default_root_dir={tmp_path}/test",
                    "--trainer.enable_progress_bar=false")  # fmt: skip
         assert "accuracy" in said
@@ -270,7 +270,7 @@ def test_a_sweep_is_not_taken_for_a_training(sweep, run, tmp_path, undrawn, capf
 def test_nothing_is_written_where_nothing_is_to_be(sweep, run, tmp_path, undrawn):
     _, folder = sweep(RATES, "--trainer.logger=false", "--trainer.enable_checkpointing=false")
     names = {path.name for path in folder.rglob("*") if path.is_file()}
-    assert names == {"config.yaml", "sweep.csv"}
+    assert names == {"config.yaml", "results.csv", "results.md"}
 
 
 @pytest.mark.parametrize("value", ["true", "3"])
@@ -351,7 +351,7 @@ def test_compiled_steps_several_at_once(sweep, run, tmp_path, undrawn, uncompile
 
 def test_the_bar_names_the_best(capfd, monkeypatch):
     flags = [flag for flag in FLAGS if "progress_bar" not in flag]
-    monkeypatch.setattr("cifar_lightning.callbacks.copies.draw_learning_curves", lambda *args: None)
+    monkeypatch.setattr("cifar_lightning.experiments.sweep.report.draw_learning_curves", lambda *args: None)
     shown = []
     get_metrics = SweepProgressBar.get_metrics
     monkeypatch.setattr(SweepProgressBar, "get_metrics", lambda *args: shown.append(get_metrics(*args)) or shown[-1])

@@ -1,6 +1,7 @@
 """A sweep that is stopped and gone on with is the sweep that was never stopped, to the last bit."""
 
 import contextlib
+import csv
 import os
 import signal
 import subprocess
@@ -58,8 +59,13 @@ def weights(folder):
     } | {"all": torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]}
 
 
+def table(folder):
+    with (folder / "results.csv").open() as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
 def assert_same(ours, theirs):
-    assert (ours / "sweep.csv").read_text() == (theirs / "sweep.csv").read_text()
+    assert table(ours) == table(theirs)
     of_ours, of_theirs = weights(ours), weights(theirs)
     assert of_ours.keys() == of_theirs.keys()
     for name, state in of_theirs.items():
@@ -77,7 +83,7 @@ def interrupt(root, steps, *flags):
             return trainer
 
     with contextlib.suppress(SystemExit, KeyboardInterrupt):
-        CLI([*FLAGS, *flags, f"--trainer.default_root_dir={root}"], read_grid(VARY))
+        CLI([*FLAGS, *flags, f"--trainer.default_root_dir={root}"], read_grid(VARY), "")
     checkpoint = torch.load(newest(root) / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == steps
 

@@ -1,0 +1,101 @@
+"""What a sweep leaves behind: a line an epoch, each network's learning curves, and the tables of all."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich import get_console
+
+from cifar_lightning.analysis.plots import draw_learning_curves
+from cifar_lightning.callbacks.run_folder import is_writer, run_folder
+from cifar_lightning.experiments.results import Result, make_table, write_csv, write_markdown
+from cifar_lightning.training.copies import Copy
+from cifar_lightning.training.copy_logger import CopyLogger
+from cifar_lightning.training.stacked_classifier import StackedClassifier
+
+
+class SweepReport(Callback):
+    """Prints a line an epoch; at the end draws each copy's learning curves, and writes and prints the tables.
+
+    Args:
+        command: The command, for the table.
+    """
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+        self._epochs = 0  # that have a line
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin after the epochs that are known."""
+        self._epochs = _stack(pl_module).copies.epochs
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the line of the epoch before."""
+        self._print_line(_stack(pl_module))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the last line, and give TensorBoard's tables of hyperparameters the best accuracies."""
+        self._print_line(_stack(pl_module))
+        best = {each.name: each.best for each in _stack(pl_module).copies if each.best}
+        for logger in trainer.loggers:
+            if isinstance(logger, CopyLogger) and logger.name in best:
+                logger.log_best_accuracy(best[logger.name]["val_accuracy"])
+
+    def _print_line(self, module: StackedClassifier) -> None:
+        console, best = get_console(), module.copies.best
+        if module.copies.epochs == self._epochs or console.is_terminal:  # where the progress bar is to be seen
+            return
+        self._epochs = module.copies.epochs
+        shown = f"best so far: {best.name}, val_accuracy {best.best['val_accuracy']:.4f}" if best else "none is best"
+        stopped = len(module.copies) - len(module.copies.active)
+        end = f", {stopped} stopped" if stopped else ""
+        console.print(f"epoch {self._epochs:3}  {shown}{end}", highlight=False, soft_wrap=True)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw, write and print the report."""
+        copies = [each for each in _stack(pl_module).copies if each.rows]
+        if not is_writer(trainer) or not copies:
+            return
+        folder, data_set = run_folder(trainer), trainer.datamodule.data_set  # type: ignore[attr-defined]
+        for each in copies:
+            place = folder / each.name
+            place.mkdir(parents=True, exist_ok=True)
+            draw_learning_curves(each.rows, place / "learning_curves.png", f"{each.name} on {data_set}")
+        write_tables(copies, data_set, folder, self.command)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Report what an interrupted training came to."""
+        if isinstance(exception, KeyboardInterrupt):
+            self.on_fit_end(trainer, pl_module)
+
+
+def write_tables(copies: Sequence[Copy], data_set: str, folder: Path, command: str) -> None:
+    """Write `results.csv` and `results.md`, and print what fits on the screen.
+
+    Args:
+        copies: The networks; those that were never validated have no line.
+        data_set: Name of the data set.
+        folder: Where they are written.
+        command: What made them.
+    """
+    results = [make_result(each, data_set) for each in copies if any("val_loss" in row for row in each.rows)]
+    console = get_console()
+    if results:
+        write_csv([result.line() for result in results], folder / "results.csv")
+        write_markdown(results, results[0].name, folder / "results.md", command)
+        console.print(f"Sweep on {data_set}")
+        console.print(make_table(results, results[0].name))
+    console.print(f"everything is in {folder}", highlight=False, soft_wrap=True)
+
+
+def make_result(each: Copy, data_set: str) -> Result:
+    """What a copy came to; copies that differ in the seed alone have the same name."""
+    parts = [part for part in each.name.split(",") if not part.startswith("seed_everything=")]
+    parameters = sum(parameter.numel() for parameter in each.classifier.network.parameters())
+    name = ",".join(parts) or "all"
+    return Result(name, each.seed, data_set, parameters, each.name, each.rows, each.values)
+
+
+def _stack(module: LightningModule) -> StackedClassifier:
+    assert isinstance(module, StackedClassifier), "a sweep trains one"
+    return module
