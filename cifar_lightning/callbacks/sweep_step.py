@@ -1,7 +1,6 @@
 """The steps of a learning-rate sweep, made on a copy of a LightningModule as the trainer would make them."""
 
 import copy
-import inspect
 from collections.abc import Mapping
 from itertools import chain, islice
 from types import TracebackType
@@ -10,12 +9,14 @@ from typing import Any, Self
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from torch.optim import Optimizer
 
 from cifar_lightning.optim.lr_range_test import PILOT_BATCHES, count_batches, endless, group_factors
 from cifar_lightning.optim.restored import set_rates
 from cifar_lightning.training.classifier import MLPClassifier
+from cifar_lightning.training.lightning_internals import to_device
 from cifar_lightning.training.random_state import collect_generators, restore_generators
 
 #: As many batches in a row may be skipped by a `training_step` that returns None.
@@ -42,12 +43,10 @@ class SweepStep:
             setattr(self.module, name, _log_nothing)
         self.optimizer = _one_optimizer(self.module)
         self.factors = group_factors(self.optimizer, given if isinstance(given, float | int) else None)
-        parts = (loader, getattr(loader, "sampler", None))
-        generators = [g for part in parts if (g := getattr(part, "generator", None)) is not None]
-        self.generators = [(generator, generator.get_state()) for generator in generators]
+        self.generators = [(generator, generator.get_state()) for generator in _generators(loader)]
         self.batches = endless(loader)
         self.scaler = copy.deepcopy(getattr(trainer.precision_plugin, "scaler", None))
-        self.takes_index = len(inspect.signature(self.module.training_step).parameters) > 1
+        self.takes_index = is_param_in_hook_signature(self.module.training_step, "batch_idx", min_args=2)
         self.probe: list[Any] = []
         self.index = 0
 
@@ -78,7 +77,11 @@ class SweepStep:
             generator.set_state(state)
 
     def _start_averaging(self) -> None:
-        """Measure some batches, which the sweep then begins with, to see how noisy the loss is."""
+        """Measure some batches, which the sweep then begins with, to see how noisy the loss is.
+
+        What each loss is averaged over is not trained on, as long as there are other batches: a network that learns
+        nothing but these by heart would seem to descend.
+        """
         pilot = list(islice(self.batches, PILOT_BATCHES))
         generators, state = collect_generators(), copy.deepcopy(self.module.state_dict())
         with torch.no_grad():
@@ -86,7 +89,7 @@ class SweepStep:
         if len(losses) > 1:
             missing = count_batches(self._mean(losses), self.num_steps) - self.trainer.accumulate_grad_batches
             self.probe = list(islice(self.batches, max(missing, 0)))
-        self.batches = chain(pilot, self.probe, self.batches)
+        self.batches = chain(pilot, self.batches)
         self.module.load_state_dict(state)
         restore_generators(generators)
 
@@ -119,10 +122,9 @@ class SweepStep:
 
     def _measure(self, batch: Any) -> Tensor | None:
         """The module's loss of a batch from the loader."""
-        trainer = self.trainer
-        batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch), dataloader_idx=0)
+        batch = to_device(self.trainer, batch)
         self.module.on_train_batch_start(batch, self.index)
-        with trainer.precision_plugin.train_step_context():
+        with self.trainer.precision_plugin.train_step_context():
             output: Any = self.module.training_step(*((batch, self.index) if self.takes_index else (batch,)))
         outputs: dict[str, Any] = dict(output) if isinstance(output, Mapping) else {"loss": output}
         loss: Tensor | None = outputs["loss"]
@@ -175,6 +177,14 @@ class SweepStep:
         # Through the module, which may do more than step: impose a constraint, say.
         with torch.enable_grad():
             self.module.optimizer_step(self.trainer.current_epoch, self.index, self.optimizer, closure)
+
+
+def _generators(loader: Any) -> list[torch.Generator]:
+    """The generators of its own that a loader draws from."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    parts = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
+    found = [generator for part in parts if (generator := getattr(part, "generator", None)) is not None]
+    return list(dict.fromkeys(found))
 
 
 def _one_optimizer(module: LightningModule) -> Optimizer:

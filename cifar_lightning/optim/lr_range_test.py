@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cifar_lightning.errors import unknown_name
-from cifar_lightning.optim.lr_rules import RULES, Rule, descends, noise
+from cifar_lightning.optim.lr_descent import descends, noise
+from cifar_lightning.optim.lr_rules import RULES, Rule
 from cifar_lightning.optim.restored import restored, set_rates
 
 Mode = Literal["exponential", "linear"]
@@ -92,15 +93,15 @@ class LRSweep:
             )
         losses, smoothed, start = self.losses[:finite], self.smoothed[:finite], finite // 10
         # The first losses hardly move the weights: their spread is the noise, which averages out over a window.
-        first = losses[: max(5, start)]
-        mean = statistics.fmean(first)
-        first_error, error = (sd / _window(self.num_steps) ** 0.5 for sd in (statistics.stdev(first), noise(losses)))
+        first = max(5, start)
+        mean = statistics.fmean(losses[:first])
+        spreads = statistics.stdev(losses[:first]), noise(losses)
+        first_error, error = (spread / _window(self.num_steps) ** 0.5 for spread in spreads)
         high = mean + max(3 * first_error, 5 * error, 0.05 * abs(mean))
         end = next((i for i in range(start, finite) if smoothed[i] > high), finite)
         lowest = min(smoothed[start:end], default=math.inf)
-        # A fall far beyond the noise may be too short for its ranks to tell; one of rounding errors is none.
-        far = lowest < mean - 6 * max(first_error, error)
-        if not (lowest < mean - 1e-4 * abs(mean) and (far or descends(losses[:end]))):
+        # (A fall of rounding errors is none.)
+        if not (lowest < mean - 1e-4 * abs(mean) and descends(losses[:end], first)):
             raise LRSweepError(
                 f"the loss never descended: expected it to fall from {mean:.4g} by more than chance explains; received "
                 f"{lowest:.4g} as its lowest smoothed value. Sweep other rates, take more steps or larger batches, or "
@@ -270,6 +271,6 @@ def find_lr(
         pilot = list(islice(batches, PILOT_BATCHES))
         with torch.no_grad(), torch.random.fork_rng(devices):
             count = count_batches([measure(batch).item() for batch in pilot], num_steps)
-        probe = list(islice(batches, count - 1))
-        batches = chain(pilot, probe, batches)
+        probe = list(islice(batches, count - 1))  # not trained on, as long as there are others
+        batches = chain(pilot, batches)
         return run_sweep(step, lrs)

@@ -1,48 +1,14 @@
-"""What the losses of a learning-rate range test say: whether they descend at all, and which rate each rule suggests.
+"""Which rate the losses of a learning-rate range test suggest, rule by rule.
 
 A rule takes ascending rates and the smoothed loss at each, and suggests a rate among those swept. The rules have
 fastai's names and formulas (J. Howard et al., fastai.callback.schedule); `climb` is Géron's.
 """
 
 import math
-import statistics
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
-from itertools import accumulate
+from collections.abc import Callable
 from typing import Literal
 
 Rule = Literal["valley", "steep", "minimum", "slide", "climb"]
-
-
-def noise(losses: Sequence[float]) -> float:
-    """Standard deviation of losses about a smooth curve; infinite for fewer than three, which show no curve.
-
-    It is taken from the median of the second differences, so neither a slope nor a few outliers count as noise.
-    """
-    bends = [abs(a - 2 * b + c) for a, b, c in zip(losses, losses[1:], losses[2:], strict=False)]
-    # The median of |N(0, 1)| is 0.6745, and a second difference has 1 + 4 + 1 times the variance.
-    return statistics.median_low(bends) / (0.6745 * 6**0.5) if bends else math.inf
-
-
-def descends(losses: Sequence[float]) -> bool:
-    """Whether losses that may be positive, skewed and noisy fall by more than chance explains.
-
-    A rank test, so no distribution is assumed. The mean rank in each window is compared with that of all losses
-    before it, as Mann and Whitney (1947) do, and the largest contrast decides. Noise that does not depend on the rate
-    passes in about one sweep of a hundred.
-    """
-    n, ordered = len(losses), sorted(losses)
-    ranks = [(bisect_left(ordered, loss) + bisect_right(ordered, loss)) / 2 for loss in losses]
-    spread = statistics.pstdev(ranks)
-    sums = list(accumulate(ranks, initial=0.0))
-    contrast = 0.0
-    for width in {max(3, round(share * n)) for share in (0.05, 0.1, 0.2, 0.4)}:
-        for i in range(max(5, n // 10), n - width + 1):
-            fall = sums[i] / i - (sums[i + width] - sums[i]) / width
-            contrast = max(contrast, fall / (1 / i + 1 / width) ** 0.5)
-    # The 99 % quantile of the largest contrast over random orders, in standard deviations: simulated for 10 to 600
-    # losses, where it is 2.54, 3.08, 3.61, 3.85 and 3.92 for 10, 30, 100, 300 and 600.
-    return contrast > min(3.95, 2.55 + 0.46 * math.log(n / 10)) * spread if n else False
 
 
 def valley(lrs: list[float], losses: list[float]) -> float:

@@ -254,7 +254,21 @@ class NotSaved(Plain):
         return torch.optim.Adam(self.parameters(), lr=self.rate)
 
 
-@pytest.mark.parametrize("module", [Skips, Starts, Closure, Groups, Tenth, NotSaved])
+class Transfers(Plain):
+    """A module that takes what its hooks make of a batch, and its arguments as they come."""
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        return {"x": batch[0], "y": batch[1]}
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return batch | {"x": batch["x"] + 0.0}
+
+    def training_step(self, *args):
+        batch, batch_idx = args
+        return super().training_step((batch["x"], batch["y"]))["loss"] + 0.0 * batch_idx
+
+
+@pytest.mark.parametrize("module", [Skips, Starts, Closure, Groups, Tenth, NotSaved, Transfers])
 def test_it_works_on_any_module(module):
     torch.manual_seed(0)
     user = module()
@@ -270,6 +284,22 @@ def test_it_works_on_any_module(module):
     rates = [group["lr"] for group in run.optimizers[0].param_groups]
     share = {Groups: [0.1, 1.0, 1.0], Tenth: [0.1]}.get(module, [1.0])
     assert rates == pytest.approx([found * each for each in share])
+
+
+def test_what_each_loss_is_averaged_over_is_not_trained_on():
+    class Notes(Plain):
+        trained, measured = set(), set()
+
+        def training_step(self, batch):
+            (self.trained if torch.is_grad_enabled() else self.measured).add(batch[0][0, 0].item())
+            return (self.net(batch[0]).exp() * batch[0][:, :1]).sum()  # so noisy that it is averaged
+
+    x = torch.randn(4000, 10)
+    loader = DataLoader(TensorDataset(x, torch.zeros(4000)), batch_size=4)
+    finder = LRFinder(1e-9, 1e-8, 50, attribute="rate", apply=False)
+    trainer(finder, max_steps=1, limit_train_batches=0).fit(Notes(), loader)
+    assert len(Notes.trained) == 50
+    assert len(Notes.measured - Notes.trained) == 63  # the pilot, with which the sweep begins, is measured too
 
 
 def test_hooks_of_a_step_run_in_the_sweep():

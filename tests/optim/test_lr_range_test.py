@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
+from cifar_lightning.optim.lr_descent import descends, falls_at_once, falls_in_mean, falls_in_rank, noise
 from cifar_lightning.optim.lr_range_test import (
     MAX_BATCHES,
     LRSweep,
@@ -20,7 +21,7 @@ from cifar_lightning.optim.lr_range_test import (
     make_rates,
     run_sweep,
 )
-from cifar_lightning.optim.lr_rules import RULES, climb, descends, minimum, noise, slide, steep, valley
+from cifar_lightning.optim.lr_rules import RULES, climb, minimum, slide, steep, valley
 
 
 def curve(num_steps=300, noise=0.0, seed=0):
@@ -180,12 +181,20 @@ DRAWS = {
     "one squared error": lambda n: torch.randn(n) ** 2,
     "log-normal": lambda n: torch.randn(n).mul(2).exp(),
     "normal": lambda n: 2.3 + 0.2 * torch.randn(n),
+    "mean 1": lambda n: 1 + torch.randn(n),
+    "heavy tails": lambda n: 10 + torch.distributions.StudentT(2.0).sample((n,)),
+    "Pareto": lambda n: torch.distributions.Pareto(1.0, 1.5).sample((n,)),
+    "Cauchy": lambda n: torch.distributions.Cauchy(0.0, 1.0).sample((n,)).abs(),
+    "two values": lambda n: torch.randint(2, (n,)) + 0.1,
+    "growing with the rate": lambda n: 1.4 + torch.randn(n) * torch.logspace(-6, 0, n),
 }
 
 
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("num_steps", [30, 100, 300])
 def test_noise_alone_is_no_descent(draw, num_steps):
+    if draw == "growing with the rate" and num_steps < 100:
+        pytest.skip("half as much again with each step: that can't be told from few")
     torch.manual_seed(0)
     accepted = 0
     for _ in range(100):
@@ -198,13 +207,38 @@ def test_noise_alone_is_no_descent(draw, num_steps):
     assert accepted <= 5  # 1 of 20
 
 
-def test_descent_is_told_by_ranks_alone():
+def test_ranks_tell_a_descent_of_any_distribution():
     torch.manual_seed(0)
     losses = torch.cat([torch.randn(70) ** 2, 0.01 * torch.randn(30) ** 2])
-    assert descends(losses.tolist())
-    assert descends((losses.log() - 100).tolist())  # any rising function of the losses, below 0 too
-    assert not descends(losses.flip(0).tolist())
-    assert not descends([1.0] * 100)
+    assert falls_in_rank(losses.tolist())
+    assert falls_in_rank((losses.log() - 100).tolist())  # any rising function of the losses, below 0 too
+    assert not falls_in_rank(losses.flip(0).tolist())
+    assert not falls_in_rank([1.0] * 100)
+
+
+def test_a_mean_is_lower_only_beyond_its_own_noise():
+    torch.manual_seed(0)
+    flat, noisy = torch.ones(50), 1 + 0.1 * torch.randn(50)
+    assert falls_in_mean((torch.cat([flat, noisy - 0.2])).tolist(), 10)
+    assert not falls_in_mean(torch.cat([flat, noisy]).tolist(), 10)
+    assert not falls_in_mean(torch.cat([flat, noisy + 0.2]).tolist(), 10)
+
+
+@pytest.mark.parametrize(
+    ("losses", "falls"),
+    [
+        ([1.0] * 50 + [0.1, 0.05], True),
+        ([1.0] * 50 + [0.1], False),  # an outlier
+        ([1.0] * 50 + [0.1, 1.0, 0.1], False),
+        ([2.3, 2.3, 2.3, 2.3, 2.29, 2.2, 1.9, 1.5, 0.9], True),  # few steps
+        ([1.0, 1.1] * 25 + [0.9, 0.9], False),
+        ([1.0, 1.1] * 25 + [0.1, 0.1], True),
+        ([1.0] * 50, False),
+    ],
+)
+def test_a_fall_at_once_is_far_below_all_before(losses, falls):
+    assert falls_at_once(losses, 5) == falls
+    assert not falls or descends(losses, 5)
 
 
 def test_noise_is_neither_a_slope_nor_an_outlier():
