@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+#: How far beyond 0 and 1 roundings may take a probability, in half precision too.
+ROUNDING = 0.01
+
 
 class ExactMetric(Metric):
     """A metric that sums in float64 and counts in int64, also in a module that is converted to half precision.
@@ -63,6 +66,10 @@ class MeanMetric(ExactMetric):
     def terms(self, predictions: Tensor, target: Tensor) -> Tensor:
         """The term (B,) of each example, from predictions (B, K), in the sums' dtype, and what `check` returned."""
 
+    def check_predictions(self, predictions: Tensor) -> None:
+        """Raise a ValueError unless the predictions are of the kind that `terms` takes: probabilities."""
+        check_probabilities(self, predictions)
+
     def check(self, predictions: Tensor, target: Tensor) -> Tensor:
         """Return the target as `terms` takes it: labels (B,), int64.
 
@@ -77,7 +84,7 @@ class MeanMetric(ExactMetric):
         Raises:
             ValueError: For wrong shapes, dtypes or labels.
         """
-        check_predictions(self, predictions)
+        self.check_predictions(predictions)
         terms = self.terms(predictions.to(self.dtype), self.check(predictions, target))
         self.total = self.total + terms.sum(dtype=self.dtype)
         self.count = self.count + len(predictions)
@@ -96,6 +103,16 @@ def check_predictions(metric: Metric, predictions: Tensor) -> None:
         )
 
 
+def check_probabilities(metric: Metric, predictions: Tensor) -> None:
+    """Raise a ValueError unless `predictions` are (B, K), floating and from 0 to 1, to within rounding; or NaN."""
+    check_predictions(metric, predictions)
+    if predictions.numel() and bool(((predictions < -ROUNDING) | (predictions > 1 + ROUNDING)).any()):
+        raise ValueError(
+            f"{type(metric).__name__}: wrong predictions: expected probabilities, from 0 to 1, as softmax gives them; "
+            f"received {predictions.min().item():.3g} to {predictions.max().item():.3g}"
+        )
+
+
 def check_labels(metric: Metric, predictions: Tensor, labels: Tensor) -> Tensor:
     """Return the labels (B,) as int64.
 
@@ -109,9 +126,10 @@ def check_labels(metric: Metric, predictions: Tensor, labels: Tensor) -> Tensor:
             f"{type(metric).__name__}: wrong labels: expected the index of each example's class, integers of shape "
             f"({count},); received {labels.dtype} of shape {tuple(labels.shape)}"
         )
+    labels = labels.long()  # torch compares no uint16
     if count and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(
             f"{type(metric).__name__}: wrong labels: expected 0 to {classes - 1}, "
             f"received {int(labels.min())} to {int(labels.max())}"
         )
-    return labels.long()
+    return labels

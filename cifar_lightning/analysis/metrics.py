@@ -8,7 +8,13 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
-from cifar_lightning.analysis.exact_metric import ExactMetric, MeanMetric, check_labels, check_predictions
+from cifar_lightning.analysis.exact_metric import (
+    ExactMetric,
+    MeanMetric,
+    check_labels,
+    check_predictions,
+    check_probabilities,
+)
 from cifar_lightning.analysis.mc_dropout import entropy
 
 #: Bins of equal width for reliability diagrams and the expected calibration error, as in Guo et al. 2017.
@@ -19,6 +25,10 @@ class CrossEntropy(MeanMetric):
     """Mean cross-entropy, in nats, of logits (B, K) against labels (B,)."""
 
     higher_is_better = False
+
+    def check_predictions(self, predictions: Tensor) -> None:
+        """Raise a ValueError unless they are (B, K) and floating."""
+        check_predictions(self, predictions)
 
     def terms(self, predictions: Tensor, target: Tensor) -> Tensor:
         """-log softmax(logits)[label]."""
@@ -59,13 +69,22 @@ class TopKAccuracy(MeanMetric):
 
     Args:
         k: Number of classes.
+
+    Raises:
+        ValueError: If k is below 1.
     """
 
     higher_is_better = True
 
     def __init__(self, k: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if k < 1:
+            raise ValueError(f"k out of range: expected at least 1, received {k}")
         self.k = k
+
+    def check_predictions(self, predictions: Tensor) -> None:
+        """Raise a ValueError unless they are (B, K) and floating."""
+        check_predictions(self, predictions)
 
     def terms(self, predictions: Tensor, target: Tensor) -> Tensor:
         """1 where fewer than k classes come before the label, and 0 elsewhere."""
@@ -139,15 +158,15 @@ class Reliability(ExactMetric):
         Raises:
             ValueError: For wrong shapes, dtypes or labels.
         """
-        check_predictions(self, probabilities)
+        check_probabilities(self, probabilities)
         labels = check_labels(self, probabilities, labels)
-        confidence, predicted = probabilities.max(1)
+        confidence, right = _judge(probabilities, labels)
         bins = len(self.counts)
         edges = torch.arange(1, bins, dtype=self.dtype, device=confidence.device) / bins
         confidence, edges = confidence.to(self.dtype), edges.to(confidence.dtype).to(self.dtype)
         index = torch.bucketize(confidence, edges)
         self.counts = self.counts + index.bincount(minlength=bins)
-        self.correct = self.correct + index[predicted == labels].bincount(minlength=bins)
+        self.correct = self.correct + index[right].bincount(minlength=bins)
         self.confidence = self.confidence.index_add(0, index, confidence)
 
     def compute(self) -> Any:
@@ -195,21 +214,29 @@ class AURC(ExactMetric):
         Raises:
             ValueError: For wrong shapes, dtypes or labels.
         """
-        check_predictions(self, probabilities)
+        check_probabilities(self, probabilities)
         labels = check_labels(self, probabilities, labels)
-        confidence, predicted = probabilities.max(1)
+        confidence, right = _judge(probabilities, labels)
         # In the metric's own dtype, in which a rank without examples takes part.
         self.confidence.append(confidence.to(self.dtype))
-        self.wrong.append((predicted != labels).to(self.dtype))
+        self.wrong.append((~right).to(self.dtype))
 
     def compute(self) -> Tensor:
-        """The mean over coverages of the error rate."""
+        """The mean over coverages of the error rate; NaN for no examples."""
+        if not self.confidence:
+            return torch.tensor(torch.nan)
         confidence, order = dim_zero_cat(self.confidence).sort(descending=True)
         wrong = dim_zero_cat(self.wrong)[order]
         _, group, sizes = confidence.unique_consecutive(return_inverse=True, return_counts=True)
         rate = torch.zeros_like(sizes, dtype=wrong.dtype).index_add(0, group, wrong) / sizes
         risks: Tensor = rate[group].cumsum(0) / torch.arange(1, len(wrong) + 1, device=wrong.device)
         return risks.mean().float()
+
+
+def _judge(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Confidences (B,), and whether each prediction is right (B,): one that is NaN never is."""
+    confidence, predicted = probabilities.max(1)
+    return confidence, (predicted == labels) & ~confidence.isnan()
 
 
 def classification_metrics(num_classes: int, prefix: str = "") -> MetricCollection:

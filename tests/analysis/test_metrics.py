@@ -288,6 +288,10 @@ def test_small_probabilities_keep_their_nll(dtype):
     assert metric.compute().item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+OF_PROBABILITIES = [
+    *(NegativeLogLikelihood, BrierScore, PredictiveEntropy),
+    *(Reliability, ExpectedCalibrationError, AURC),
+]
 LABELLED = [CrossEntropy, NegativeLogLikelihood, BrierScore, TopKAccuracy, Reliability, ExpectedCalibrationError, AURC]
 
 
@@ -321,7 +325,59 @@ def test_mutual_information_wants_an_entropy_of_each_example(target):
         MutualInformation().update(PROBABILITIES, target)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+@pytest.mark.parametrize("make", [*OF_PROBABILITIES, MutualInformation])
+@pytest.mark.parametrize("predictions", [LOGITS, PROBABILITIES * 100, -PROBABILITIES])
+def test_logits_in_the_place_of_probabilities_are_refused(make, predictions):
+    target = torch.zeros(N) if make is MutualInformation else LABELS
+    with pytest.raises(ValueError, match=f"{make.__name__}: wrong predictions: expected probabilities, from 0 to 1"):
+        make().update(predictions, target)
+
+
+@pytest.mark.parametrize("make", OF_PROBABILITIES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_roundings_make_no_probability_wrong(make, dtype):
+    metric = make()
+    metric.update(torch.tensor([[1 + torch.finfo(dtype).eps, -torch.finfo(dtype).eps]], dtype=dtype), torch.tensor([0]))
+    assert metric.update_count == 1
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
+@pytest.mark.parametrize("empty", [False, True])
+def test_no_examples_have_no_value(empty):
+    metrics = evaluation_metrics(3)
+    if empty:
+        metrics.update(torch.empty(0, 3), torch.empty(0, dtype=torch.long))
+    assert all(value.isnan() for value in metrics.compute().values())
+    assert all((value == 0).all() for value in Reliability().compute().values())
+
+
+def test_an_empty_batch_changes_nothing():
+    one, other = evaluation_metrics(10), evaluation_metrics(10)
+    for metrics in (one, other):
+        metrics.update(PROBABILITIES, LABELS)
+    other.update(PROBABILITIES[:0], LABELS[:0])
+    assert one.compute() == other.compute()
+
+
+def test_predictions_that_are_nan_are_wrong_and_have_no_calibration():
+    probabilities = PROBABILITIES.clone()
+    probabilities[::2] = torch.nan
+    labels = torch.where(torch.arange(N) % 2 == 0, 0, LABELS)  # of which `argmax` would be right
+    values = computed(evaluation_metrics(10), probabilities, labels)
+    right = (PROBABILITIES.argmax(1) == LABELS)[1::2].sum().item()
+    assert values["accuracy"].item() == pytest.approx(right / N)
+    assert values["ece"].isnan()
+    assert values["aurc"] > 0.5
+    assert computed(Reliability(), probabilities, labels)["counts"].sum() == N
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_there_is_no_top_0(k):
+    with pytest.raises(ValueError, match=f"k out of range: expected at least 1, received {k}"):
+        TopKAccuracy(k)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.uint16, torch.uint32])
 def test_labels_of_any_integer_dtype(dtype):
     expected, values = (
         computed(evaluation_metrics(10), PROBABILITIES, labels) for labels in (LABELS, LABELS.to(dtype))
