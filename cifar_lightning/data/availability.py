@@ -68,4 +68,5 @@ def _listing(directory: Path) -> str:
     if not directory.is_dir():
         return "no such directory"
     names = sorted(path.name for path in directory.iterdir())
-    return f"{len(names)} other files ({', '.join(names[:3])}, ...)" if names else "an empty directory"
+    more = ", ..." if len(names) > 3 else ""
+    return f"nothing but {', '.join(names[:3])}{more}" if names else "an empty directory"

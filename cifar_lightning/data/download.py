@@ -134,7 +134,7 @@ def _open(url: str, seconds: float) -> http.client.HTTPResponse:
 
 def _stream(response: http.client.HTTPResponse, part: Path, url: str, patience: float) -> str:
     """Write the response to `part` under a progress bar, and return its MD5."""
-    size = int(response.headers.get("Content-Length", 0))
+    size = response.length or 0  # 0 if the host does not say
     console = Console(stderr=True)
     console.print(f"downloading {url} ({size / 1e6:,.0f} MB)", highlight=False)
     digest = hashlib.md5(usedforsecurity=False)

@@ -18,7 +18,7 @@ MD5 = hashlib.md5(CONTENT).hexdigest()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """/whole sends all, /broken half of what it promises, /slow a little at a time, /html a page."""
+    """/whole sends all, /garbled does but says no size, /broken sends half, /slow a little at a time, /html a page."""
 
     def do_GET(self):
         self.server.asked.append(self.path)
@@ -32,7 +32,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         self.send_response(200)
-        self.send_header("Content-Length", str(len(CONTENT)))
+        self.send_header("Content-Length", "many" if self.path == "/garbled" else str(len(CONTENT)))
         self.end_headers()
         if self.path == "/slow":
             for start in range(0, len(CONTENT), len(CONTENT) // 8):
@@ -66,6 +66,17 @@ def test_downloads_and_says_the_size(host, tmp_path, capfd):
     assert target.read_bytes() == CONTENT
     assert "(1 MB)" in capfd.readouterr().err
     assert [path.name for path in target.parent.iterdir()] == ["file"]
+
+
+def test_a_host_that_does_not_say_the_size(host, tmp_path):
+    assert download(f"{host}/garbled", tmp_path / "file", MD5).read_bytes() == CONTENT
+
+
+def test_what_a_killed_process_left_is_no_obstacle(host, tmp_path):
+    for name in ("file.part", "file.lock"):
+        (tmp_path / name).write_bytes(CONTENT[:1000])
+    assert download(f"{host}/whole", tmp_path / "file", MD5).read_bytes() == CONTENT
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize(
