@@ -52,18 +52,17 @@ def draw_learning_curves(rows: Sequence[Row], path: Path, title: str) -> None:
     figure.savefig(path, dpi=DPI)
 
 
-def draw_schedule(rates: Sequence[float], momenta: Sequence[float], steps_per_epoch: float, path: Path) -> None:
+def draw_schedule(rates: Sequence[float], momenta: Sequence[float], epochs: Sequence[float], path: Path) -> None:
     """Draw rate and, if it moves, momentum against the epoch.
 
     Args:
         rates: The learning rate of each step.
         momenta: The momentum of each step.
-        steps_per_epoch: Number of steps in an epoch.
+        epochs: When each step is made, in epochs from the beginning.
         path: The file to write.
     """
     figure = _new_figure(8, 4)
     axes = figure.subplots()
-    epochs = [step / steps_per_epoch for step in range(len(rates))]
     axes.plot(epochs, rates, color="C0")
     axes.set(xlabel="epoch", ylabel="learning rate", title="Schedule", ylim=(0, None))
     axes.grid(alpha=GRID_ALPHA)

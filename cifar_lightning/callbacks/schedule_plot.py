@@ -1,7 +1,7 @@
 """A picture of a schedule, without training."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cifar_lightning.analysis.plots import draw_schedule
 from cifar_lightning.callbacks.run_folder import is_writer, run_folder
-from cifar_lightning.training.lightning_internals import count_optimizer_steps, stop_before_training
+from cifar_lightning.training.lightning_internals import PlannedStep, planned_steps, stop_before_training
 
 
 class SchedulePlot(Callback):
@@ -26,26 +26,28 @@ class SchedulePlot(Callback):
         Raises:
             ValueError: If the length of the training is not known.
         """
-        total = count_optimizer_steps(trainer)
-        if total is None or trainer.max_epochs in (None, -1):
+        steps = planned_steps(trainer)
+        if not steps:
             raise ValueError(
-                "a schedule of unknown length can't be drawn: expected --trainer.max_epochs, received "
-                f"{trainer.max_epochs}"
+                "a schedule of unknown length can't be drawn: expected at least one optimizer step, by "
+                "--trainer.max_epochs or --trainer.max_steps, and a data loader that has a length; received max_epochs "
+                f"{trainer.max_epochs}, max_steps {trainer.max_steps}"
             )
         folder = run_folder(trainer)
-        rates, momenta = simulate(pl_module, total, -(-total // trainer.max_epochs))
+        rates, momenta = simulate(pl_module, steps)
         if is_writer(trainer):
             folder.mkdir(parents=True, exist_ok=True)
-            draw_schedule(rates, momenta, total / trainer.max_epochs, folder / "schedule.png")
+            epochs = [0.0, *(step.epoch + step.batch / step.batches for step in steps)]  # before each, and at the end
+            draw_schedule(rates, momenta, epochs[:-1], folder / "schedule.png")
             console = get_console()
             first, most, last = rates[0], max(rates), rates[-1]
-            console.print(f"{total:,} steps: rate {first:.3g} at first, {most:.3g} at most, {last:.3g} at last")
+            console.print(f"{len(steps):,} steps: rate {first:.3g} at first, {most:.3g} at most, {last:.3g} at last")
             console.print(f"the picture is {folder / 'schedule.png'}", soft_wrap=True)
         stop_before_training(trainer)
 
 
-def simulate(pl_module: LightningModule, total: int, steps_per_epoch: int) -> tuple[list[float], list[float]]:
-    """Rate and momentum of each of `total` steps, from an optimizer and a schedule made for the purpose.
+def simulate(pl_module: LightningModule, steps: Iterable[PlannedStep]) -> tuple[list[float], list[float]]:
+    """Rate and momentum of each step, from an optimizer and a schedule made for the purpose.
 
     Raises:
         ValueError: If the module does not configure one optimizer.
@@ -54,13 +56,20 @@ def simulate(pl_module: LightningModule, total: int, steps_per_epoch: int) -> tu
     rates, momenta = [], []
     with warnings.catch_warnings():  # the optimizer makes no step here
         warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`")
-        for step in range(1, total + 1):
+        for step in steps:
             rates.append(float(optimizer.param_groups[0]["lr"]))
             momenta.append(_momentum(optimizer))
             for config in configs:
-                if config.get("interval", "epoch") == "step" or step % steps_per_epoch == 0:
+                if _is_due(config, step):
                     _advance(config["scheduler"])
     return rates, momenta
+
+
+def _is_due(config: Mapping[str, Any], step: PlannedStep) -> bool:
+    """Whether Lightning steps a scheduler after an optimizer step: it counts batches, and within their epoch."""
+    by_epoch = config.get("interval", "epoch") == "epoch"
+    count = step.epoch + 1 if by_epoch else step.batch
+    return (step.batch == step.batches or not by_epoch) and bool(count % config.get("frequency", 1) == 0)
 
 
 def _configure(pl_module: LightningModule) -> tuple[Optimizer, list[Mapping[str, Any]]]:
