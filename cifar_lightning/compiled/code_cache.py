@@ -15,10 +15,10 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from tempfile import gettempdir
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import torch
@@ -91,7 +91,7 @@ class Code:
         modules = {"module": self._module}
         if path is not None and path.is_file():
             try:
-                code = load_ahead(path, modules)
+                code = load_ahead(_read_whole(path), modules)
             except Exception as error:  # whatever is wrong with an entry: it is made anew
                 warnings.warn(f"compiled code in {path} can't be loaded, and is compiled anew: {error}", stacklevel=1)
             else:
@@ -103,12 +103,35 @@ class Code:
             raise CompileError(str(error) or type(error).__name__) from error
         if path is not None:
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                save_ahead(code, path, modules)
+                _save_whole(code, path, modules)
                 self.entry = path
             except Exception as error:  # whatever is wrong with the folder or the code: it serves this process
                 warnings.warn(f"compiled code can't be kept in {path.parent}: {error}", stacklevel=1)
         return code
+
+
+def _save_whole(code: Step, path: Path, modules: Mapping[str, nn.Module]) -> None:
+    """Save code behind a hash of it: code that was altered could do anything."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent) as folder:
+        file = Path(folder) / path.name
+        save_ahead(code, file, modules)
+        content = file.read_bytes()
+        file.write_bytes(hashlib.sha256(content).digest() + content)
+        file.replace(path)
+
+
+def _read_whole(path: Path) -> bytes:
+    """What `save_ahead` wrote.
+
+    Raises:
+        ValueError: If it is not whole.
+    """
+    content = path.read_bytes()
+    size = hashlib.sha256().digest_size
+    if hashlib.sha256(content[size:]).digest() != content[:size]:
+        raise ValueError(f"expected it as it was written, received {len(content):,} bytes of another checksum")
+    return content[size:]
 
 
 def seconds_to_compile(recipe: str, layers: int) -> float:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +119,11 @@ def save_ahead(code: Any, path: Path, modules: Mapping[str, nn.Module]) -> None:
     code.save_compiled_function(str(path), external_data=modules)
 
 
-def load_ahead(path: Path, modules: dict[str, nn.Module]) -> Step:
+def load_ahead(saved: bytes, modules: dict[str, nn.Module]) -> Step:
     """The code that `save_ahead` has saved, with modules like those that it had."""
     # With other settings, the libraries that belong to the code would be built once more.
-    with _settings(), path.open("rb") as file:
-        return _without_guards(torch.compiler.load_compiled_function(file, external_data=modules))
+    with _settings():
+        return _without_guards(torch.compiler.load_compiled_function(BytesIO(saved), external_data=modules))
 
 
 def _without_guards(code: Any) -> Step:

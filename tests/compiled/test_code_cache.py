@@ -238,6 +238,19 @@ def step_of(lr=0.1, **arguments):
     return CompiledStep(network, torch.optim.NAdam(network.parameters(), lr=lr))
 
 
+def test_a_saved_entry_is_read_only_as_it_was_written(monkeypatch, tmp_path):
+    monkeypatch.setattr(code_cache, "save_ahead", lambda code, path, modules: path.write_bytes(code))
+    path = tmp_path / "new" / "key.bin"
+    code_cache._save_whole(b"some code", path, {})
+    assert code_cache._read_whole(path) == b"some code"
+    assert [file.name for file in path.parent.iterdir()] == ["key.bin"]
+    whole = path.read_bytes()
+    for broken in (b"", whole[:-1], whole[:40], whole + b"x", b"x" + whole[1:], whole[:-1] + b"x"):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match="expected it as it was written, received"):
+            code_cache._read_whole(path)
+
+
 def train(**arguments):
     """Losses of five steps, and the parameters after them."""
     step = step_of(**arguments)
@@ -307,11 +320,21 @@ def test_where_nothing_can_be_written_nothing_is_remembered(cache):
 @pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 @pytest.mark.filterwarnings("ignore:compiled code in .* can't be loaded")
-@pytest.mark.parametrize("content", [b"", b"no code at all", None])
-def test_a_broken_entry_is_made_anew(cache, content):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: b"",
+        lambda content: b"no code at all",
+        lambda content: content[:1000],
+        lambda content: content[:-1],
+        lambda content: content[:5000] + bytes([content[5000] ^ 1]) + content[5001:],
+    ],
+    ids=["empty", "other", "truncated", "all but a byte", "one bit"],
+)
+def test_a_broken_entry_is_made_anew(cache, change):
     losses, _ = train()
     (entry,) = cache.glob("*.bin")
-    entry.write_bytes(entry.read_bytes()[:1000] if content is None else content)
+    entry.write_bytes(change(entry.read_bytes()))
     before = traced()
     assert train()[0] == losses
     assert traced() == before + 1
