@@ -32,10 +32,14 @@ class Pretrained(Callback):
             )
         self.checkpoint, self.layers = checkpoint, layers
         self._reused = 0
+        self._module: LightningModule | None = None  # which has the layers
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Copy the layers, once."""
-        if stage != "fit" or self.checkpoint is None or self._reused:
+        """Copy the layers, once a module."""
+        if stage != "fit" or pl_module is self._module:
+            return
+        self._reused = 0
+        if self.checkpoint is None:
             return
         read_checkpoint(Path(self.checkpoint))  # which says so if it is none
         for each in pl_module.classifiers if isinstance(pl_module, StackedClassifier) else [pl_module]:
@@ -46,6 +50,10 @@ class Pretrained(Callback):
             source = type(each).load_from_checkpoint(self.checkpoint, map_location="cpu", weights_only=True)
             self._reused = copy_hidden_layers(source.network, each.network, self.layers)
             each.standardize.load_state_dict(source.standardize.state_dict())  # of the inputs that the layers expect
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take note of the module, whose layers may have come by a resume."""
+        self._module = pl_module
 
     def reused_layers(self, pl_module: LightningModule) -> list[nn.Module]:
         """The normalization of the input and the hidden layers that came from the trained network; [] for none."""

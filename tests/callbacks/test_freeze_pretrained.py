@@ -191,6 +191,35 @@ def test_a_network_is_reused_once_and_a_frozen_batch_norm_evaluates(tmp_path):
     assert torch.equal(model.network.hidden[0].linear.weight, before)  # frozen, and not read again
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_each_network_that_a_callback_sees_reuses_the_layers(tmp_path):
+    first, run, path = MLPClassifier(num_classes=3, hidden_sizes=[6, 5]), trainer(max_epochs=1), tmp_path / "first.ckpt"
+    run.fit(first, data([0, 1, 2]))
+    run.save_checkpoint(path)
+    reuse = Pretrained(str(path))
+    for _ in range(2):
+        model = MLPClassifier(num_classes=2, hidden_sizes=[6, 5])
+        trainer(reuse, FreezePretrained(), max_epochs=1).fit(model, data(["ring", "rows"]))
+        for ours, theirs in zip(model.network.hidden.parameters(), first.network.hidden.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_network_that_was_resumed_is_not_reset_by_a_second_fit(tmp_path):
+    first, run, path = MLPClassifier(num_classes=2, hidden_sizes=[6]), trainer(max_epochs=1), tmp_path / "first.ckpt"
+    run.fit(first, data(["ring", "rows"]))
+    run.save_checkpoint(path)
+    run = trainer(Pretrained(str(path)), max_epochs=1)
+    run.fit(MLPClassifier(num_classes=2, hidden_sizes=[6]), data(["ring", "rows"]))
+    run.save_checkpoint(tmp_path / "second.ckpt")
+    resumed, reuse = MLPClassifier(num_classes=2, hidden_sizes=[6]), Pretrained(str(path))
+    run = trainer(reuse, max_epochs=2)
+    run.fit(resumed, data(["ring", "rows"]), ckpt_path=tmp_path / "second.ckpt", weights_only=True)
+    trained = resumed.network.hidden[0].linear.weight.clone()
+    trainer(reuse, max_epochs=1, limit_train_batches=0).fit(resumed, data(["ring", "rows"]))
+    assert torch.equal(resumed.network.hidden[0].linear.weight, trained)
+
+
 def test_several_devices_are_refused():
     run = trainer(FreezePretrained())
     run.strategy.connect(MLPClassifier(hidden_sizes=[4]))
