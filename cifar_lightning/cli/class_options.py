@@ -22,15 +22,17 @@ def drop_arguments_of_other_classes(config: Namespace, line: CommandLine) -> Non
         arguments = value.get("init_args") if isinstance(value, Namespace) else None
         if not isinstance(arguments, Namespace):
             continue
-        replaced, stale = _stale_arguments(_statements(option, line))
+        replaced, stale, given = _sort_arguments(_statements(option, line))
         dropped = {name: arguments.pop(name) for name in sorted(stale) if name in arguments}
+        for name in set(vars(arguments)) - given:  # defaults, but maybe those of the class that is the option's default
+            arguments.pop(name)
         if dropped:
             said = ", ".join(f"{name} = {value}" for name, value in dropped.items())
             rank_zero_info(f"{option} is another class than {replaced}, whose {said} is dropped")
 
 
-def _stale_arguments(statements: Iterable[tuple[str, set[str]]]) -> tuple[str, set[str]]:
-    """The class that was replaced last, and the arguments that were given for such classes alone."""
+def _sort_arguments(statements: Iterable[tuple[str, set[str]]]) -> tuple[str, set[str], set[str]]:
+    """The class that was replaced last, the arguments given for such classes alone, and those for the present one."""
     present, replaced = "", ""
     given: set[str] = set()
     stale: set[str] = set()
@@ -40,7 +42,7 @@ def _stale_arguments(statements: Iterable[tuple[str, set[str]]]) -> tuple[str, s
         present = name or present
         given |= arguments
         stale -= arguments
-    return replaced, stale
+    return replaced, stale, given
 
 
 def _statements(option: str, line: CommandLine) -> Iterator[tuple[str, set[str]]]:

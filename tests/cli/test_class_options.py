@@ -31,6 +31,12 @@ def test_another_optimizer_than_the_configs_has_its_own_defaults(caplog):
     assert "model.optimizer is another class than NAdam, whose eps = 1e-07 is dropped" in caplog.text
 
 
+def test_another_optimizer_than_the_default_has_its_own_defaults():
+    assert optimizer("--model.optimizer=AdamW")[1].get("weight_decay", 0.01) == 0.01
+    assert optimizer("--model.optimizer=AdamW", "--model.optimizer.weight_decay=0.0")[1]["weight_decay"] == 0
+    assert optimizer(SELU, "--model.optimizer=AdamW")[1].get("weight_decay", 0.01) == 0.01
+
+
 @pytest.mark.parametrize(
     ("flags", "eps"),
     [
@@ -54,6 +60,7 @@ def test_the_training_has_the_classs_own_defaults(run):
     text = next(Path().rglob("hparams.yaml")).read_text()
     assert "torch.optim.AdamW" in text
     assert "eps: 1.0e-08" in text
+    assert "weight_decay: 0.01" in text  # NAdam, the option's default, has 0
 
 
 def test_schedules():
