@@ -139,6 +139,10 @@ def set_scale(module, optimizer):
     module.network.hidden[0].scaled.scale = 0.5
 
 
+def scale_by_tensor(module, optimizer):
+    module.network.hidden[0].scaled.scale = torch.linspace(0.5, 1, 8)
+
+
 def forget_state(module, optimizer):
     optimizer.load_state_dict(optimizer.state_dict())
     optimizer.param_groups[0]["weight_decay"] = 0.5
@@ -248,10 +252,11 @@ def add_callback(module, optimizer):
         (hook_layer, {}, "the hooks of a module"),
         (hook_gradient, {}, "the hooks of a parameter"),
         (hook_backward, {}, "the hooks of a module"),
-        (move_parameter, {}, "where a parameter or a buffer is"),
-        (replace_buffer, {}, "where a parameter or a buffer is"),
+        (move_parameter, {}, "where a parameter is"),
+        (replace_buffer, {}, "where a buffer is"),
         (replace_buffer_values, {}, ""),
         (set_scale, {"activation": "elu"}, "an option of a module"),
+        (scale_by_tensor, {"activation": "elu"}, "an option of a module"),
         (forget_state, {}, "an option of the optimizer"),
         (hook_steps, {}, "the step of the optimizer"),
         (hook_all_optimizers, {}, "the step of the optimizer"),
