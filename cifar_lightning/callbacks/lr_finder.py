@@ -32,8 +32,9 @@ class LRFinder(Callback):
     For any LightningModule with automatic optimization and one optimizer. The sweep runs on a copy of the module, in
     memory, with the trainer's precision, accumulation, clipping and devices, over as many passes of the training data
     as it takes; nothing is validated or logged. Parameter groups keep the ratios of their rates. Where the loss varies
-    a lot between batches, small ones above all, each loss is an average over up to 64: the step's and some fixed ones.
-    The copy's hooks of a training's start and of each step run; those of an epoch's end, and the callbacks', do not.
+    a lot between batches, small ones above all, each loss is an average over up to 64: the step's and some fixed
+    ones, which are not trained on. The copy's hooks of a training's start and of each step run; those of an epoch's
+    end, and the callbacks', do not.
 
     Afterwards everything is as before: weights, statistics, random generators, the loaders' order, `global_step`. Then
     the rate is set and optimizer and schedule are built anew, so that a schedule's peak follows it; it stands in

@@ -222,7 +222,8 @@ def find_lr(
     """Sweep the learning rate of a plain PyTorch model, in training mode, and leave model and optimizer as they were.
 
     Torch's generator is restored too; a loader that draws from one of its own moves on. Where the loss varies a lot
-    between batches, small ones above all, each loss is an average over up to 64: the step's and some fixed ones.
+    between batches, small ones above all, each loss is an average over up to 64: the step's and some fixed
+    ones, which are not trained on.
 
     Args:
         model: The model, which maps inputs to what `loss_fn` takes first.
