@@ -80,7 +80,7 @@ def run(arguments: Sequence[str]) -> None:
     head, name, rest = split(arguments)
     try:
         with one_message():
-            if not name:
+            if not name or head[:1] in (["--help"], ["-h"], ["--version"]):
                 _without_command(head)
                 return
             if name not in COMMANDS:

@@ -16,7 +16,7 @@ TWELVE = ["fit", "validate", "test", "predict", "find-lr", "sweep", "search", "s
 TWELVE += ["configs", "doctor"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["-h", "fit"]])
 def test_help_lists_all_commands_with_a_line_each(capsys, arguments):
     run(arguments)
     printed = capsys.readouterr().out
