@@ -81,8 +81,8 @@ def peek_at_checkpoint(line: CommandLine, root: Path) -> Checkpoint:
     """
     named = line.value_of("ckpt_path")
     if named is None:
-        patterns = line.value_of("evaluation.ensemble") or []
-        members = (path for pattern in patterns for path in sorted(glob(str(pattern))))
+        patterns = line.value_of("evaluation.ensemble")
+        members = (path for pattern in patterns for path in sorted(glob(str(pattern)))) if patterns else iter(())
         named = next(members, None)
     try:
         path = find_checkpoint(named and str(named), "fit", line.configs, root)

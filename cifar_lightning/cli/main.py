@@ -93,7 +93,7 @@ class CLI(LightningCLI):
         """Read what must be known before there is a parser: the command, and whose options it has."""
         try:
             self.line = CommandLine(gather_lists(args), LightningCLI.subcommands())
-            root = Path(self.line.value_of("trainer.default_root_dir") or RUNS)
+            root = Path(str(self.line.value_of("trainer.default_root_dir") or RUNS))
             self.classes = choose_classes(self.line, options.peek_at_checkpoint(self.line, root))
         except ValueError as error:
             end(str(error), next((word for word in args if word in LightningCLI.subcommands()), ""), error)

@@ -101,8 +101,10 @@ def choose_classes(line: CommandLine, checkpoint: Mapping[str, Any]) -> dict[str
         given = _named(group, line if is_fit else flags)
         stored = checkpoint.get(CHECKPOINT_KEY, {}).get(group)
         path = given or stored or _named(group, line) or ours.__name__
-        chosen[group] = ours if path == ours.__name__ else import_class(path, kind, f"--{group}")
-        if stored not in (None, public_path(chosen[group])) and (is_fit or group == "model"):
+        asks = f"the checkpoint's {group}" if path == stored else f"--{group}"
+        chosen[group] = ours if path == ours.__name__ else import_class(path, kind, asks)
+        moved = stored is None or stored.rpartition(".")[2] == chosen[group].__name__  # or unchanged
+        if not moved and (is_fit or group == "model"):
             raise ValueError(
                 f"--{group} contradicts the checkpoint: expected {stored}, with which it was trained, or no such "
                 f"option; received {path}"
@@ -111,13 +113,20 @@ def choose_classes(line: CommandLine, checkpoint: Mapping[str, Any]) -> dict[str
 
 
 def _named(group: str, line: CommandLine) -> str | None:
-    """The class that is named last for a group."""
-    named = [
-        value if rest == "class_path" else _split(value)[0]
-        for rest, value in line.statements(group)
-        if rest in ("", "class_path")
-    ]
-    return next((path for path in reversed(named) if path), None)
+    """The class that is named last for a group.
+
+    Raises:
+        ValueError: If nothing is said where a class could be named.
+    """
+    named = None
+    for rest, value in line.statements(group):
+        if rest not in ("", "class_path"):
+            continue
+        if value in (None, ""):
+            option = ".".join(filter(None, (group, rest)))
+            raise ValueError(f"--{option} without a value: expected the import path of a class, received none")
+        named = (value if rest == "class_path" else _split(value)[0]) or named
+    return named
 
 
 def _split(value: Any) -> tuple[str | None, Any]:

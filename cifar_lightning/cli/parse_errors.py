@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
 #: What a value of a type is called.
@@ -20,12 +20,13 @@ TYPES = {
 }
 
 
-def explain(message: str, flags: Iterable[str] = ()) -> str:
+def explain(message: str, flags: Iterable[str] = (), options: Collection[str] = ()) -> str:
     """The message in one line; what it says of a Union's types as a list of what would be right.
 
     Args:
         message: jsonargparse's.
-        flags: The words of the command line: for a class's argument the message has no longer name.
+        flags: The words of the command line, which name a class's argument in full; the message does not.
+        options: The names of all options, without dashes.
     """
     line = " ".join(message.split())
     key = re.search(r'Parser key "([^"]+)"', line)
@@ -35,6 +36,10 @@ def explain(message: str, flags: Iterable[str] = ()) -> str:
             return f"{missing[1]} without a value: expected one, received none"
         if missing := re.fullmatch(r"the following arguments are required: (.*)", line):
             return f"{missing[1]} missing: expected a value, since there is no default; received none"
+        if wrong := re.match(r"Parser key \"(.+?)\": Unable to load config '(.*?)'", line):
+            return f"--{wrong[1]}: expected a file of options, received {wrong[2]!r}"
+        if wrong := re.fullmatch(r"Subcommand '.*' does not accept option '(.*)'", line):
+            return f"{wrong[1]} is not an option"
         return line
     expected, choices = _expectations(line)
     if not expected:
@@ -43,8 +48,14 @@ def explain(message: str, flags: Iterable[str] = ()) -> str:
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     received = "null" if given[1] == "None" else repr(given[1])
     right = " or ".join([", ".join(expected[:-1]), expected[-1]] if len(expected) > 1 else expected)
-    names = [word.partition("=")[0] for word in flags if word.partition("=")[0].endswith(f".{key[1]}")]
-    return f"{names[-1] if names else f'--{key[1]}'}: expected {right}; received {received}{hint}"
+    return f"{_name_in_full(key[1], flags, options)}: expected {right}; received {received}{hint}"
+
+
+def _name_in_full(key: str, flags: Iterable[str], options: Collection[str]) -> str:
+    if key in options:
+        return f"--{key}"
+    names = [word.partition("=")[0] for word in flags if word.partition("=")[0].endswith(f".{key}")]
+    return names[-1] if names else key
 
 
 def _expectations(line: str) -> tuple[list[str], list[str]]:
@@ -52,7 +63,7 @@ def _expectations(line: str) -> tuple[list[str], list[str]]:
     expected: list[str] = []
     choices: list[str] = []
     for literal, cls, *other in re.findall(
-        r"Expected (?:a|an) (?:typing\.Literal(\[.*?\])|<class '([\w.]+)'>|(dot import path))|(Subclass types)", line
+        r"Expected (?:an? )?(?:typing\.Literal(\[.*?\])|<class '([\w.]+)'>|(dot import path))|(Subclass types)", line
     ):
         if literal:
             values = list(map(str, ast.literal_eval(literal)))

@@ -23,12 +23,14 @@ class Parser(LightningArgumentParser):
 
     Attributes:
         command: The command's name, for errors; and
+        known: its options, and
         flags: those that it was given: of all parsers, for jsonargparse makes some more, for classes' arguments.
         class_paths: The user's own classes by group, which a printed or saved config must name.
         needed: Options without a default, which a checkpoint may give.
     """
 
     command: ClassVar[str] = ""
+    known: ClassVar[list[str]] = []
     flags: ClassVar[list[str]] = []
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -72,6 +74,7 @@ class Parser(LightningArgumentParser):
         if not Parser.command:
             return
         parser = parsers[Parser.command]
+        Parser.known = parser.options
         try:
             names = OptionNames(parser.options, parser.class_paths)
             names.check(line)
@@ -103,7 +106,7 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the error in one line, and exit with status 2."""
-        end(explain(message, self.flags), self.command, ex)
+        end(explain(message, self.flags, self.known), self.command, ex)
 
 
 def end(message: str, command: str, error: Exception | None = None) -> NoReturn:

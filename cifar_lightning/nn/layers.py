@@ -67,7 +67,7 @@ def make_activation(name: ActivationName | str, parameters: Mapping[str, Any] | 
 
 def _own_activation(path: str) -> type[nn.Module]:
     """The class that an import path leads to. A module is never imported here: a checkpoint must not run code."""
-    module, _, name = path.rpartition(".")
+    module, _, name = str(path).rpartition(".")
     cls = getattr(sys.modules.get(module), name, None)
     if not (inspect.isclass(cls) and issubclass(cls, nn.Module)):
         raise unknown_name("activation", path, [*ACTIVATIONS, "or the path of a class that is imported"])

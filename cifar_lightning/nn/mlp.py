@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -41,7 +41,7 @@ def parse_hidden_sizes(sizes: Sequence[int] | str) -> list[int]:
         _check_length(layers)
         parsed: list[int] = [width] * layers
     else:
-        parsed = list(sizes)
+        parsed = list(sizes) if isinstance(sizes, Iterable) else []
     if not parsed or not all(type(size) is int and size > 0 for size in parsed):
         raise ValueError(
             "wrong hidden_sizes: expected at least one positive integer, as in [300, 100], "

@@ -129,6 +129,14 @@ def test_an_option_without_its_group_needs_no_table(name):
         ("data: {batch_size: null}", "--data.batch_size: expected a whole number; received null"),
         ("model: {lr: [1, 2]}", "--model.lr: expected a number; received '.1, 2.'"),
         ("model: {hidden_sizes: {a: 1}}", "--model.hidden_sizes: expected a list or a text"),
+        ("model: {hidden_sizes: null}", "wrong hidden_sizes: expected at least one positive integer"),
+        ("model: {activation: null}", "unknown activation: expected one of relu"),
+        ("model: {optimizer: null}", "unknown optimizer"),
+        ("model: {schedule: null}", "unknown schedule"),
+        ("trainer: {default_root_dir: 3}", "--trainer.default_root_dir: expected a text"),
+        ("evaluation: {ensemble: a.ckpt}", "--evaluation.ensemble: expected a list or null; received 'a.ckpt'"),
+        ("ckpt_path: [a]", "--ckpt_path: expected a text or null"),
+        ("trainer: nowhere.yaml", "--trainer: expected a file of options, received 'nowhere.yaml'"),
         ("seed_everything: {a: 1}", "--seed_everything: expected true or false or a whole number"),
         ("model: {optimizer: {class_path: SGD, init_args: {momntum: 1}}}", "did you mean 'momentum'"),
         ("trainer: {callbacks: [{class_path: EarlyStopping, init_args: {monitr: a}}]}", "did you mean 'monitor'"),
@@ -137,7 +145,7 @@ def test_an_option_without_its_group_needs_no_table(name):
 )
 def test_a_config(fail, config, message):
     Path("a.yaml").write_text(config)
-    assert re.search(message, one_line(fail, "--config=a.yaml"))
+    assert re.search(message, fail("fit", "--config=a.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -210,6 +218,9 @@ def test_a_config_that_is_no_text_or_no_file(fail):
         ("--model.optimizer.eps small", "--model.optimizer.eps: expected a number; received 'small'"),
         ("mnist", "a value without an option: expected --OPTION VALUE, received 'mnist'"),
         ("--trainer.max_epochs 3 5", "a value without an option: .*received '5'"),
+        ("--model", "--model without a value: expected the import path of a class"),
+        ("--data=", "--data without a value: expected the import path of a class"),
+        ("--model.class_path", "--model.class_path without a value: expected the import path of a class"),
         ("--config", "--config without a value"),
         ("-c", "-c without a value"),
     ],

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 def _mine(monkeypatch):
     """A folder with modules of one's own, which no test has imported yet."""
     monkeypatch.setattr(sys, "path", [*sys.path])
-    shutil.copy(Path(__file__).parent / "mine.py", "mine.py")
+    shutil.copy(Path(__file__).parent / "own" / "mine.py", "mine.py")
     Path("broken.py").write_text("raise RuntimeError('the moon is in the wrong phase\\nand so on')")
     Path("wrong.py").write_text("def f(:")
     Path("needy.py").write_text("import not_there_at_all")
@@ -113,6 +113,19 @@ def test_help_lists_its_arguments(capfd):
     assert "How much wider." in printed
     assert "--model.hidden_sizes" in printed
     assert "--data CLASS Import path of your own LightningDataModule, such as my.module.MyClass" in printed
+
+
+def test_a_class_that_has_moved_is_found_where_it_is_now(run, fail, monkeypatch):
+    run("fit", "--model=mine.Bare", "--data=mine.Noise", ONE, *QUIET)
+    last = str(newest("last.ckpt"))
+    Path("mine.py").rename("theirs.py")
+    monkeypatch.delitem(sys.modules, "mine")
+    monkeypatch.delitem(sys.modules, "theirs", raising=False)
+    importlib.invalidate_caches()
+    message = fail("fit", "--ckpt_path", last, "--trainer.max_epochs=2")
+    assert "the checkpoint's model: expected the import path of a LightningModule" in message
+    assert "received 'mine.Bare', but there is no module 'mine'" in message
+    run("fit", "--ckpt_path", last, "--model=theirs.Bare", "--data=theirs.Noise", "--trainer.max_epochs=2")
 
 
 # -------------------------------------------------------------------------------------- another module, other data

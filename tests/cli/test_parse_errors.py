@@ -42,11 +42,25 @@ CLASSES = """Parser key "trainer.callbacks":
             "the following arguments are required: monitor",
             "monitor missing: expected a value, since there is no default; received none",
         ),
+        (
+            'Parser key "trainer":\n Unable to load config \'a.yaml\'\n - Parser key "trainer": Unable to load',
+            "--trainer: expected a file of options, received 'a.yaml'",
+        ),
+        ("Subcommand 'fit' does not accept option 'trainer.x'", "trainer.x is not an option"),
+        (
+            "Parser key \"momentum\": Expected a <class 'float'>. Got value: x",
+            "momentum: expected a number; received 'x'",
+        ),
+        (
+            "Parser key \"trainer.callbacks\": Expected <class 'list'> Given value type: a Given value: b",
+            "--trainer.callbacks: expected a list; received 'b'",
+        ),
         ("what nobody\n  foresaw", "what nobody foresaw"),
     ],
 )
 def test_explanations(message, explained):
-    assert explain(message) == explained
+    options = ["trainer.max_epochs", "trainer.callbacks", "model.lr", "model.init", "model.l1"]
+    assert explain(message, options=options) == explained
 
 
 @pytest.mark.parametrize("flag", ["--trainer.callbacks.patience", "--trainer.callbacks.patience=abc"])
