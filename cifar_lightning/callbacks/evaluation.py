@@ -21,7 +21,7 @@ from cifar_lightning.callbacks.run_folder import is_writer, run_folder
 from cifar_lightning.callbacks.ways_to_predict import Way, WaysToPredict, class_names, is_classified
 from cifar_lightning.files import replacing
 from cifar_lightning.nn.temperature import Temperature
-from cifar_lightning.training.checkpoints import WholeCheckpoints
+from cifar_lightning.training.checkpoint_files import WholeCheckpoints
 
 MOST_UNCERTAIN = 25
 COLUMNS = {

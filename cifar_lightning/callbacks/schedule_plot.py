@@ -11,7 +11,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cifar_lightning.analysis.plots import draw_schedule
 from cifar_lightning.callbacks.run_folder import is_writer, run_folder
-from cifar_lightning.training.lightning_internals import PlannedStep, planned_steps, stop_before_training
+from cifar_lightning.training.length import PlannedStep, planned_steps
+from cifar_lightning.training.lightning_internals import stop_before_training
 
 
 class SchedulePlot(Callback):

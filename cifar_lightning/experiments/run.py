@@ -23,7 +23,8 @@ from cifar_lightning.cli.find_run import SAVED_CONFIG
 from cifar_lightning.cli.main import CLI
 from cifar_lightning.experiments.results import Result
 from cifar_lightning.files import write_whole
-from cifar_lightning.training.checkpoints import BestCheckpoint, read_checkpoint
+from cifar_lightning.training.checkpoint_files import read_checkpoint
+from cifar_lightning.training.checkpoints import BestCheckpoint
 
 #: Options that say where a training runs, and not what it comes to: a run may go on with others.
 PLACE_OPTIONS = {"data.data_dir", "data.download", "trainer.accelerator", "trainer.devices"}

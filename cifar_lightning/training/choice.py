@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from cifar_lightning.compiled.threads import choose_threads
 from cifar_lightning.compiled.torch_internals import is_newer_than_tested, missing_names
-from cifar_lightning.training.lightning_internals import count_optimizer_steps
+from cifar_lightning.training.length import count_optimizer_steps
 from cifar_lightning.training.obstacles import find_obstacle, find_watcher
 
 Compile = Literal["auto", "always", "never"]

@@ -7,7 +7,8 @@ from lightning.pytorch import Trainer
 from cifar_lightning.errors import unknown_name
 from cifar_lightning.optim.schedule import Schedule
 from cifar_lightning.optim.schedules import Cosine, OneCycle
-from cifar_lightning.training.lightning_internals import count_optimizer_steps, stop_at
+from cifar_lightning.training.length import count_optimizer_steps
+from cifar_lightning.training.lightning_internals import stop_at
 
 OnResume = Literal["refuse", "finish", "new"]
 

@@ -7,13 +7,12 @@ one fails there, in a line that names it.
 import os
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from itertools import chain, islice, repeat
 from math import ceil
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler, RichProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar, WeightAveraging
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from torch.utils.data import DistributedSampler
 
@@ -29,7 +28,8 @@ GLOBAL_SEED = "PL_GLOBAL_SEED"
 def train_loader(trainer: Trainer) -> Any:
     """The training loader as the data module or the user gives it, before the trainer sets its own up.
 
-    `trainer.train_dataloader` is None until then, and setting it up early is a trap: see `count_optimizer_steps`.
+    `trainer.train_dataloader` is None until then. To set it up early is a trap: a resume would restore it too late, and
+    go on with wrong batches in silence.
     """
     return trainer.fit_loop._data_source.dataloader()
 
@@ -39,43 +39,11 @@ def prepared_train_loader(trainer: Trainer) -> Any:
     return trainer._data_connector._prepare_dataloader(train_loader(trainer), shuffle=True, mode=RunningStage.TRAINING)
 
 
-def count_optimizer_steps(trainer: Trainer) -> int | None:
-    """Number of optimizer steps of a whole training, or None if it can't be known.
+def batches_per_epoch(trainer: Trainer) -> int | None:
+    """Number of training batches of this rank in an epoch; None if it can't be known.
 
-    `trainer.estimated_stepping_batches` would set up the data loader before a resume restores it, which then goes on
-    with wrong batches in silence.
+    `trainer.num_training_batches` is known only when the loader is set up: see `train_loader`.
     """
-    limits = [trainer.max_steps] if trainer.max_steps != -1 else []
-    batches = _batches_per_epoch(trainer)
-    if batches is not None and trainer.max_epochs not in (None, -1):
-        limits.append(sum(ceil(batches / each) * epochs for each, epochs in _accumulations(trainer)))
-    return min(limits, default=None)
-
-
-class PlannedStep(NamedTuple):
-    """An optimizer step of a training that is to come."""
-
-    epoch: int
-    batch: int  # of the epoch, the last that it takes, counted from 1
-    batches: int  # in the epoch
-
-
-def planned_steps(trainer: Trainer) -> list[PlannedStep] | None:
-    """The optimizer steps of a whole training, or None if they can't be known."""
-    batches, total = _batches_per_epoch(trainer), count_optimizer_steps(trainer)
-    if batches is None or total is None:
-        return None
-    every = chain.from_iterable(repeat(each, epochs) for each, epochs in _accumulations(trainer))
-    steps = (
-        PlannedStep(epoch, min(end, batches), batches)
-        for epoch, each in enumerate(every)
-        for end in range(each, batches + each, each)
-    )
-    return list(islice(steps, total))
-
-
-def _batches_per_epoch(trainer: Trainer) -> int | None:
-    """Number of training batches of this rank in an epoch; None if it can't be known."""
     loader = train_loader(trainer)
     try:
         batches = len(loader)
@@ -87,18 +55,6 @@ def _batches_per_epoch(trainer: Trainer) -> int | None:
         batches = ceil(batches / trainer.world_size)
     limit = trainer.limit_train_batches
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-
-
-def _accumulations(trainer: Trainer) -> list[tuple[int, int]]:
-    """Numbers of batches that make an optimizer step, each with the number of epochs that it holds for."""
-    # (Without a limit of epochs, there is an epoch a step at most.)
-    last = trainer.max_steps if trainer.max_epochs in (None, -1) else trainer.max_epochs
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, GradientAccumulationScheduler):
-            starts = [epoch for epoch in sorted(callback.scheduling) if epoch < last]
-            ends = [*starts[1:], last]
-            return [(callback.scheduling[start], end - start) for start, end in zip(starts, ends, strict=True)]
-    return [(trainer.accumulate_grad_batches, last)]
 
 
 def stop_at(trainer: Trainer, steps: int) -> None:

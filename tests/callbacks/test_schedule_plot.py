@@ -10,7 +10,7 @@ from PIL import Image
 from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
 
 from cifar_lightning.callbacks.schedule_plot import simulate
-from cifar_lightning.training.lightning_internals import PlannedStep, planned_steps
+from cifar_lightning.training.length import PlannedStep, planned_steps
 
 
 class Configured(LightningModule):

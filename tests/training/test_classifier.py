@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from cifar_lightning import CIFAR10DataModule, MLPClassifier, OneCycle, compute_statistics
-from cifar_lightning.training.lightning_internals import count_optimizer_steps
+from cifar_lightning.training.length import count_optimizer_steps
 
 IMAGES = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
 PRIMITIVES = (str, int, float, bool, type(None))

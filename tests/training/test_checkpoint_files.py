@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from cifar_lightning.training.checkpoints import WholeCheckpoints, read_checkpoint
+from cifar_lightning.training.checkpoint_files import WholeCheckpoints, read_checkpoint
 
 WEIGHTS = torch.arange(3000.0)
 

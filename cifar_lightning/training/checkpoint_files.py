@@ -1,0 +1,90 @@
+"""The files of checkpoints: written whole, and read without running their code."""
+
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+from zipfile import ZipFile
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from cifar_lightning.files import replacing
+
+#: What a checkpoint is of: one `MLPClassifier`, a sweep of several, or any LightningModule.
+Kind = Literal["network", "sweep", "module"]
+KINDS = {"network": "one of MLPClassifier", "sweep": "that of a sweep", "module": "one of some LightningModule"}
+
+
+def read_checkpoint(path: Path, kind: Kind = "network") -> dict[str, Any]:
+    """Read a checkpoint, without running code from it.
+
+    Args:
+        path: The file.
+        kind: What it is to be of. A module need not have hyperparameters.
+
+    Raises:
+        ValueError: If the file is none, is of another kind, is damaged, or does not exist.
+    """
+    if not path.is_file():
+        raise ValueError(f"no checkpoint: expected a file, received {str(path)!r}")
+    try:
+        if damage := _find_damage(path):
+            raise ValueError(damage)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        received = _find_mismatch(checkpoint, kind)
+    except Exception as error:  # a file from anywhere can make the unpickler raise anything
+        received = _in_short(error)
+    if received:
+        raise ValueError(f"wrong checkpoint {path}: expected {KINDS[kind]}, received {received}")
+    return dict(checkpoint)
+
+
+def _find_mismatch(checkpoint: Any, kind: Kind) -> str:
+    """What a file's content is that is not of a kind; "" if it is."""
+    if not isinstance(checkpoint, Mapping):
+        return f"one with a {type(checkpoint).__name__}"
+    needed = ["state_dict", *["hyper_parameters"] * (kind != "module")]
+    if not all(isinstance(checkpoint.get(name), Mapping) for name in needed):
+        return f"one with {', '.join(map(repr, checkpoint))}"
+    if kind != "module" and ("copies" in checkpoint) != (kind == "sweep"):
+        return "that of one network" if kind == "sweep" else "that of a sweep, whose networks have folders beside it"
+    return ""
+
+
+def _find_damage(path: Path) -> str:
+    """Which part of a file is not as `torch.save` wrote it, by the archive's checksums; "" for none.
+
+    torch itself does not compare them: a flipped bit of a weight would go unseen.
+    """
+    with ZipFile(path) as archive:
+        damaged = archive.testzip()
+    return f"a damaged file: the checksum of {damaged} is wrong" if damaged else ""
+
+
+def _in_short(error: Exception) -> str:
+    """What is wrong with a file, without torch's advice to let it run its code."""
+    text = str(error)
+    if code := re.search(r"GLOBAL (\S+)", text):
+        return f"a file that would run {code[1]}"
+    return (text or type(error).__name__).splitlines()[0]
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint in the folder that it is for, and puts it in the place of the old one when it is whole.
+
+    Lightning's own writes in TMPDIR. Where that is another file system, a training that dies while it copies the file
+    from there leaves half of it in the place of the old one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """See `TorchCheckpointIO`, which writes what is not for a folder of this machine."""
+        if storage_options is not None or "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()  # torch's own writer hides the system's reason for an error, such as a full disk
+        torch.save(checkpoint, content)
+        with replacing(Path(path)) as beside:
+            beside.write_bytes(content.getbuffer())
