@@ -232,10 +232,9 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with the callbacks and loggers that every run has, in a folder of its own."""
         config = self.config_init[self.subcommand].trainer
-        kind = "" if self.subcommand == "fit" else f"{self.subcommand}_"
         if self.folder is None:
             parent = self._root / name_of_runs(self.line.configs, self.ckpt_path)
-            self.folder = make_run_folder(parent, kind, keep=not config.fast_dev_run)
+            self.folder = make_run_folder(parent, self._kind, keep=not config.fast_dev_run)
         if self.subcommand != "fit":  # evaluations need none of the training's callbacks
             warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks.*")
         if config.logger in (None, True) and not config.barebones:
@@ -254,6 +253,11 @@ class CLI(LightningCLI):
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.folder / "checkpoints")
         return trainer
+
+    @property
+    def _kind(self) -> str:
+        """What the name of the run's folder begins with."""
+        return "" if self.subcommand == "fit" else f"{self.subcommand}_"
 
     def _make_callbacks(self, config: Namespace) -> list[Callback]:
         """The callbacks that every run has, unless the trainer's options leave them out or bring their own."""

@@ -92,7 +92,8 @@ class Copy:
         values = _numbers((metrics if is_whole else copy.deepcopy(metrics)).compute_and_reset())
         self.metrics |= values
         self.rows.append({**known, **values, **self.validated})
-        self.validated = {}
+        if is_whole:
+            self.validated = {}
         return values
 
     def judge(self, at_epoch_end: bool) -> bool:

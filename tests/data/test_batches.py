@@ -11,6 +11,7 @@ from cifar_lightning.data.batches import (
     Batches,
     BatchOrder,
     InMemoryImages,
+    JoinedOrder,
     ResumableLoader,
     as_floats,
     make_loader,
@@ -256,3 +257,30 @@ def test_a_loader_of_ones_own(workers):
     (images, labels), *_ = DataLoader(part, batch_size=4)
     assert (images[:, 0, 0, 0] == labels).all()
     assert len(rest) == 2
+
+
+def test_joined_orders_are_those_of_each_seed():
+    joined = JoinedOrder(range(11), 4, [3, 5])
+    for epoch in (0, 1):
+        joined.set_epoch(epoch)
+        rows = list(joined)
+        for row, seed in enumerate((3, 5)):
+            alone = BatchOrder(range(11), 4, True, seed)
+            alone.set_epoch(epoch)
+            assert [batch[row].tolist() for batch in rows] == [batch.tolist() for batch in alone]
+    joined.load_state_dict({"seed": 3, "epoch": 1, "position": 2})
+    assert [batch.tolist() for batch in joined] == [batch.tolist() for batch in rows[2:]]
+
+
+def test_a_batch_of_several_orders_has_the_images_of_each():
+    images, labels = torch.arange(11).view(11, 1, 1, 1).expand(11, 3, 2, 2), torch.arange(11)
+    data = InMemoryImages(images, labels, torch.arange(10, -1, -1))
+    positions = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    of_each = data[positions]
+    assert of_each[0].shape == (2, 3, 3, 2, 2)
+    assert of_each[1].tolist() == [[9, 8, 7], [6, 5, 4]]
+    assert torch.equal(of_each[0][..., 0, 0, 0], of_each[1])
+    several = data[[positions[:, :2], positions[:, 2:]]]
+    split = list(several.split())
+    assert [part.tolist() for _, part in split] == [[[9, 8], [6, 5]], [[7], [4]]]
+    assert all(torch.equal(part[..., 0, 0, 0], each.float()) for part, each in split)

@@ -15,11 +15,10 @@ from cifar_lightning.callbacks.predictions import PredictionTable
 from cifar_lightning.callbacks.progress_bar import RunProgressBar
 from cifar_lightning.callbacks.report import RunReport
 from cifar_lightning.cli.arguments import CommandLine, split_own_options
-from cifar_lightning.cli.class_options import drop_arguments_of_other_classes
 from cifar_lightning.cli.command import command
 from cifar_lightning.cli.find_run import SWEEP, find_in_newest_run
 from cifar_lightning.cli.main import CLI
-from cifar_lightning.cli.run_folder import make_loggers, make_run_folder, name_of_runs
+from cifar_lightning.cli.run_folder import make_loggers
 from cifar_lightning.experiments.grid import Grid, Point, read_grid
 from cifar_lightning.experiments.sweep.check import refuse_what_has_no_meaning
 from cifar_lightning.experiments.sweep.points import make_copies, refuse_what_does_not_stack
@@ -78,10 +77,13 @@ class SweepCLI(CLI):
 
     def _parse_point(self, parser: LightningArgumentParser, point: Point) -> tuple[int, dict[str, Any]]:
         """A point's seed, and its classifier's arguments."""
-        line = CommandLine([*self.line.arguments, *point.flags], LightningCLI.subcommands())
-        config: Namespace = parser.parse_args(line.arguments)["fit"]
-        drop_arguments_of_other_classes(config, line)
-        return config.seed_everything, config.model.as_dict()
+        line, config = self.line, self.config
+        self.line = CommandLine([*line.arguments, *point.flags], LightningCLI.subcommands())
+        try:
+            self._parse(parser)
+            return self.subconfig.seed_everything, self.subconfig.model.as_dict()
+        finally:
+            self.line, self.config = line, config
 
     def _refuse_another_grid(self, stored: Sequence[dict[str, Any]]) -> None:
         given = [point.values for point in self.grid.points()] if self.grid else stored
@@ -97,6 +99,11 @@ class SweepCLI(CLI):
         """Build the trainer, the data and the networks."""
         self._stoppers: list[EarlyStopping] = []
         super().instantiate_classes()
+        if type(self.model) is not MLPClassifier:
+            raise ValueError(
+                f"a {type(self.model).__name__} does not stack: expected an MLPClassifier, whose steps are known; "
+                f"received {type(self.model).__name__}. A study trains any model: cifar-lightning study --vary"
+            )
         copies = make_copies(self._points)
         self.model = StackedClassifier(self.model, copies, self._stoppers)
         if self.trainer.loggers and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -105,18 +112,17 @@ class SweepCLI(CLI):
             self.trainer.loggers = [*self.trainer.loggers, *own]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer, in a folder of a sweep's own; early stopping is the networks' own business."""
-        config = self.config_init[self.subcommand].trainer
-        if self.folder is None:
-            self.folder = make_run_folder(
-                self._root / name_of_runs(self.line.configs, self.ckpt_path), SWEEP, keep=not config.fast_dev_run
-            )
+        """Build the trainer; early stopping is the networks' own business."""
         trainer = super().instantiate_trainer(**kwargs)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         self._stoppers = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
         trainer.callbacks = [callback for callback in callbacks if callback not in self._stoppers]  # type: ignore[attr-defined]
         refuse_what_has_no_meaning(trainer, trainer.callbacks)  # type: ignore[attr-defined]
         return trainer
+
+    @property
+    def _kind(self) -> str:
+        return SWEEP
 
     def _make_callbacks(self, config: Namespace) -> list[Callback]:
         """The callbacks that every sweep has, in the place of those of a single training."""

@@ -1,0 +1,70 @@
+"""A stack of classifiers in other people's programs, without the command line."""
+
+import pytest
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping
+
+from cifar_lightning import CIFAR10DataModule, MLPClassifier
+from cifar_lightning.training.copies import Copy
+from cifar_lightning.training.stacked_classifier import StackedClassifier
+
+
+def classifier(lr, seed=1):
+    seed_everything(seed, verbose=False)
+    return MLPClassifier(lr=lr, optimizer="SGD", hidden_sizes=[20, 20])
+
+
+def data(**options):
+    return CIFAR10DataModule(source="synthetic", synthetic_size=300, val_size=60, batch_size=20, **options)
+
+
+def trainer(**options):
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return Trainer(**{"accelerator": "cpu", "max_epochs": 2, "enable_model_summary": False} | quiet | options)
+
+
+def test_two_rates_in_a_program():
+    copies = [Copy(f"lr={lr}", classifier(lr), 1) for lr in (0.001, 0.01)]
+    stack = StackedClassifier(classifier(0.1), copies)
+    fit = trainer()
+    fit.fit(stack, datamodule=data(order_seed=1))
+    alone = trainer()
+    alone.fit(classifier(0.01), datamodule=data(order_seed=1))
+    for name in ("train_loss", "val_loss", "val_accuracy"):
+        ours, theirs = fit.callback_metrics[f"{name}/lr=0.01"], alone.callback_metrics[name]
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert [len(each.rows) for each in copies] == [2, 2]
+    assert copies[1].best["val_loss"] == pytest.approx(min(row["val_loss"] for row in copies[1].rows))
+
+
+def test_the_training_ends_with_the_last_that_stops():
+    copies = [Copy(f"lr={lr}", classifier(lr), 1) for lr in (1e-9, 1e-8, 1e-7)]
+    stopper = EarlyStopping("val_loss", min_delta=1.0, patience=1)
+    stack = StackedClassifier(classifier(0.1), copies, [stopper])
+    fit = trainer(max_epochs=9)
+    fit.fit(stack, datamodule=data())
+    assert fit.current_epoch == 2
+    assert [each.stopped_epoch for each in copies] == [2, 2, 2]
+    assert stopper.wait_count == 0  # each was judged by a copy of it
+
+
+def test_it_waits_for_the_least_number_of_epochs():
+    copies = [Copy("one", classifier(1e-9), 1)]
+    stack = StackedClassifier(classifier(0.1), copies, [EarlyStopping("val_loss", min_delta=1.0, patience=1)])
+    fit = trainer(max_epochs=9, min_epochs=4)
+    fit.fit(stack, datamodule=data())
+    assert copies[0].stopped_epoch == 4
+
+
+def test_none_is_a_mistake():
+    with pytest.raises(ValueError, match="nothing to train: expected one or more networks, received none"):
+        StackedClassifier(classifier(0.1), [])
+
+
+def test_several_devices_are_refused():
+    stack = StackedClassifier(classifier(0.1), [Copy("one", classifier(0.1), 1)])
+    fit = trainer(devices=2, strategy="ddp_spawn")
+    stack.trainer = fit
+    with pytest.raises(ValueError, match="several devices: expected --trainer.devices 1, .*; received 2"):
+        stack.setup("fit")
