@@ -14,7 +14,11 @@ from cifar_lightning.files import replacing
 
 #: What a checkpoint is of: one `MLPClassifier`, a sweep of several, or any LightningModule.
 Kind = Literal["network", "sweep", "module"]
-KINDS = {"network": "one of MLPClassifier", "sweep": "that of a sweep", "module": "one of some LightningModule"}
+KINDS = {
+    "network": "one of MLPClassifier",
+    "sweep": "the last.ckpt of a sweep",
+    "module": "one of some LightningModule",
+}
 
 
 def read_checkpoint(path: Path, kind: Kind = "network") -> dict[str, Any]:
@@ -44,12 +48,16 @@ def read_checkpoint(path: Path, kind: Kind = "network") -> dict[str, Any]:
 def _find_mismatch(checkpoint: Any, kind: Kind) -> str:
     """What a file's content is that is not of a kind; "" if it is."""
     if not isinstance(checkpoint, Mapping):
-        return f"one with a {type(checkpoint).__name__}"
+        return f"a file with {type(checkpoint).__name__} in it"
     needed = ["state_dict", *["hyper_parameters"] * (kind != "module")]
     if not all(isinstance(checkpoint.get(name), Mapping) for name in needed):
         return f"one with {', '.join(map(repr, checkpoint))}"
     if kind != "module" and ("copies" in checkpoint) != (kind == "sweep"):
-        return "that of one network" if kind == "sweep" else "that of a sweep, whose networks have folders beside it"
+        return (
+            "that of one network"
+            if kind == "sweep"
+            else "that of a whole sweep, whose networks have their own in folders beside it"
+        )
     return ""
 
 

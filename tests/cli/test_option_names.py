@@ -176,7 +176,7 @@ def test_a_config_that_is_no_text_or_no_file(fail):
     Path("a.yaml").write_bytes(b"\xff\xfe\x00\x01")
     Path("folder").mkdir()
     assert "received a.yaml, which is no text" in one_line(fail, "--config=a.yaml")
-    assert "received folder" in one_line(fail, "--config=folder")
+    assert "received 'folder'" in one_line(fail, "--config=folder")
 
 
 @pytest.mark.parametrize(

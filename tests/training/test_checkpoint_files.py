@@ -76,7 +76,7 @@ def test_parts_of_another_type_are_refused(parts):
 @pytest.mark.parametrize("content", [[1, 2], 3, torch.ones(3)])
 def test_another_content_is_refused(content):
     torch.save(content, "a.ckpt")
-    with pytest.raises(ValueError, match=f"received one with {type(content).__name__}"):
+    with pytest.raises(ValueError, match=f"received a file with {type(content).__name__} in it"):
         read_checkpoint(Path("a.ckpt"))
 
 
