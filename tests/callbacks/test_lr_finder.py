@@ -23,10 +23,10 @@ from cifar_lightning import CIFAR10DataModule, MLPClassifier, OneCycle
 from cifar_lightning.callbacks.lr_finder import LRFinder
 from cifar_lightning.optim.lr_range_test import LRSweepError
 
-SWEEP = {"num_steps": 80, "min_lr": 1e-3, "max_lr": 10.0}
+SWEEP = {"num_steps": 160, "min_lr": 1e-3, "max_lr": 10.0}
 FLAGS = [
     "--trainer.callbacks+=LRFinder",
-    "--trainer.callbacks.num_steps=80",
+    "--trainer.callbacks.num_steps=160",
     "--trainer.callbacks.min_lr=1e-3",
 ]
 ONE_CYCLE = [f"--config={ROOT}/configs/one_cycle.yaml", *SMALL, "--data.batch_size=16", "--model.hidden_sizes=2x30"]
