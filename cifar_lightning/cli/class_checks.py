@@ -55,8 +55,11 @@ def check_classes(line: CommandLine) -> None:
         ValueError: If there is no such class, or it takes no such argument.
     """
     for option, names in NAMES.items():
+        # Modules of torch are many, and activations have names of their own.
+        classes = {} if option == "model.activation" else _subclasses(KINDS[option])
         for rest, value in line.statements(option):
-            if not rest and isinstance(value, str) and "." not in value and value not in names:
+            is_name = not rest and isinstance(value, str) and "." not in value
+            if is_name and value.lower() not in names and value not in classes:
                 raise unknown_name(f"--{option}", value, names)
     for rest, value in line.statements("model.hidden_sizes"):
         if not rest and isinstance(value, str):

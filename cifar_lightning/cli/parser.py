@@ -21,10 +21,12 @@ from cifar_lightning.optim.class_paths import UNSUITABLE_OPTIMIZERS
 class Parser(LightningArgumentParser):
     """The parser of one command.
 
+    What errors say of the command belongs to the class: jsonargparse makes more parsers, for the arguments of classes.
+
     Attributes:
-        command: The command's name, for errors; and
-        known: its options, and
-        flags: those that it was given: of all parsers, for jsonargparse makes some more, for classes' arguments.
+        command: The command's name; "" for none.
+        known: The names of its options.
+        flags: The words that it was given.
         class_paths: The user's own classes by group, which a printed or saved config must name.
         needed: Options without a default, which a checkpoint may give.
     """

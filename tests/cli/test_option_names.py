@@ -264,6 +264,32 @@ def test_help_of_a_class(capsys, option):
     assert {"SGD": "momentum", "EarlyStopping": "patience"}[option.partition("=")[2]] in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--trainer.accelerator=CPU", "--trainer.strategy=auto", "--trainer.profiler=null", "--trainer.logger=false"],
+        ["--trainer.strategy=SingleDeviceStrategy", "--trainer.strategy.device=cpu"],
+        ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=x", "--trainer.callbacks=null"],
+        ["--trainer.logger={class_path: TensorBoardLogger, init_args: {save_dir: x}}", "--trainer.callbacks=[]"],
+        ["--trainer.callbacks+=cifar_lightning.LRFinder", "--trainer.callbacks.init_args.attribute=lr"],
+        ["--model.optimizer=torch.optim.SGD", "--model.optimizer.init_args.momentum=0.5"],
+        ["--model.schedule={class_path: cifar_lightning.OneCycle, init_args: {div_factor: 5}}"],
+        ["--config={trainer: {callbacks+: [{class_path: EarlyStopping, init_args: {monitor: val_loss}}]}}"],
+        ["--config={model.lr: 0.5, data: {classes: [ring, disc]}}", "--model.num_classes=2"],
+        ["--model.activation=leaky_relu", "--model.activation_args.negative_slope=0.1", "--data.order_seed", "-1"],
+        ["--model={lr: 0.5}", "--trainer={max_epochs: 1}"],
+    ],
+)
+def test_what_is_right_is_taken(flags):
+    from cifar_lightning.cli.main import CLI
+
+    class Parsed(CLI):
+        def instantiate_classes(self):
+            self.subcommand = None
+
+    Parsed(["fit", *SMALL, *flags])
+
+
 def test_devices_that_are_none(fail):
     assert "wrong trainer: `devices`" in fail("fit", *SMALL, "--trainer.accelerator=cpu", "--trainer.devices=abc")
 
