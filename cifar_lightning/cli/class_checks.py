@@ -48,13 +48,20 @@ COMPONENTS: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
-def check_classes(line: CommandLine) -> None:
+def check_classes(line: CommandLine, our_model: bool) -> None:
     """Check the classes and names that a command line names, and the classes' arguments; import those of one's own.
+
+    Args:
+        line: The command line.
+        our_model: Whether the model is an `MLPClassifier`; what options of another mean is not known.
 
     Raises:
         ValueError: If there is no such class, or it takes no such argument.
     """
+    options = [option for option in KINDS if our_model or not option.startswith("model.")]
     for option, names in NAMES.items():
+        if option not in options:
+            continue
         # Modules of torch are many, and activations have names of their own.
         classes = {} if option == "model.activation" else _subclasses(KINDS[option])
         for rest, value in line.statements(option):
@@ -62,9 +69,9 @@ def check_classes(line: CommandLine) -> None:
             if is_name and value.lower() not in names and value not in classes:
                 raise unknown_name(f"--{option}", value, names)
     for rest, value in line.statements("model.hidden_sizes"):
-        if not rest and isinstance(value, str):
+        if our_model and not rest and isinstance(value, str):
             parse_hidden_sizes(value)
-    for option in KINDS:
+    for option in options:
         _check_classes_of(option, line)
 
 

@@ -107,6 +107,7 @@ class CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the groups of options that are no hyperparameters, each of the class that acts on it."""
         assert isinstance(parser, Parser), "it was asked for"
+        parser.has_our_model = self._is_ours
         parser.add_own_classes(own_class_paths(self.classes))
         parser.add_class_arguments(Executor, "execution")
         parser.add_class_arguments(Cycle, "cycle")
@@ -187,7 +188,8 @@ class CLI(LightningCLI):
         self.checkpoint = self._read_checkpoint()
         options.forget_what_a_finder_replaced(self._given, self.checkpoint)
         stored = options.options_of(self.checkpoint, {group: self._options_of(group) for group in GROUPS})
-        check_stored_classes(stored)
+        if self._is_ours:
+            check_stored_classes(stored)
         taken = options.without_given(stored, self._given)
         self.config = self.parser.parse_object({self.config.subcommand: taken}, self.config)
 

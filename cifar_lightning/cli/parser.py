@@ -27,6 +27,7 @@ class Parser(LightningArgumentParser):
         command: The command's name; "" for none.
         known: The names of its options.
         flags: The words that it was given.
+        has_our_model: Whether the model is an `MLPClassifier`.
         class_paths: The user's own classes by group, which a printed or saved config must name.
         needed: Options without a default, which a checkpoint may give.
     """
@@ -37,6 +38,7 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
+        self.has_our_model = True
         self.class_paths: dict[str, str] = {}
         self.needed: list[str] = []
 
@@ -80,7 +82,7 @@ class Parser(LightningArgumentParser):
         try:
             names = OptionNames(parser.options, parser.class_paths)
             names.check(line)
-            check_classes(line)
+            check_classes(line, parser.has_our_model)
         except ValueError as error:
             self.error(str(error), error)
         if nulls := names.nulls(line):  # which jsonargparse lets through in a config

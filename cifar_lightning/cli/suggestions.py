@@ -85,7 +85,7 @@ def suggest(name: str, value: Any, options: Collection[str], in_config: bool = F
 def _meaning(group: str, leaf: str, value: Any, options: Sequence[str]) -> str:
     """The option that is meant, with its value, as on the command line; "" if nothing is near."""
     given = value if isinstance(value, str | int | float) else ""
-    if leaf == "dropout" and "model.dropout" in options and _is_number(value):
+    if leaf == "dropout" and "model.dropout_p" in options and _is_number(value):
         leaf = "dropout_rate"
     if leaf == "device" and str(value).startswith("cuda"):
         leaf = "cuda"

@@ -159,6 +159,16 @@ def test_arguments_without_a_default_or_a_type(run, fail):
     run("fit", "--ckpt_path", last, "--trainer.max_epochs=2")
 
 
+def test_options_that_are_called_as_ours_may_mean_something_else(run, fail):
+    flags = ["--model.optimizer=a.b", "--model.activation=relu7", "--model.hidden_sizes=wide", "--model.dropout=0.2"]
+    schedule = "--model.schedule={class_path: none, x: 1}"
+    run("fit", "--model=mine.Named", *flags, schedule, "--data=mine.Noise", ONE, *QUIET)
+    run("fit", "--ckpt_path", str(newest("last.ckpt")), "--trainer.max_epochs=2")
+    assert saved()["model"]["optimizer"] == "a.b"
+    message = fail("fit", "--model=mine.Named", "--dropout=0.3")
+    assert "--dropout is not an option: did you mean --model.dropout 0.3?" in message
+
+
 @pytest.mark.parametrize(
     ("flags", "subcommand"),
     [

@@ -137,3 +137,17 @@ class Needs(Bare):
 
     def test_step(self, batch, batch_idx):
         return self(batch[0])
+
+
+class Named(Bare):
+    """Has options that are called as ours and mean something else."""
+
+    def __init__(
+        self,
+        optimizer: str = "adam",
+        activation: str = "relu6",
+        schedule: dict | None = None,
+        hidden_sizes: str = "small",
+        dropout: float = 0.1,
+    ):
+        super().__init__()
