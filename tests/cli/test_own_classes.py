@@ -115,6 +115,17 @@ def test_help_lists_its_arguments(capfd):
     assert "--data CLASS Import path of your own LightningDataModule, such as my.module.MyClass" in printed
 
 
+def test_a_subclass_with_fewer_options(run, fail):
+    run("fit", "--model=mine.Fixed", "--model.lr=0.125", *SMALL, ONE)
+    last = str(newest("last.ckpt"))
+    assert "deterministic" in run("test", "--ckpt_path", last, *QUIET)
+    assert saved("test_")["model"] == {"class_path": "mine.Fixed", "lr": 0.125}
+    assert "epoch   2" in run("fit", "--ckpt_path", last, "--trainer.max_epochs=2")
+    assert "--model.activation is not an option of mine.Fixed" in fail(
+        "fit", "--model=mine.Fixed", "--model.activation=elu"
+    )
+
+
 def test_a_class_that_has_moved_is_found_where_it_is_now(run, fail, monkeypatch):
     run("fit", "--model=mine.Bare", "--data=mine.Noise", ONE, *QUIET)
     last = str(newest("last.ckpt"))
@@ -167,6 +178,17 @@ def test_options_that_are_called_as_ours_may_mean_something_else(run, fail):
     assert saved()["model"]["optimizer"] == "a.b"
     message = fail("fit", "--model=mine.Named", "--dropout=0.3")
     assert "--dropout is not an option: did you mean --model.dropout 0.3?" in message
+
+
+def test_a_module_that_is_given_its_parts(run, fail):
+    flags = ["--model.body=mine.Body", "--model.body.width=6", "--model.optimizer=Adam", "--model.optimizer.lr=0.01"]
+    run("fit", "--model=mine.Composed", *flags, *SMALL, ONE)
+    last = str(newest("last.ckpt"))
+    assert "deterministic" in run("test", "--ckpt_path", last, *QUIET)
+    body = saved("test_")["model"]["body"]
+    assert body == {"class_path": "mine.Body", "init_args": {"width": 6}}
+    run("fit", "--ckpt_path", last, "--trainer.max_epochs=2")
+    assert "--model.body is missing" in fail("fit", "--model=mine.Composed", *SMALL)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -151,3 +152,32 @@ class Named(Bare):
         dropout: float = 0.1,
     ):
         super().__init__()
+
+
+class Body(nn.Sequential):
+    def __init__(self, width: int = 8):
+        super().__init__(nn.Flatten(), nn.Linear(3072, width), nn.ReLU(), nn.Linear(width, 10))
+
+
+class Composed(LightningModule):
+    """Is given its parts."""
+
+    def __init__(self, body: nn.Module, optimizer: OptimizerCallable = torch.optim.SGD):
+        super().__init__()
+        self.body, self.optimizer = body, optimizer
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.body(batch[0]), batch[1])
+
+    def test_step(self, batch, batch_idx):
+        return self.body(batch[0])
+
+    def configure_optimizers(self):
+        return self.optimizer(self.parameters())
+
+
+class Fixed(MLPClassifier):
+    """Ours, of which only the rate can be chosen."""
+
+    def __init__(self, lr: float = 0.01):
+        super().__init__(lr=lr, hidden_sizes="1x8", activation="relu")
