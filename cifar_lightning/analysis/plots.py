@@ -47,7 +47,7 @@ def draw_learning_curves(rows: Sequence[Row], path: Path, title: str) -> None:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         if quantity == "lr":
             axes.set_ylim(bottom=0)
-        else:
+        elif axes.lines:  # another module than ours may log no accuracy
             axes.legend()
     figure.savefig(path, dpi=DPI)
 
