@@ -64,6 +64,10 @@ def check(arguments: Sequence[str], grid: Grid | None, what: str) -> dict[str, A
         refuse({name: options[name] for name in REFUSED if options[name]}, {})
         if grid is not None:
             grid.check_names(options)
+            given = given_flags(arguments)
+            for name in grid.options:
+                if name in given:
+                    raise ValueError(f"--{name} is given, and varies: expected one of these; received {given[name]}")
             for draw in grid.probes():
                 point = flags(grid.values(draw))
                 with _naming(f"{what} with {' '.join(point)}"):

@@ -25,6 +25,8 @@ def test_options_are_those_without_the_points():
         ([], "{model.activation: [selu, sellu]}", "a with --model.activation=sellu: (?s:.*)sellu"),
         ([], "{o: {a: {model.optimizer: SGD, model.optimizer.momentun: 1}}}", "a with (?s:.*)momentun"),
         ([], "{n: [0], model.hidden_sizes: '{n}x8'}", "a with --model.hidden_sizes=0x8: wrong hidden"),
+        (["--model.lr", "0.1"], "{model.lr: [1, 2]}", "--model.lr is given, and varies: .*; received 0.1"),
+        (["--model.lr=0.1"], "{o: {a: {model.lr: 1}}}", "--model.lr is given, and varies: .*; received 0.1"),
         (["--trainer.fast_dev_run=true"], None, "--trainer.fast_dev_run is not for many runs: expected runs that can"),
         (["--trainer.default_root_dir=x"], None, "--trainer.default_root_dir is not for many runs: expected --out"),
     ],
