@@ -145,7 +145,8 @@ class CLI(LightningCLI):
         assert isinstance(parser, Parser), "it was asked for"
         parser.check(self.line, self._subcommand_parsers)
         self.config = parser.parse_args(without_classes(self.line.arguments))
-        drop_arguments_of_other_classes(self.subconfig, self.line)
+        if self._is_ours:
+            drop_arguments_of_other_classes(self.subconfig, self.line)
 
     def _take_config_of_resumed_run(self, parser: LightningArgumentParser, run: Path) -> None:
         config = run / SAVED_CONFIG
