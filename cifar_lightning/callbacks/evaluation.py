@@ -17,11 +17,11 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from cifar_lightning.analysis.mc_dropout import MCPrediction
 from cifar_lightning.analysis.metrics import MutualInformation, Reliability, evaluation_metrics
 from cifar_lightning.analysis.plots import draw_confusion_matrix, draw_images, draw_reliability
-from cifar_lightning.callbacks.run_folder import is_writer, run_folder
+from cifar_lightning.callbacks.calibration import Calibration, gather, save_calibrated
+from cifar_lightning.callbacks.run_events import add_to_row, show_picture
+from cifar_lightning.callbacks.run_folder import is_writer, run_folder, say_where
 from cifar_lightning.callbacks.ways_to_predict import Way, WaysToPredict, class_names, is_classified
 from cifar_lightning.files import replacing
-from cifar_lightning.nn.temperature import Temperature
-from cifar_lightning.training.checkpoint_files import WholeCheckpoints
 
 MOST_UNCERTAIN = 25
 COLUMNS = {
@@ -63,7 +63,7 @@ class EvaluationReport(Callback):
         self._confusion: MulticlassConfusionMatrix | None = None
         self._information = MutualInformation()
         self._uncertain: dict[str, Tensor] = {}
-        self._logits: list[tuple[Tensor, Tensor]] = []  # with their labels
+        self._calibration = Calibration()
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
@@ -71,7 +71,7 @@ class EvaluationReport(Callback):
         """Add a batch, unless this is a validation within a training."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             if self.calibrate:
-                self._logits.append((outputs, batch[1]))
+                self._calibration.add(outputs, batch[1])
             self.on_test_batch_end(trainer, pl_module, outputs, batch)
 
     def on_test_batch_end(
@@ -89,10 +89,7 @@ class EvaluationReport(Callback):
         predictions = self.ways.predict_every_way(pl_module, images, outputs.softmax(-1))
         for way, prediction in predictions.items():
             probabilities = prediction.mean if isinstance(prediction, MCPrediction) else prediction
-            if way not in self._metrics:
-                self._start(way, probabilities)
-            self._metrics[way].update(probabilities, labels)
-            self._reliability[way].update(probabilities, labels)
+            self._measure(way, probabilities, labels)
             if isinstance(prediction, MCPrediction):
                 self._information.to(images.device).update(probabilities, prediction.expected_entropy)
                 self._keep_most_uncertain(
@@ -107,12 +104,15 @@ class EvaluationReport(Callback):
         assert self._confusion is not None, "there is a way to predict"
         self._confusion.update(outputs, labels)
 
-    def _start(self, way: Way, probabilities: Tensor) -> None:
+    def _measure(self, way: Way, probabilities: Tensor, labels: Tensor) -> None:
         num_classes, device = probabilities.shape[1], probabilities.device
-        self._metrics[way] = evaluation_metrics(num_classes).to(device)
-        self._reliability[way] = Reliability().to(device)
+        if way not in self._metrics:
+            self._metrics[way] = evaluation_metrics(num_classes).to(device)
+            self._reliability[way] = Reliability().to(device)
         if self._confusion is None:
             self._confusion = MulticlassConfusionMatrix(num_classes, validate_args=False).to(device)
+        self._metrics[way].update(probabilities, labels)
+        self._reliability[way].update(probabilities, labels)
 
     def _keep_most_uncertain(self, batch: dict[str, Tensor]) -> None:
         both = {name: torch.cat([self._uncertain.get(name, new[:0]), new]) for name, new in batch.items()}
@@ -120,11 +120,13 @@ class EvaluationReport(Callback):
         self._uncertain = {name: values[order] for name, values in both.items()}
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report and calibrate, unless this is a validation within a training."""
+        """Calibrate and report, unless this is a validation within a training."""
         if trainer.state.fn == TrainerFn.VALIDATING:
-            self._report(trainer, pl_module, "val")
             if self.calibrate:
-                self._calibrate(trainer, pl_module)
+                value, probabilities, labels = self._calibration.fit(pl_module)
+                pl_module.log("temperature", value)
+                self._measure(Way("calibrated_", f"calibrated, T = {value:.3f}"), probabilities, labels)
+            self._report(trainer, pl_module, "val")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report."""
@@ -174,34 +176,24 @@ class EvaluationReport(Callback):
                 f"{title}: highest mutual information (MI, nats)",
                 kept["std"],
             )
+        plain = next(iter(rows.values()))
+        self._finish(trainer, pl_module, split, {"loss": plain["nll"], "accuracy": plain["accuracy"]})
 
-    def _calibrate(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fit the temperature, and write a copy of the evaluated checkpoint that has it."""
-        logits, labels = (gather(pl_module, torch.cat(parts)) for parts in zip(*self._logits, strict=True))
-        self._logits.clear()
-        temperature = pl_module.temperature
-        assert isinstance(temperature, Temperature), "the classifier has one"
-        value = temperature.fit(logits * temperature.value, labels)
-        pl_module.log("temperature", value)
-        folder = run_folder(trainer)
-        if trainer.ckpt_path is None or not is_writer(trainer):
-            return
-        path = folder / "checkpoints" / "calibrated.ckpt"
-        checkpoint = torch.load(trainer.ckpt_path, map_location="cpu", weights_only=True)
-        checkpoint["state_dict"]["temperature.value"] = temperature.value.cpu()
-        WholeCheckpoints().save_checkpoint(checkpoint, path)
-        get_console().print(
-            f"temperature {value:.4f}; the calibrated network is in {path}", highlight=False, soft_wrap=True
-        )
-
-
-def gather(pl_module: LightningModule, values: Tensor) -> Tensor:
-    """The rows of `values`, (N, ...), of all ranks, which may have different numbers of them."""
-    if pl_module.trainer.world_size == 1:
-        return values
-    parts: list[Any] = [None] * pl_module.trainer.world_size
-    torch.distributed.all_gather_object(parts, values.cpu())
-    return torch.cat(parts).to(values.device)
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, split: str, measures: dict[str, float]) -> None:
+        """Say what was written, and what could be done next; let the training's row in TensorBoard have its test."""
+        folder, checkpoint = run_folder(trainer), trainer.ckpt_path
+        names = ["evaluation.csv", "reliability.png", "confusion_matrix.png"]
+        names += ["most_uncertain.png"] * bool(self._uncertain)
+        for name in names[1:]:
+            show_picture(trainer, folder / name)
+        if self.calibrate and split == "val" and (calibrated := save_calibrated(trainer, pl_module, folder)):
+            names.append(str(calibrated.relative_to(folder)))
+            checkpoint = calibrated
+        then = f"cifar-lightning test --ckpt_path {checkpoint}"
+        if split == "test" and checkpoint:
+            add_to_row(Path(checkpoint).parent.parent, {f"test/{name}": value for name, value in measures.items()})
+            then = f"cifar-lightning predict --ckpt_path {checkpoint} --data.images FILE"
+        say_where(folder, names, then if checkpoint else "")
 
 
 def _table(rows: dict[Way, dict[str, float]], title: str) -> Table:

@@ -13,7 +13,9 @@ from rich.table import Table
 from torch.optim import Optimizer
 
 from cifar_lightning.analysis.plots import draw_sweep
-from cifar_lightning.callbacks.run_folder import is_writer, run_folder
+from cifar_lightning.callbacks.progress_line import Clock, ProgressLine
+from cifar_lightning.callbacks.run_events import show_picture
+from cifar_lightning.callbacks.run_folder import is_writer, run_folder, say_where
 from cifar_lightning.callbacks.sweep_step import SweepStep
 from cifar_lightning.files import replacing
 from cifar_lightning.optim.lr_range_test import LRSweep, Mode, make_rates, run_sweep
@@ -23,6 +25,7 @@ from cifar_lightning.training.lightning_internals import (
     set_initial_hparam,
     stop_before_training,
 )
+from cifar_lightning.training.messages import say
 from cifar_lightning.training.random_state import collect_generators, restore_generators
 
 
@@ -91,7 +94,7 @@ class LRFinder(Callback):
         generators = collect_generators()
         try:
             with SweepStep(trainer, pl_module, prepared_train_loader(trainer), given, len(self.lrs)) as step:
-                self.sweep = run_sweep(step, self.lrs)
+                self.sweep = self._sweep(trainer, step)
         finally:
             restore_generators(generators)
         folder = run_folder(trainer)
@@ -102,10 +105,13 @@ class LRFinder(Callback):
             folder.mkdir(parents=True, exist_ok=True)
             write_csv(self.sweep, folder / "lr_finder.csv")
             draw_sweep(self.sweep, suggestions, folder / "lr_finder.png", self.rule, title)
+            show_picture(trainer, folder / "lr_finder.png")
         if trainer.is_global_zero and suggestions:
             get_console().print(_table(suggestions, self.rule, title))
-        if self.stop and is_writer(trainer):
-            get_console().print(f"the picture is {folder / 'lr_finder.png'}", soft_wrap=True)
+        if is_writer(trainer):
+            taken = suggestions.get(self.rule)
+            then = f"train at it, with --model.{self.attribute} {taken:.3g}" if self.stop and taken else ""
+            say_where(folder, ["lr_finder.csv", "lr_finder.png"], then)
         if self.apply or self.stop:
             suggestion = self.sweep.suggest(self.rule)  # raises if there is none
         if self.stop:
@@ -122,6 +128,25 @@ class LRFinder(Callback):
             _check_reached(before, _rates(trainer.optimizers[0]), self.attribute, given, suggestion)
             if trainer.is_global_zero:
                 get_console().print(f"LRFinder: training with {self.attribute} = {suggestion:.3g} ({self.rule}).")
+
+    def _sweep(self, trainer: Trainer, step: SweepStep) -> LRSweep:
+        """Sweep, and show how far it is on the first rank's terminal: it may end sooner, when the loss diverges."""
+        line, clock, count = ProgressLine(), Clock(), 0
+
+        def make_step(lr: float) -> float:
+            nonlocal count
+            loss = step(lr)
+            count += 1
+            left = clock.seconds_left(count, len(self.lrs))
+            if line.is_due:
+                line.show("LRFinder", count, len(self.lrs), left, [f"loss {loss:.3f}", f"lr {lr:.2e}"])
+            return loss
+
+        if not trainer.is_global_zero:
+            return run_sweep(step, self.lrs)
+        say(f"LRFinder: up to {len(self.lrs):,} steps at rates from {self.lrs[0]:.3g} to {self.lrs[-1]:.3g}")
+        with line:
+            return run_sweep(make_step, self.lrs)
 
     def state_dict(self) -> dict[str, Any]:
         """What was given and what was found."""

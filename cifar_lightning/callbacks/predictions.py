@@ -19,7 +19,7 @@ from torch import Tensor
 from cifar_lightning.analysis.mc_dropout import MCPrediction, entropy
 from cifar_lightning.analysis.plots import draw_images
 from cifar_lightning.callbacks.evaluation import EvaluationReport
-from cifar_lightning.callbacks.run_folder import is_writer, run_folder
+from cifar_lightning.callbacks.run_folder import is_writer, run_folder, say_where
 from cifar_lightning.callbacks.ways_to_predict import class_names, is_classified
 from cifar_lightning.data.image_files import FileBatch
 from cifar_lightning.training.datamodule import CIFAR10DataModule
@@ -129,9 +129,12 @@ class PredictionTable(Callback):
             console.print(f"{count:,} images were {what}")
         for path, reason in self.broken:
             console.print(f"skipped {path}: {reason}", markup=False)
-        rate = self._count / seconds
-        where = "a dry run writes no file" if trainer.fast_dev_run else f"predictions are in {self._file.name}"  # type: ignore[attr-defined]
-        console.print(f"{self._count:,} images, {rate:,.0f} a second; {where}")
+        console.print(f"{self._count:,} images, {self._count / seconds:,.0f} a second")
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            console.print("a dry run writes no file")
+            return
+        names = [Path(self._file.name).name, *["predictions.png"] * bool(self._drawn)]
+        say_where(self._folder, names, f"look at {self._folder / names[-1]}")
 
     def _draw(self, classes: list[str], source: str) -> None:
         images, probabilities, std = (torch.cat(parts) for parts in zip(*self._drawn, strict=True))

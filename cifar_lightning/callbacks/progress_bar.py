@@ -1,19 +1,126 @@
 """The progress bar of a run."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 
-from cifar_lightning.training.lightning_internals import batch_index
+from cifar_lightning.callbacks.progress_line import Clock, ProgressLine
+from cifar_lightning.training.lightning_internals import batch_index, finished_epochs
+
+Counts = Sequence[float]
 
 
-class RunProgressBar(RichProgressBar):
-    """Lightning's rich progress bar with readable figures: no version, small rates in full."""
+class RunProgressBar(ProgressBar):
+    """One line: which epoch, how much of it is done, when the training will be over, and the newest figures.
+
+    Epochs are counted from 1, as in the report. The validation's figures are left to the report, which prints a line
+    an epoch above this one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._line, self._clock, self._is_enabled = ProgressLine(), Clock(), True
+        self._done, self._images, self._start = 0, 0, 0.0  # of an evaluation: batches, images, when it began
+
+    def enable(self) -> None:
+        """Show the bar."""
+        self._is_enabled = True
+
+    def disable(self) -> None:
+        """Show no bar."""
+        self._is_enabled = False
+        self._line.stop()
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print above the bar."""
+        print(*args, **kwargs)  # to a `sys.stdout` that knows of the line
+
+    # --------------------------------------------------------------------------------------------------- a training
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin."""
+        self._begin()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the epoch's number: its first step may be long."""
+        self._line.show(_present_epoch(trainer), 0, self.total_train_batches)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the batches that are done: there may be several in one call."""
+        done = batch_index(trainer) + 1
+        left = self._clock.seconds_left(trainer.fit_loop.total_batch_idx + 1, _total_batches(trainer))
+        if self._line.is_due:
+            metrics = self.get_metrics(trainer, pl_module).items()
+            figures = [f"{_short(name)} {value}" for name, value in metrics if not name.startswith("val_")]
+            self._line.show(_present_epoch(trainer), done, self.total_train_batches, left, figures)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Erase the bar."""
+        self._line.stop()
+
+    # ------------------------------------------------------------------------------------------------ an evaluation
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin; a validation within a training has the training's line."""
+        self._begin_evaluation(begins_line=not (trainer.sanity_checking or trainer.state.fn == "fit"))
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin."""
+        self._begin_evaluation()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin."""
+        self._begin_evaluation()
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Count a batch."""
+        what = f"{_present_epoch(trainer)}, validation" if trainer.state.fn == "fit" else "validation"
+        self._count(what, batch, trainer.num_val_batches)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Count a batch."""
+        self._count("test", batch, trainer.num_test_batches)
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Count a batch."""
+        self._count("prediction", batch, trainer.num_predict_batches)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Erase the bar, but that of a training."""
+        if trainer.state.fn != "fit":
+            self._line.stop()
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Erase the bar."""
+        self._line.stop()
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Erase the bar."""
+        self._line.stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Erase the bar."""
+        self._line.stop()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Erase the bar."""
+        self._line.stop()
+
+    # ------------------------------------------------------------------------------------------------------- others
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """The metrics as text."""
+        """The metrics as text: no version, small rates in full."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return {
@@ -21,27 +128,47 @@ class RunProgressBar(RichProgressBar):
             for name, value in metrics.items()
         }
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Count the batches that are done: there may be several in one call."""
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_index(trainer))
+    def _begin(self) -> None:
+        self._clock = Clock()
+        if self._is_enabled:
+            self._line.start()
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the bar now: `teardown` comes after the other callbacks have printed, and would draw it again below."""
-        self.teardown(trainer, pl_module, "fit")
+    def _begin_evaluation(self, begins_line: bool = True) -> None:
+        self._done, self._images, self._start = 0, 0, time.monotonic()
+        if begins_line:
+            self._begin()
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start counting images."""
-        super().on_predict_start(trainer, pl_module)
-        self._predicted, self._start = 0, time.perf_counter()
+    def _count(self, what: str, batch: Any, totals: int | float | Counts) -> None:
+        """Count a batch of an evaluation."""
+        self._done += 1
+        self._images += len(batch[0]) if isinstance(batch, Sequence) else len(batch)
+        total = sum(totals) if isinstance(totals, Sequence) else totals
+        if self._line.is_due:
+            seconds = time.monotonic() - self._start
+            left = (total - self._done) * seconds / self._done
+            self._line.show(what, self._done, total, left, [f"{self._images / seconds:,.0f} images a second"])
 
-    def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
-    ) -> None:
-        """Show the rate in images per second."""
-        super().on_predict_batch_end(trainer, pl_module, outputs, batch, *args, **kwargs)
-        self._predicted += len(batch[0])
-        if self.progress is not None and self.predict_progress_bar_id is not None:
-            rate = self._predicted / (time.perf_counter() - self._start)
-            self.progress.update(self.predict_progress_bar_id, description=f"Predicting, {rate:,.0f} images/s")
+
+def epoch_label(number: int, trainer: Trainer) -> str:
+    """The epoch of this number, from 1, and how many there are at most: "epoch  3/15"."""
+    last = trainer.max_epochs
+    return f"epoch {number}" if last in (None, -1) else f"epoch {number:{len(str(last))}}/{last}"
+
+
+def _present_epoch(trainer: Trainer) -> str:
+    return epoch_label(finished_epochs(trainer) + 1, trainer)
+
+
+def _total_batches(trainer: Trainer) -> float | None:
+    """Number of batches of the whole training; None if it can't be known."""
+    totals = []
+    if trainer.max_epochs not in (None, -1):
+        totals.append(trainer.max_epochs * trainer.num_training_batches)
+    if trainer.max_steps != -1:
+        totals.append(trainer.max_steps * trainer.accumulate_grad_batches)
+    return min(totals, default=None)
+
+
+def _short(name: str) -> str:
+    """The name of a figure in the line."""
+    return "loss" if name == "train_step_loss" else name

@@ -10,12 +10,17 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich import get_console
 from rich.table import Table
+from rich.text import Text
 
 from cifar_lightning.analysis.plots import draw_learning_curves
-from cifar_lightning.callbacks.run_folder import is_writer, run_folder
+from cifar_lightning.callbacks.progress_bar import epoch_label
+from cifar_lightning.callbacks.run_events import RunEvents
+from cifar_lightning.callbacks.run_folder import is_writer, run_folder, say_next
 from cifar_lightning.training.lightning_internals import finished_epochs, resumes_within_epoch
+from cifar_lightning.training.messages import say
 
 Row = dict[str, float]
+SPLITS = ("train", "val")
 
 
 class RunReport(Callback):
@@ -40,6 +45,9 @@ class RunReport(Callback):
         if resumes_within_epoch(trainer):
             self._begin_epoch(trainer, self._resumed)
         self._resumed = {}
+        for logger in trainer.loggers:
+            if isinstance(logger, RunEvents):
+                logger.arrange_charts()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the time."""
@@ -51,16 +59,23 @@ class RunReport(Callback):
         self._is_validated = not trainer.sanity_checking
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the last epoch, and give TensorBoard's table of hyperparameters the best accuracy."""
+        """Close the last epoch, and say why there are not more."""
         self._close_epoch(trainer)
-        best = _best(self.rows)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and best and "val_accuracy" in best:
-                logger.log_metrics({"hp_metric": best["val_accuracy"]})
+        for callback in trainer.early_stopping_callbacks:
+            if trainer.should_stop and trainer.is_global_zero and callback.stopping_reason_message:
+                say(f"stopped early: {callback.stopping_reason_message.removesuffix(' Signaling Trainer to stop.')}")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw and print the report."""
+        """Draw and print the report, and say what could be done next."""
+        self._report(trainer)
+        checkpoints = [run_folder(trainer) / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
+        newest = next((path for path in checkpoints if path.is_file()), None)
+        if is_writer(trainer) and self.rows and newest:
+            say_next(f"cifar-lightning test --ckpt_path {newest}")
+
+    def _report(self, trainer: Trainer) -> None:
         folder = run_folder(trainer)
+        self._log_row(trainer)
         if is_writer(trainer) and self.rows:
             folder.mkdir(parents=True, exist_ok=True)
             data_set = _data_set(trainer)
@@ -70,7 +85,7 @@ class RunReport(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Report what an interrupted training came to."""
         if isinstance(exception, KeyboardInterrupt | SIGTERMException):
-            self.on_fit_end(trainer, pl_module)
+            self._report(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far, and what is known of the present one."""
@@ -82,6 +97,16 @@ class RunReport(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the rows so far."""
         self.rows, self._resumed = state_dict["rows"], state_dict["present"]
+
+    def _log_row(self, trainer: Trainer) -> None:
+        """Give TensorBoard's table of hyperparameters the best results."""
+        best = _best(self.rows) or {}
+        for logger in trainer.loggers:
+            if isinstance(logger, RunEvents) and self.rows:
+                names = ("val_loss", "val_accuracy")
+                logger.log_row({f"best/{name}": best[name] for name in names if name in best}, trainer.global_step)
+            elif isinstance(logger, TensorBoardLogger) and "val_accuracy" in best:
+                logger.log_metrics({"hp_metric": best["val_accuracy"]})
 
     def _begin_epoch(self, trainer: Trainer, before: Row) -> None:
         """Begin an epoch, of which `before` is known from a checkpoint that was written in it."""
@@ -95,9 +120,19 @@ class RunReport(Callback):
             return
         self.rows.append(self._row(trainer))
         self._epoch = 0
-        console = get_console()
-        if trainer.is_global_zero and not console.is_terminal:  # where the progress bar is not to be seen
-            console.print(_epoch_line(self.rows[-1]), highlight=False, soft_wrap=True)
+        if trainer.is_global_zero:
+            self._print_epoch(trainer)
+
+    def _print_epoch(self, trainer: Trainer) -> None:
+        console, row = get_console(), self.rows[-1]
+        if not (console.is_terminal or console.is_jupyter):
+            console.print(_epoch_line(row), highlight=False, soft_wrap=True)
+            return
+        label, mark = epoch_label(int(row["epoch"]), trainer), "  best"
+        line = Text(_short_epoch_line(row, label, console.width - len(mark)))
+        if row is _best(self.rows) and not isnan(row["val_loss"]):
+            line.append(mark, "green")
+        console.print(line, no_wrap=True)
 
     def _row(self, trainer: Trainer) -> Row:
         # Lightning keeps the metrics of the last validation, whichever epoch it was in.
@@ -120,9 +155,24 @@ def _data_set(trainer: Trainer) -> str:
 
 
 def _epoch_line(row: Row) -> str:
+    """The line of a log, with the metrics' own names."""
     shown = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
     figures = "  ".join(f"{name} {row[name]:.4f}" for name in shown if name in row)
     return f"epoch {row['epoch']:3.0f}  {figures}  lr {row['lr']:.2e}  {row['seconds']:.1f} s"
+
+
+def _short_epoch_line(row: Row, epoch: str, width: int) -> str:
+    """The line of a terminal: with words if it fits into so many columns, or else with figures alone."""
+    figures = {}
+    for split in SPLITS:
+        shown = {f"{split}_loss": ".4f", f"{split}_accuracy": ".1%"}
+        if f"{split}_loss" in row:
+            figures[split] = [f"{row[name]:{form}}" for name, form in shown.items() if name in row]
+    parts = [f"{split} loss {', '.join(values)}" for split, values in figures.items()]
+    line = "  ".join([epoch, *parts, f"{row['seconds']:.1f} s"])
+    if len(line) <= width:
+        return line
+    return "  ".join([epoch, *(f"{split} {' '.join(values)}" for split, values in figures.items())])
 
 
 def _table(rows: list[Row], data_set: str, folder: Path) -> Table:

@@ -1,8 +1,11 @@
-"""Where a run's files go, whatever its loggers are, and whether any are written."""
+"""Where a run's files go, whatever its loggers are, whether any are written, and what is said of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from cifar_lightning.training.messages import say
 
 
 class RunFolder(Callback):
@@ -33,3 +36,16 @@ def run_folder(trainer: Trainer) -> Path:
 def is_writer(trainer: Trainer) -> bool:
     """Whether this process writes the run's files: the first rank does, except in a dry run (`fast_dev_run`)."""
     return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
+
+
+def say_where(folder: Path, names: Sequence[str], then: str = "") -> None:
+    """Say which files a command has written, and what could be done next."""
+    say(f"written to {folder}:", wrap=False)
+    say(f"  {', '.join(names)}")
+    if then:
+        say_next(then)
+
+
+def say_next(what: str) -> None:
+    """Say what could be done next."""
+    say(f"next: {what}", wrap=False)

@@ -5,14 +5,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich import get_console
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cifar_lightning.analysis.plots import draw_schedule
-from cifar_lightning.callbacks.run_folder import is_writer, run_folder
+from cifar_lightning.callbacks.run_events import show_picture
+from cifar_lightning.callbacks.run_folder import is_writer, run_folder, say_where
 from cifar_lightning.training.length import PlannedStep, planned_steps
 from cifar_lightning.training.lightning_internals import stop_before_training
+from cifar_lightning.training.messages import say
 
 
 class SchedulePlot(Callback):
@@ -40,10 +41,10 @@ class SchedulePlot(Callback):
             folder.mkdir(parents=True, exist_ok=True)
             epochs = [0.0, *(step.epoch + step.batch / step.batches for step in steps)]  # before each, and at the end
             draw_schedule(rates, momenta, epochs[:-1], folder / "schedule.png")
-            console = get_console()
+            show_picture(trainer, folder / "schedule.png")
             first, most, last = rates[0], max(rates), rates[-1]
-            console.print(f"{len(steps):,} steps: rate {first:.3g} at first, {most:.3g} at most, {last:.3g} at last")
-            console.print(f"the picture is {folder / 'schedule.png'}", soft_wrap=True)
+            say(f"{len(steps):,} steps: rate {first:.3g} at first, {most:.3g} at most, {last:.3g} at last")
+            say_where(folder, ["schedule.png"], "cifar-lightning fit, with the same options")
         stop_before_training(trainer)
 
 

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from cifar_lightning.analysis.plots import draw_signals
 from cifar_lightning.analysis.signals import LayerSignal, measure_signals
-from cifar_lightning.callbacks.run_folder import is_writer, run_folder
+from cifar_lightning.callbacks.run_events import show_picture
+from cifar_lightning.callbacks.run_folder import is_writer, run_folder, say_where
 from cifar_lightning.files import replacing
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.datamodule import CIFAR10DataModule
@@ -69,9 +70,10 @@ class SignalPicture(Callback):
         if is_writer(trainer) and self.rows:
             data_set = trainer.datamodule.data_set  # type: ignore[attr-defined]
             draw_signals(self.rows, folder / "signals.png", f"Signals in {folder.parent.name} on {data_set}")
+            show_picture(trainer, folder / "signals.png")
             if self.stop:
                 get_console().print(_table(self.rows))
-                get_console().print(f"the picture is {folder / 'signals.png'}", soft_wrap=True)
+                say_where(folder, ["signals.csv", "signals.png"], "cifar-lightning fit, with the same options")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Draw what an interrupted training came to."""

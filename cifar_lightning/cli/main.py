@@ -25,6 +25,7 @@ from cifar_lightning.callbacks.pretrained import Pretrained
 from cifar_lightning.callbacks.progress_bar import RunProgressBar
 from cifar_lightning.callbacks.report import RunReport
 from cifar_lightning.callbacks.run_folder import RunFolder
+from cifar_lightning.callbacks.run_summary import RunSummary
 from cifar_lightning.callbacks.schedule_plot import SchedulePlot  # noqa: F401 (short name)
 from cifar_lightning.callbacks.signal_picture import SignalPicture  # noqa: F401 (short name)
 from cifar_lightning.cli import checkpoint_options as options
@@ -243,6 +244,7 @@ class CLI(LightningCLI):
         if config.logger in (None, True) and not config.barebones:
             kwargs["logger"] = make_loggers(self.folder)
         self.trainer_defaults["callbacks"] = self._make_callbacks(config)
+        kwargs["enable_model_summary"] = False  # RunSummary says what a table of one layer does not
         self.save_config_kwargs |= {"fingerprints": self._fingerprints, "class_paths": class_paths(self.classes)}
         try:
             trainer = super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
@@ -270,6 +272,8 @@ class CLI(LightningCLI):
         saves = config.enable_checkpointing is not False and not config.barebones and not config.fast_dev_run
         if self.subcommand == "fit" and saves:
             callbacks += [BestCheckpoint(), LastCheckpoint()]
+        if config.enable_model_summary is not False and not config.barebones:
+            callbacks.append(RunSummary())
         given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         own_bar = any(isinstance(callback, ProgressBar) for callback in given)
         if config.enable_progress_bar is not False and not config.barebones and not own_bar:

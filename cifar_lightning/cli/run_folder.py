@@ -6,9 +6,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from cifar_lightning.callbacks.run_events import RunEvents
 from cifar_lightning.cli.find_run import SAVED_CONFIG, is_saved_config
 
 
@@ -71,4 +72,4 @@ def discard_if_never_begun(folder: Path) -> None:
 def make_loggers(folder: Path) -> list[Logger]:
     """What writes metrics.csv, hparams.yaml and TensorBoard's events into the folder itself."""
     root, name, version = folder.parent.parent, folder.parent.name, folder.name
-    return [CSVLogger(root, name, version), TensorBoardLogger(root, name, version)]
+    return [CSVLogger(root, name, version), RunEvents(root, name, version)]

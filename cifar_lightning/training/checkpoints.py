@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cifar_lightning.files import replacing
 from cifar_lightning.training.lightning_internals import is_within_a_step
+from cifar_lightning.training.messages import say
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -96,10 +97,16 @@ class LastCheckpoint(ModelCheckpoint):
             self._write(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write when the training is interrupted between two steps, on one device: others may be at another step."""
-        interrupted = isinstance(exception, KeyboardInterrupt | SIGTERMException) and not is_within_a_step(trainer)
-        if self._is_training and interrupted and trainer.world_size == 1:
+        """Write when the training is interrupted between two steps, on one device: others may be at another step.
+
+        Then say how to go on.
+        """
+        interrupted = isinstance(exception, KeyboardInterrupt | SIGTERMException)
+        if self._is_training and interrupted and trainer.world_size == 1 and not is_within_a_step(trainer):
             self._write(trainer)
+        path = Path(self.format_checkpoint_name({}))
+        if interrupted and trainer.is_global_zero and path.is_file():
+            say(f"to go on: cifar-lightning fit --ckpt_path {path}", wrap=False)
         self._is_training = False
 
     def _write(self, trainer: Trainer) -> None:

@@ -131,6 +131,11 @@ class CIFAR10DataModule(LightningDataModule):
         return self._loaded.name
 
     @property
+    def split_sizes(self) -> tuple[int, int]:
+        """Number of training and of validation images."""
+        return len(self._train), len(self._val)
+
+    @property
     def _loaded(self) -> ImageSet:
         if self.images is None:
             raise ValueError("no images yet: expected prepare_data() and setup() first, received neither")

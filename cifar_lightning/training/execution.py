@@ -8,17 +8,18 @@ from typing import Any, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich import get_console
 from torch import Tensor, nn
 
-from cifar_lightning.compiled.code_cache import remember, seconds_to_compile
+from cifar_lightning.compiled.code_cache import SECONDS_TO_LOAD, remember, seconds_to_compile
 from cifar_lightning.compiled.step import CompiledStep
 from cifar_lightning.compiled.threads import Pace
+from cifar_lightning.compiled.torch_internals import keeps_code
 from cifar_lightning.compiled.updates import clip_by_norm, clip_by_value
 from cifar_lightning.errors import unknown_name
 from cifar_lightning.training.choice import Compile, Execution, choose_execution
 from cifar_lightning.training.divergence import check_loss
 from cifar_lightning.training.lightning_internals import batches_until_an_event, leave_out_backward, one_by_one
+from cifar_lightning.training.messages import say
 from cifar_lightning.training.obstacles import find_obstacle, find_watcher
 from cifar_lightning.training.step_watch import StepWatch
 
@@ -47,7 +48,7 @@ class Executor:
         self.step: CompiledStep | None = None
         self._watch: StepWatch | None = None
         self._pace = Pace()
-        self._recipe = ""
+        self._recipe, self._seconds = "", 0.0  # that the first step will take, if it is compiled
         self._threads: int | None = None  # of the process, before the training took another number
 
     def choose(
@@ -61,9 +62,11 @@ class Executor:
         def seconds(threads: int) -> float:
             return seconds_to_compile(f"{self._recipe} {threads}", len(layers))
 
-        return choose_execution(
+        execution = choose_execution(
             trainer, module, self._compile, self._steps, widths, batch_size, seconds, resumed, obstacle
         )
+        self._seconds = seconds(execution.threads)
+        return execution
 
     def start(self, trainer: Trainer, execution: Execution) -> None:
         """Execute the steps so from now on, and say so."""
@@ -102,9 +105,12 @@ class Executor:
         (optimizer,) = trainer.optimizers
         kind = clip_by_value if trainer.gradient_clip_algorithm == "value" else clip_by_norm
         clip = partial(kind, bound=float(bound)) if (bound := trainer.gradient_clip_val) else None
-        say = None if self._compile == "always" else partial(_say_why_plain, trainer)
-        self.step, self._pace = CompiledStep(model, optimizer, clip, batch_size, penalty, say), Pace()
+        on_failure = None if self._compile == "always" else partial(_say_why_plain, trainer)
+        self.step, self._pace = CompiledStep(model, optimizer, clip, batch_size, penalty, on_failure), Pace()
         self._watch = StepWatch(trainer, module, model, optimizer if self.step.updates_itself else None)
+        if self._seconds > SECONDS_TO_LOAD:
+            kept = "once; kept for later runs" if keeps_code() else "in each run, for the compiler keeps no code"
+            _say(trainer, f"Compiling the training step, about {self._seconds:.0f} s ({kept})")
 
     def look_again(self, trainer: Trainer) -> None:
         """Train plainly from the next batch on if steps are not any more what was compiled."""
@@ -211,4 +217,4 @@ def _say_why_plain(trainer: Trainer, error: Exception) -> None:
 
 def _say(trainer: Trainer, line: str) -> None:
     if trainer.is_global_zero:
-        get_console().print(line, highlight=False)
+        say(line)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from torch.utils.data import DistributedSampler
 
@@ -244,11 +244,6 @@ def averaged_modules(trainer: Trainer) -> list[Any]:
     """The module's copies in which `WeightAveraging` keeps averages; made before the module's own `setup`."""
     averages = [each._average_model for each in trainer.callbacks if isinstance(each, WeightAveraging)]  # type: ignore[attr-defined]
     return [average.module for average in averages if average is not None]
-
-
-def stop_progress(bar: RichProgressBar) -> None:
-    """Take the bar from the screen, or it would be drawn again below what is printed next."""
-    bar._stop_progress()
 
 
 def global_seed() -> int | None:

@@ -6,7 +6,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, OnExceptionCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
-from rich import get_console
 from torch import Tensor
 
 from cifar_lightning.training.interrupt import HeldInterrupt
@@ -17,6 +16,7 @@ from cifar_lightning.training.lightning_internals import (
     start_from_position,
     validation_is_due,
 )
+from cifar_lightning.training.messages import say
 from cifar_lightning.training.position import rewrite_position
 from cifar_lightning.training.random_state import collect_generators, restore_generators
 
@@ -85,7 +85,7 @@ class ExactResume(Callback):
             return
         if any(_has_stopped(callback, self._metrics) for callback in trainer.early_stopping_callbacks):
             trainer.should_stop = True
-            get_console().print("the training had stopped early: there is nothing left to train")
+            say("the training had stopped early: there is nothing left to train")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start from where the checkpoint was written, with the metrics that were known then."""

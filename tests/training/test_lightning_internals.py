@@ -6,7 +6,7 @@ import inspect
 import pytest
 from conftest import ROOT
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
 
 TRAINER = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
 #: Where names may be: a name that is in none of these is missing.
@@ -24,7 +24,6 @@ PLACES = (
     ModelCheckpoint(),
     EarlyStopping("val_loss"),
     LightningModule(),
-    RichProgressBar,
     WeightAveraging(),
 )
 TREE = ast.parse((ROOT / "cifar_lightning" / "training" / "lightning_internals.py").read_text())

@@ -1,0 +1,74 @@
+"""What TensorBoard shows of a run: charts, pictures, and one row of hyperparameters with what came of them."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+#: The results in a row of the tab HPARAMS. TensorBoard goes by the list in the first run that it finds, so each run
+#: lists all of them.
+RESULTS = ("best/val_loss", "best/val_accuracy", "test/loss", "test/accuracy")
+#: Charts of the tab CUSTOM SCALARS, which draws several curves of a run in one.
+CHARTS = {
+    "training and validation": {
+        name: ["Multiline", [rf"^{name}/{split}$" for split in ("train", "val")]] for name in ("loss", "accuracy")
+    }
+}
+
+
+class RunEvents(TensorBoardLogger):
+    """Writes a run's events under tags that put training and validation side by side: "loss/train" and "loss/val".
+
+    Hyperparameters become a row of the tab HPARAMS by `log_row` only, once a training, and never in an evaluation.
+    """
+
+    def __init__(self, save_dir: str | Path, name: str, version: str) -> None:
+        super().__init__(save_dir, name, version, default_hp_metric=False)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float | None], step: int | None = None) -> None:
+        """Log what is known of the metrics."""
+        super().log_metrics({tag_of(name): value for name, value in metrics.items() if value is not None}, step)
+
+    @rank_zero_only
+    def arrange_charts(self) -> None:
+        """Say which curves share a chart."""
+        self.experiment.add_custom_scalars(CHARTS)
+
+    @rank_zero_only
+    def log_row(self, results: Mapping[str, float], step: int) -> None:
+        """Log the hyperparameters with their results, of which some may be known later: see `add_to_row`."""
+        row: dict[str, Any] = dict.fromkeys(RESULTS) | dict(results)
+        self.log_hyperparams(dict(self.hparams), row, step)
+
+
+def tag_of(name: str) -> str:
+    """The tag of a metric, by what it measures first: "loss/val" for "val_loss"."""
+    match = re.fullmatch(r"(train_step|train|val|test)_(.+)", name)
+    return f"{match[2]}/{match[1]}" if match else name
+
+
+def add_to_row(run: Path, results: Mapping[str, float]) -> None:
+    """Add results to the row of the training in the folder `run`, if TensorBoard has events of one there."""
+    if not any(run.glob("events.out.tfevents.*")):
+        return
+    writer = SummaryWriter(str(run), filename_suffix=".results")
+    for tag, value in results.items():
+        writer.add_scalar(tag, value)
+    writer.close()
+
+
+def show_picture(trainer: Trainer, path: Path) -> None:
+    """Show a picture that was written in the run's TensorBoard too."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+            logger.experiment.add_image(path.stem, pixels, trainer.global_step, dataformats="HWC")

@@ -1,0 +1,61 @@
+"""What a training is about, before it begins."""
+
+from itertools import groupby
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from cifar_lightning.nn.mlp import DeepMLP
+from cifar_lightning.training.classifier import MLPClassifier
+from cifar_lightning.training.messages import say
+
+
+class RunSummary(Callback):
+    """Before anything else of a training, print what is trained, how, and on what, in two lines.
+
+    Lightning's table of layers has one row for the whole network.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print it, with the data module set up and before any other callback prints."""
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        count = sum(parameter.numel() for parameter in pl_module.parameters())
+        name = type(pl_module).__name__
+        if isinstance(pl_module, MLPClassifier):
+            name = describe_network(pl_module.network)
+        say(f"Network: {name}; {count:,} parameters")
+        say(f"Training: {_describe_training(trainer, pl_module)}")
+
+
+def describe_network(network: DeepMLP) -> str:
+    """The network's choices in short, such as "20 x 100 selu, lecun_normal, batch norm"."""
+    groups = [(len(list(group)), size) for size, group in groupby(network.hidden_sizes)]
+    sizes = ", ".join(f"{count} x {size}" if count > 1 else str(size) for count, size in groups)
+    parts = [f"{sizes} {network.activation}", network.init]
+    if network.normalization != "none":
+        parts.append(f"{network.normalization} norm")
+    if network.dropout != "none":
+        parts.append(f"{network.dropout} dropout")
+    return ", ".join(parts)
+
+
+def _describe_training(trainer: Trainer, module: LightningModule) -> str:
+    """Optimizer, images and length, as far as they are known."""
+    hparams: dict[str, Any] = dict(module.hparams)
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    parts = []
+    if isinstance(module, MLPClassifier):
+        optimizer, schedule = (_short(hparams[name]) for name in ("optimizer", "schedule"))
+        parts.append(f"{optimizer}, {schedule}, lr {hparams['lr']:g}")
+    if (sizes := getattr(data, "split_sizes", None)) is not None:
+        size = data.hparams["batch_size"]
+        parts.append(f"{sizes[0]:,} images of {data.data_set} in batches of {size}, {sizes[1]:,} to validate")
+    if trainer.max_epochs not in (None, -1):
+        parts.append(f"{trainer.max_epochs} epochs at most")
+    return "; ".join(parts)
+
+
+def _short(component: Any) -> str:
+    """The name of an optimizer or a schedule, as it is stored."""
+    return str(component["class_path"] if isinstance(component, dict) else component).rpartition(".")[2]
