@@ -24,8 +24,8 @@ def _silence_what_does_not_concern_the_user() -> None:
         ".*LeafSpec.* is deprecated.*",  # inside of Lightning
     ):
         warnings.filterwarnings("ignore", message=message)
-    # Advertisements, a device that nobody asked for, and what the last epoch's line says.
-    unwanted = ("Tip: ", "TPU available: False", "`Trainer.fit` stopped: `max_epochs=")
+    # Advertisements, a device that nobody asked for, and what other lines say.
+    unwanted = ("Tip: ", "TPU available: False", "`Trainer.fit` stopped: `max_epochs=", "Restoring states from")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not any(words in record.getMessage() for words in unwanted)
     )
