@@ -18,10 +18,10 @@ from cifar_lightning.analysis.mc_dropout import MCPrediction
 from cifar_lightning.analysis.metrics import MutualInformation, Reliability, evaluation_metrics
 from cifar_lightning.analysis.plots import draw_confusion_matrix, draw_images, draw_reliability
 from cifar_lightning.callbacks.calibration import Calibration, gather, save_calibrated
-from cifar_lightning.callbacks.run_events import add_to_row, show_picture
 from cifar_lightning.callbacks.run_folder import is_writer, run_folder, say_where
 from cifar_lightning.callbacks.ways_to_predict import Way, WaysToPredict, class_names, is_classified
 from cifar_lightning.files import replacing
+from cifar_lightning.training.run_events import add_to_row, show_picture
 
 MOST_UNCERTAIN = 25
 COLUMNS = {

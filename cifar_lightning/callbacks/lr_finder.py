@@ -14,7 +14,6 @@ from torch.optim import Optimizer
 
 from cifar_lightning.analysis.plots import draw_sweep
 from cifar_lightning.callbacks.progress_line import Clock, ProgressLine
-from cifar_lightning.callbacks.run_events import show_picture
 from cifar_lightning.callbacks.run_folder import is_writer, run_folder, say_where
 from cifar_lightning.callbacks.sweep_step import SweepStep
 from cifar_lightning.files import replacing
@@ -27,6 +26,7 @@ from cifar_lightning.training.lightning_internals import (
 )
 from cifar_lightning.training.messages import say
 from cifar_lightning.training.random_state import collect_generators, restore_generators
+from cifar_lightning.training.run_events import show_picture
 
 
 class LRFinder(Callback):

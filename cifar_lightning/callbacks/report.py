@@ -14,10 +14,10 @@ from rich.text import Text
 
 from cifar_lightning.analysis.plots import draw_learning_curves
 from cifar_lightning.callbacks.progress_bar import epoch_label
-from cifar_lightning.callbacks.run_events import RunEvents
 from cifar_lightning.callbacks.run_folder import is_writer, run_folder, say_next
 from cifar_lightning.training.lightning_internals import finished_epochs, resumes_within_epoch
 from cifar_lightning.training.messages import say
+from cifar_lightning.training.run_events import RunEvents
 
 Row = dict[str, float]
 SPLITS = ("train", "val")

@@ -9,11 +9,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cifar_lightning.analysis.plots import draw_schedule
-from cifar_lightning.callbacks.run_events import show_picture
 from cifar_lightning.callbacks.run_folder import is_writer, run_folder, say_where
 from cifar_lightning.training.length import PlannedStep, planned_steps
 from cifar_lightning.training.lightning_internals import stop_before_training
 from cifar_lightning.training.messages import say
+from cifar_lightning.training.run_events import show_picture
 
 
 class SchedulePlot(Callback):

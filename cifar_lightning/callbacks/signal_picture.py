@@ -12,12 +12,12 @@ from rich.table import Table
 
 from cifar_lightning.analysis.plots import draw_signals
 from cifar_lightning.analysis.signals import LayerSignal, measure_signals
-from cifar_lightning.callbacks.run_events import show_picture
 from cifar_lightning.callbacks.run_folder import is_writer, run_folder, say_where
 from cifar_lightning.files import replacing
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.datamodule import CIFAR10DataModule
 from cifar_lightning.training.lightning_internals import stop_before_training
+from cifar_lightning.training.run_events import show_picture
 
 #: An epoch (0 is the initialization), a layer (0 is the input, the last one the logits), and its `LayerSignal`.
 Row = dict[str, float]

@@ -9,8 +9,8 @@ from pathlib import Path
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from cifar_lightning.callbacks.run_events import RunEvents
 from cifar_lightning.cli.find_run import SAVED_CONFIG, is_saved_config
+from cifar_lightning.training.run_events import RunEvents
 
 
 def name_of_runs(configs: Sequence[str], checkpoint: str | None) -> str:

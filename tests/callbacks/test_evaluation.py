@@ -68,6 +68,8 @@ def test_every_way_side_by_side(run, trained):
         nll = -probabilities[torch.arange(60), labels].log().mean().item()
         assert float(row["nll"]) == pytest.approx(nll, rel=1e-4)
     assert float(rows[1]["mutual_information"]) > 0
+    names = "evaluation.csv, reliability.png, confusion_matrix.png, most_uncertain.png"
+    assert f"written to {folder('test')}:\n  {names}\nnext: cifar-lightning predict --ckpt_path {trained[0]}" in printed
     saved = yaml.safe_load((folder("test") / "config.yaml").read_text())["evaluation"]
     assert saved["mc_samples"] == 20  # what was asked is in the config, not in the checkpoint
     assert "mc_samples" not in torch.load(trained[0], weights_only=True)["hyper_parameters"]
@@ -135,13 +137,15 @@ def test_a_member_that_is_missing(fail, trained):
 
 
 def test_calibration_is_stored_in_a_checkpoint(run, trained):
-    run("validate", "--ckpt_path", trained[0], "--evaluation.calibrate=true", QUIET)
-    before = float(evaluation("validate")[0]["nll"])
+    printed = run("validate", "--ckpt_path", trained[0], "--evaluation.calibrate=true", QUIET)
+    before, after = (float(row["nll"]) for row in evaluation("validate"))
     calibrated = folder("validate") / "checkpoints" / "calibrated.ckpt"
+    assert f"next: cifar-lightning test --ckpt_path {calibrated}\n" in printed
     model, images, labels, probabilities = expected_probabilities(str(calibrated), "val")
     model.eval()
-    assert model.temperature.value != 1
-    assert -probabilities[torch.arange(60), labels].log().mean() < before
+    assert f"calibrated, T = {model.temperature.value:.3f}" in printed  # the row below the one from before
+    assert -probabilities[torch.arange(60), labels].log().mean() == pytest.approx(after, rel=1e-4)
+    assert after < before
     torch.testing.assert_close(model(images), model.network(model.standardize(images)) / model.temperature.value)
 
 
@@ -178,6 +182,7 @@ def test_predict_takes_one_several_a_folder_and_a_glob(run, trained, pictures, i
     assert "1 images were converted from L" in printed
     assert re.search(r"3 images, [\d,]+ a second", printed)
     assert (folder("predict") / "predictions.png").stat().st_size > 5000
+    assert f"written to {folder('predict')}:\n  predictions.csv, predictions.png\n" in printed
 
 
 def test_predict_needs_no_data_set(run, trained, pictures):

@@ -2,6 +2,7 @@
 
 import csv
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -488,6 +489,9 @@ def test_it_can_stop_after_the_sweep(run):
     printed = run("fit", *ONE_CYCLE, *FLAGS, "--trainer.callbacks.stop=true")
     for rule in ("valley (taken)", "steep", "minimum", "slide", "climb"):
         assert rule in printed
+    assert re.search(
+        r"written to runs/\S+:\n  lr_finder.csv, lr_finder.png\nnext: train at it, with --model.lr 0\.", printed
+    )
     assert "best epoch" not in printed
     assert not list(Path().rglob("*.ckpt"))
 

@@ -27,6 +27,13 @@ def test_a_training_whose_validation_diverges_has_no_best_epoch(capsys):
     assert "best epoch, by validation loss │ 1" not in said
 
 
+def test_a_training_that_stops_early_says_why(run):
+    stopping = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss"]
+    said = run("fit", *FLAGS, *stopping, "--trainer.callbacks.patience=2", "--trainer.max_epochs=50", "--model.lr=0.03")
+    assert "stopped early: Monitored metric val_loss did not improve in the last 2 records. Best score: " in said
+    assert "Signaling" not in said
+
+
 def test_without_any_validation_there_is_a_table_all_the_same(run):
     said = run("fit", *FLAGS, "--trainer.max_epochs=1", "--trainer.limit_val_batches=0")
     assert "everything is in" in said

@@ -105,6 +105,16 @@ def test_several_steps_a_hook_are_as_many_hooks_of_one_step(run, tmp_path, flags
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("known", "said"), [(False, True), (True, False)])
+def test_a_wait_for_the_compiler_is_announced(run, monkeypatch, known, said):
+    seconds = execution.SECONDS_TO_LOAD if known else 25.0
+    monkeypatch.setattr(execution, "seconds_to_compile", lambda *args: seconds)
+    printed = run("fit", *BASE, "--execution.compile=always", "--trainer.max_epochs=1")
+    line = "Compiling the training step, about 25 s (once; kept for later runs)"
+    assert (line in printed) == said
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_flags_count_optimizer_steps(run, tmp_path):
     run("fit", *BASE, "--execution.compile=always", "--trainer.max_steps=31", *EVERY_10)
     _, files, rows = outcome(tmp_path)

@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams.metadata import (
     parse_session_start_info_plugin_data,
 )
 
-from cifar_lightning.callbacks.run_events import tag_of
+from cifar_lightning.training.run_events import tag_of
 
 FIT = ["fit", *SMALL, "--model.hidden_sizes=2x8", "--trainer.accelerator=cpu", "--trainer.max_epochs=3"]
 QUIET = "--trainer.enable_progress_bar=false"
