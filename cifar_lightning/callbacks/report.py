@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich import get_console
 from rich.table import Table
@@ -17,7 +16,7 @@ from cifar_lightning.callbacks.progress_bar import epoch_label
 from cifar_lightning.callbacks.run_folder import is_writer, run_folder, say_next
 from cifar_lightning.training.lightning_internals import finished_epochs, resumes_within_epoch
 from cifar_lightning.training.messages import say
-from cifar_lightning.training.run_events import RunEvents
+from cifar_lightning.training.run_events import RunEvents, log_best
 
 Row = dict[str, float]
 SPLITS = ("train", "val")
@@ -75,7 +74,8 @@ class RunReport(Callback):
 
     def _report(self, trainer: Trainer) -> None:
         folder = run_folder(trainer)
-        self._log_row(trainer)
+        if self.rows:
+            log_best(trainer.loggers, _best(self.rows) or {}, trainer.global_step)
         if is_writer(trainer) and self.rows:
             folder.mkdir(parents=True, exist_ok=True)
             data_set = _data_set(trainer)
@@ -97,16 +97,6 @@ class RunReport(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the rows so far."""
         self.rows, self._resumed = state_dict["rows"], state_dict["present"]
-
-    def _log_row(self, trainer: Trainer) -> None:
-        """Give TensorBoard's table of hyperparameters the best results."""
-        best = _best(self.rows) or {}
-        for logger in trainer.loggers:
-            if isinstance(logger, RunEvents) and self.rows:
-                names = ("val_loss", "val_accuracy")
-                logger.log_row({f"best/{name}": best[name] for name in names if name in best}, trainer.global_step)
-            elif isinstance(logger, TensorBoardLogger) and "val_accuracy" in best:
-                logger.log_metrics({"hp_metric": best["val_accuracy"]})
 
     def _begin_epoch(self, trainer: Trainer, before: Row) -> None:
         """Begin an epoch, of which `before` is known from a checkpoint that was written in it."""

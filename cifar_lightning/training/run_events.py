@@ -1,16 +1,15 @@
 """What TensorBoard shows of a run: charts, pictures, and one row of hyperparameters with what came of them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
 #: The results in a row of the tab HPARAMS. TensorBoard goes by the list in the first run that it finds, so each run
 #: lists all of them.
@@ -55,10 +54,28 @@ def tag_of(name: str) -> str:
     return f"{match[2]}/{match[1]}" if match else name
 
 
+def log_best(loggers: Iterable[Logger], best: Mapping[str, float], step: int) -> None:
+    """Give TensorBoard's table of hyperparameters a training's best epoch.
+
+    Args:
+        loggers: Of which those are asked that write for TensorBoard; Lightning's own has a single metric in its table.
+        best: The epoch's metrics by name; {} if none was validated.
+        step: Number of optimizer steps.
+    """
+    for logger in loggers:
+        if isinstance(logger, RunEvents):
+            names = ("val_loss", "val_accuracy")
+            logger.log_row({f"best/{name}": best[name] for name in names if name in best}, step)
+        elif isinstance(logger, TensorBoardLogger) and "val_accuracy" in best:
+            logger.log_metrics({"hp_metric": best["val_accuracy"]})
+
+
 def add_to_row(run: Path, results: Mapping[str, float]) -> None:
     """Add results to the row of the training in the folder `run`, if TensorBoard has events of one there."""
     if not any(run.glob("events.out.tfevents.*")):
         return
+    from torch.utils.tensorboard import SummaryWriter  # late, as in Lightning: it takes a while
+
     writer = SummaryWriter(str(run), filename_suffix=".results")
     for tag, value in results.items():
         writer.add_scalar(tag, value)
