@@ -1,5 +1,6 @@
 """What TensorBoard shows of a run: charts, pictures, and one row of hyperparameters with what came of them."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +11,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
+
+from cifar_lightning.training.messages import say
 
 #: The results in a row of the tab HPARAMS. TensorBoard goes by the list in the first run that it finds, so each run
 #: lists all of them.
@@ -73,6 +76,9 @@ def log_best(loggers: Iterable[Logger], best: Mapping[str, float], step: int) ->
 def add_to_row(run: Path, results: Mapping[str, float]) -> None:
     """Add results to the row of the training in the folder `run`, if TensorBoard has events of one there."""
     if not any(run.glob("events.out.tfevents.*")):
+        return
+    if not os.access(run, os.W_OK):
+        say(f"TensorBoard's row of the training stays as it was: {run} can't be written to", wrap=False)
         return
     from torch.utils.tensorboard import SummaryWriter  # late, as in Lightning: it takes a while
 
