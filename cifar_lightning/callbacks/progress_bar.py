@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
+from torch import Tensor
 
 from cifar_lightning.callbacks.progress_line import Clock, ProgressLine
 from cifar_lightning.training.lightning_internals import batch_index, finished_epochs
@@ -141,12 +142,14 @@ class RunProgressBar(ProgressBar):
     def _count(self, what: str, batch: Any, totals: int | float | Counts) -> None:
         """Count a batch of an evaluation."""
         self._done += 1
-        self._images += len(batch[0]) if isinstance(batch, Sequence) else len(batch)
+        images = batch[0] if isinstance(batch, Sequence) else batch
+        self._images += len(images) if isinstance(images, Tensor) else 0
         total = sum(totals) if isinstance(totals, Sequence) else totals
         if self._line.is_due:
             seconds = time.monotonic() - self._start
             left = (total - self._done) * seconds / self._done
-            self._line.show(what, self._done, total, left, [f"{self._images / seconds:,.0f} images a second"])
+            figures = [f"{self._images / seconds:,.0f} images a second"] if self._images else []
+            self._line.show(what, self._done, total, left, figures)
 
 
 def epoch_label(number: int, trainer: Trainer) -> str:
