@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from math import isfinite
 from types import TracebackType
 from typing import Self, TextIO
@@ -23,7 +24,7 @@ class ProgressLine:
     """Shows the state of a job in a line of its own, under everything that is printed meanwhile.
 
     The line never wraps: where the terminal is too narrow, figures are left out, the last ones first. It vanishes when
-    the job ends. In a file or a terminal without cursor movements there is none.
+    the job ends. In a file, a terminal without cursor movements, or a notebook without widgets there is none.
     """
 
     def __init__(self) -> None:
@@ -34,7 +35,8 @@ class ProgressLine:
     def start(self) -> None:
         """Take the line, unless it is taken already or there is none."""
         console = get_console()
-        if self._live is not None or not (console.is_interactive or console.is_jupyter):
+        in_notebook = console.is_jupyter and find_spec("ipywidgets") is not None
+        if self._live is not None or not (console.is_interactive or in_notebook):
             return
         handlers = _handlers_of_the_terminal()
         self._live = Live(console=console, auto_refresh=False, transient=True)

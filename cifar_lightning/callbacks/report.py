@@ -180,7 +180,8 @@ def _table(rows: list[Row], data_set: str, folder: Path) -> Table:
             table.add_row("  validation loss", f"{row['val_loss']:.4f}")
             if "val_accuracy" in row:  # another module than ours may log none
                 table.add_row("  validation accuracy", f"{row['val_accuracy']:.2%}")
-    seconds = sum(row["seconds"] for row in rows)
-    table.add_row("time", f"{seconds:.1f} s, {seconds / len(rows):.2f} s an epoch")
+    seconds = [row["seconds"] for row in rows]
+    later = f", {sum(seconds[1:]) / len(seconds[1:]):.2f} s an epoch after the first" if len(rows) > 1 else ""
+    table.add_row("time", f"{sum(seconds):.1f} s{later}")  # in the first the step may have been compiled
     table.add_row("everything is in", str(folder))
     return table
