@@ -223,9 +223,9 @@ class MLPClassifier(LightningModule):
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Step a scheduler, unless it goes by a validation metric: `on_validation_epoch_end` steps that one."""
-        by_metric = plateau_configs(self.trainer, self.val_metrics.metrics.keys())
-        if scheduler not in [config.scheduler for config in by_metric]:
+        if scheduler not in [each.scheduler for each in plateau_configs(self.trainer, self.val_metrics.metrics.keys())]:
             super().lr_scheduler_step(scheduler, metric)
+            self.cycle.rates.note(self.trainer)
 
     def _record(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
         self.train_metrics.update(logits, labels)

@@ -9,6 +9,7 @@ from cifar_lightning.optim.schedule import Schedule
 from cifar_lightning.optim.schedules import Cosine, OneCycle
 from cifar_lightning.training.length import count_optimizer_steps
 from cifar_lightning.training.lightning_internals import stop_at
+from cifar_lightning.training.rate_record import RateRecord
 
 OnResume = Literal["refuse", "finish", "new"]
 
@@ -31,10 +32,14 @@ class Cycle:
         self._total: int | None = None  # steps of the whole training
         self._first = 0  # not 0 only if an earlier fit of the trainer, or a resumed training, has an older cycle
         self._is_new = False
+        #: The learning rate of the training so far, for its picture.
+        self.rates = RateRecord()
 
     def start(self, trainer: Trainer) -> None:
         """Start a cycle with the fit: steps of an earlier one of the same trainer count, but its cycle is over."""
         self._first, self._is_new = trainer.global_step, False
+        if not trainer.global_step:
+            self.rates = RateRecord()
 
     def count_steps(self, trainer: Trainer, schedule: Schedule) -> int | None:
         """Number of steps from the cycle's first to the training's last; None if it can't be known.
@@ -60,10 +65,12 @@ class Cycle:
             scheduler = trainer.lr_scheduler_configs[0].scheduler
             for group, lr in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
                 group["lr"] = lr
+        self.rates.start(trainer)
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Write the cycle into a checkpoint."""
         checkpoint["total_steps"], checkpoint["first_step"] = self._total, self._first
+        checkpoint["learning_rates"] = self.rates.save()
 
     def restore(self, trainer: Trainer, checkpoint: dict[str, Any], schedule: Schedule) -> None:
         """Make sure that a resumed training has the length that its schedule was made for.
@@ -73,6 +80,7 @@ class Cycle:
         """
         old, new = checkpoint.get("total_steps"), count_optimizer_steps(trainer)
         self._first = checkpoint.get("first_step", 0)
+        self.rates.restore(checkpoint.get("learning_rates"))
         if not isinstance(schedule, OneCycle | Cosine) or old is None or old == new:
             return
         match self.resume:

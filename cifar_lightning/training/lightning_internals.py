@@ -144,6 +144,12 @@ def batch_index(trainer: Trainer) -> int:
     return trainer.fit_loop.epoch_loop.batch_idx
 
 
+def epochs_so_far(trainer: Trainer) -> float:
+    """Number of epochs that were trained, with a fraction."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return trainer.current_epoch + int(progress.processed) / trainer.num_training_batches
+
+
 def is_within_a_step(trainer: Trainer) -> bool:
     """Whether a step has begun and is not done, so that what an exception leaves behind may be half of it."""
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
