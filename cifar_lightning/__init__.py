@@ -1,7 +1,8 @@
 """The deep multilayer perceptron of the CIFAR-10 exercise, piece by piece.
 
 Each name below is imported when it is first asked for, so importing the package takes no time. `MLPClassifier`,
-`CIFAR10DataModule`, `LRFinder`, `Pretrained` and `FreezePretrained` need Lightning; all others need torch only.
+`CIFAR10DataModule`, `LRFinder`, `Pretrained`, `FreezePretrained`, `RunReport` and `SignalPicture` need Lightning, and
+`plot_signals` needs matplotlib; all others need torch only.
 """
 
 from importlib import import_module
@@ -9,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cifar_lightning.analysis.mc_dropout import MCPrediction, mc_dropout, mc_predict
+    from cifar_lightning.analysis.signal_plots import plot_signals
     from cifar_lightning.analysis.signals import LayerSignal, measure_signals
     from cifar_lightning.callbacks.freeze_pretrained import FreezePretrained
     from cifar_lightning.callbacks.lr_finder import LRFinder
     from cifar_lightning.callbacks.pretrained import Pretrained
+    from cifar_lightning.callbacks.report import RunReport
+    from cifar_lightning.callbacks.signal_picture import SignalPicture
     from cifar_lightning.compiled.step import CompiledStep
     from cifar_lightning.nn.alpha_dropout import AlphaDropout, alpha_dropout
     from cifar_lightning.nn.initializers import initialize_, variance_scaling_
@@ -53,6 +57,8 @@ __all__ = [
     "PiecewiseConstant",
     "Power",
     "Pretrained",
+    "RunReport",
+    "SignalPicture",
     "Standardize",
     "alpha_dropout",
     "compute_statistics",
@@ -62,6 +68,7 @@ __all__ = [
     "mc_dropout",
     "mc_predict",
     "measure_signals",
+    "plot_signals",
     "variance_scaling_",
 ]
 
@@ -78,6 +85,8 @@ _MODULES = {
     "MCPrediction": "analysis.mc_dropout",
     "MLPClassifier": "training.classifier",
     "Pretrained": "callbacks.pretrained",
+    "RunReport": "callbacks.report",
+    "SignalPicture": "callbacks.signal_picture",
     "Standardize": "nn.standardize",
     "alpha_dropout": "nn.alpha_dropout",
     "compute_statistics": "nn.standardize",
@@ -87,6 +96,7 @@ _MODULES = {
     "mc_dropout": "analysis.mc_dropout",
     "mc_predict": "analysis.mc_dropout",
     "measure_signals": "analysis.signals",
+    "plot_signals": "analysis.signal_plots",
     "variance_scaling_": "nn.initializers",
     **dict.fromkeys(_SCHEDULES, "optim.schedules"),
 }

@@ -76,9 +76,8 @@ def _scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw no learning curves, which take longer than a small training, where nothing is said of them."""
-    for module in ("callbacks", "experiments.sweep"):
-        draw = f"cifar_lightning.{module}.report.draw_learning_curves"
-        monkeypatch.setattr(draw, lambda rows, path, title: None)
+    for drawn in ("callbacks.report.draw_learning_curves", "experiments.sweep.report.draw_learning_curves"):
+        monkeypatch.setattr(f"cifar_lightning.{drawn}", lambda *args: None)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ PACKAGE = ROOT / "cifar_lightning"
 #: From below to above: a folder imports those before it.
 FLOORS = [
     {"errors", "files"},
+    {"style"},
     {"nn", "optim", "data"},
     {"compiled"},
     {"analysis"},

@@ -163,18 +163,16 @@ class EvaluationReport(Callback):
         draw_confusion_matrix(confusion, classes, folder / "confusion_matrix.png", f"{title}, {label}")
         if self._uncertain:
             kept = self._uncertain
-            captions = [
-                f"true {classes[label]}, MI {information:.2f}"
-                for label, information in zip(kept["labels"].tolist(), kept["information"].tolist(), strict=True)
-            ]
+            captions = [f"MI {information:.2f} nats" for information in kept["information"].tolist()]
             draw_images(
                 kept["images"],
                 kept["mean"],
                 captions,
                 classes,
                 folder / "most_uncertain.png",
-                f"{title}: highest mutual information (MI, nats)",
+                f"{title}: highest mutual information (MI)",
                 kept["std"],
+                kept["labels"].tolist(),
             )
         plain = next(iter(rows.values()))
         self._finish(trainer, pl_module, split, {"loss": plain["nll"], "accuracy": plain["accuracy"]})

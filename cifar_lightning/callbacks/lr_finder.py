@@ -104,7 +104,7 @@ class LRFinder(Callback):
         if is_writer(trainer):
             folder.mkdir(parents=True, exist_ok=True)
             write_csv(self.sweep, folder / "lr_finder.csv")
-            draw_sweep(self.sweep, suggestions, folder / "lr_finder.png", self.rule, title)
+            draw_sweep(self.sweep, self.rule, folder / "lr_finder.png", title)
             show_picture(trainer, folder / "lr_finder.png")
         if trainer.is_global_zero and suggestions:
             get_console().print(_table(suggestions, self.rule, title))

@@ -138,15 +138,15 @@ class PredictionTable(Callback):
 
     def _draw(self, classes: list[str], source: str) -> None:
         images, probabilities, std = (torch.cat(parts) for parts in zip(*self._drawn, strict=True))
-        captions = [Path(row[0]).name[:24] + (f" ({row[1]})" if row[1] else "") for row in self._rows]
         draw_images(
             images,
             probabilities,
-            captions,
+            [f"image {row[0]}" if row[1] else Path(row[0]).name for row in self._rows],
             classes,
             self._folder / "predictions.png",
             f"the first {len(images)} of {self._count:,} {source}",
             None if std.isnan().any() else std,
+            [classes.index(row[1]) if row[1] else None for row in self._rows],
         )
 
 

@@ -1,19 +1,23 @@
 """What a training run leaves behind: one line an epoch, learning curves, and a table."""
 
 import time
+from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from matplotlib.figure import Figure
 from rich import get_console
 from rich.table import Table
 from rich.text import Text
 
+from cifar_lightning.analysis.curve_plots import best_epoch
 from cifar_lightning.analysis.plots import draw_learning_curves
 from cifar_lightning.callbacks.progress_bar import epoch_label
 from cifar_lightning.callbacks.run_folder import is_writer, run_folder, say_next
+from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.lightning_internals import finished_epochs, resumes_within_epoch
 from cifar_lightning.training.messages import say
 from cifar_lightning.training.run_events import RunEvents, log_best
@@ -75,12 +79,22 @@ class RunReport(Callback):
     def _report(self, trainer: Trainer) -> None:
         folder = run_folder(trainer)
         if self.rows:
-            log_best(trainer.loggers, _best(self.rows) or {}, trainer.global_step)
+            log_best(trainer.loggers, best_epoch(self.rows) or {}, trainer.global_step)
         if is_writer(trainer) and self.rows:
             folder.mkdir(parents=True, exist_ok=True)
             data_set = _data_set(trainer)
-            draw_learning_curves(self.rows, folder / "learning_curves.png", f"{folder.parent.name} on {data_set}")
+            title = f"{folder.parent.name} on {data_set}"
+            draw_learning_curves(self.rows, folder / "learning_curves.png", title, self._rates())
             get_console().print(_table(self.rows, data_set, folder))
+
+    def plot(self, title: str = "Learning curves") -> Figure:
+        """A picture of the epochs so far, which a notebook shows."""
+        return draw_learning_curves(self.rows, title=title, rates=self._rates())
+
+    def _rates(self) -> Sequence[tuple[float, float]]:
+        """The learning rate step by step, as an `MLPClassifier` records it; empty for other modules."""
+        module = self._trainer.lightning_module if self._trainer else None
+        return module.cycle.rates.points if isinstance(module, MLPClassifier) else ()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Report what an interrupted training came to."""
@@ -120,7 +134,7 @@ class RunReport(Callback):
             return
         label, mark = epoch_label(int(row["epoch"]), trainer), "  best"
         line = Text(_short_epoch_line(row, label, console.width - len(mark)))
-        if row is _best(self.rows) and not isnan(row["val_loss"]):
+        if row is best_epoch(self.rows) and not isnan(row["val_loss"]):
             line.append(mark, "green")
         console.print(line, no_wrap=True)
 
@@ -132,12 +146,6 @@ class RunReport(Callback):
             "seconds": time.perf_counter() - self._epoch_start,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
         } | {name: float(value) for name, value in trainer.callback_metrics.items() if not name.startswith(old)}
-
-
-def _best(rows: list[Row]) -> Row | None:
-    """The row of the lowest validation loss, of which one that is no number is the highest; None without any."""
-    validated = [row for row in rows if "val_loss" in row]
-    return min(validated, key=lambda row: (isnan(row["val_loss"]), row["val_loss"]), default=None)
 
 
 def _data_set(trainer: Trainer) -> str:
@@ -169,7 +177,7 @@ def _table(rows: list[Row], data_set: str, folder: Path) -> Table:
     table = Table(show_header=False, title=f"Training on {data_set}")
     table.add_column(overflow="fold")
     table.add_column(overflow="fold")
-    if best := _best(rows):
+    if best := best_epoch(rows):
         newest = [row for row in rows if "val_loss" in row][-1]
         last = "last epoch" if newest is rows[-1] else "last epoch with a validation"
         shown = [("best epoch, by validation loss", best), (last, newest)]

@@ -1,15 +1,18 @@
 """A picture of a schedule, without training."""
 
-import warnings
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cifar_lightning.analysis.plots import draw_schedule
 from cifar_lightning.callbacks.run_folder import is_writer, run_folder, say_where
+from cifar_lightning.optim.class_paths import build_schedule, schedule_component
+from cifar_lightning.optim.schedule import simulate_steps
+from cifar_lightning.style import plain
+from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.length import PlannedStep, planned_steps
 from cifar_lightning.training.lightning_internals import stop_before_training
 from cifar_lightning.training.messages import say
@@ -40,7 +43,8 @@ class SchedulePlot(Callback):
         if is_writer(trainer):
             folder.mkdir(parents=True, exist_ok=True)
             epochs = [0.0, *(step.epoch + step.batch / step.batches for step in steps)]  # before each, and at the end
-            draw_schedule(rates, momenta, epochs[:-1], folder / "schedule.png")
+            title = f"{_name(pl_module)}: {len(steps):,} steps in {plain(epochs[-1])} epochs"
+            draw_schedule(rates, momenta, epochs, folder / "schedule.png", title)
             show_picture(trainer, folder / "schedule.png")
             first, most, last = rates[0], max(rates), rates[-1]
             say(f"{len(steps):,} steps: rate {first:.3g} at first, {most:.3g} at most, {last:.3g} at last")
@@ -55,16 +59,8 @@ def simulate(pl_module: LightningModule, steps: Iterable[PlannedStep]) -> tuple[
         ValueError: If the module does not configure one optimizer.
     """
     optimizer, configs = _configure(pl_module)
-    rates, momenta = [], []
-    with warnings.catch_warnings():  # the optimizer makes no step here
-        warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`")
-        for step in steps:
-            rates.append(float(optimizer.param_groups[0]["lr"]))
-            momenta.append(_momentum(optimizer))
-            for config in configs:
-                if _is_due(config, step):
-                    _advance(config["scheduler"])
-    return rates, momenta
+    due = [(config["scheduler"], partial(_is_due, config)) for config in configs]
+    return simulate_steps(optimizer, due, steps)
 
 
 def _is_due(config: Mapping[str, Any], step: PlannedStep) -> bool:
@@ -93,13 +89,8 @@ def _configure(pl_module: LightningModule) -> tuple[Optimizer, list[Mapping[str,
     return optimizer, [item if isinstance(item, Mapping) else {"scheduler": item} for item in schedulers]
 
 
-def _advance(scheduler: Any) -> None:
-    if isinstance(scheduler, ReduceLROnPlateau):
-        scheduler.step(0.0)
-    else:
-        scheduler.step()
-
-
-def _momentum(optimizer: Optimizer) -> float:
-    group = optimizer.param_groups[0]
-    return float(group["betas"][0] if "betas" in group else group.get("momentum", 0.0))
+def _name(pl_module: LightningModule) -> str:
+    """What to call the schedule, of which only an `MLPClassifier` is known to have one."""
+    if not isinstance(pl_module, MLPClassifier):
+        return "Schedule"
+    return repr(build_schedule(schedule_component(pl_module.hparams["schedule"])))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.figure import Figure
 from rich import get_console
 from rich.box import SIMPLE
 from rich.table import Table
@@ -74,6 +75,10 @@ class SignalPicture(Callback):
             if self.stop:
                 get_console().print(_table(self.rows))
                 say_where(folder, ["signals.csv", "signals.png"], "cifar-lightning fit, with the same options")
+
+    def plot(self, title: str = "Signals") -> Figure:
+        """A picture of what was measured so far, which a notebook shows."""
+        return draw_signals(self.rows, title=title)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Draw what an interrupted training came to."""

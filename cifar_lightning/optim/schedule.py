@@ -1,11 +1,20 @@
-"""What a schedule is, and what several of them check."""
+"""What a schedule is, what several of them check, and what its rates are without a training."""
 
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from math import inf
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Step = TypeVar("Step")
 
 
 class Schedule(ABC):
@@ -24,6 +33,69 @@ class Schedule(ABC):
     @abstractmethod
     def build(self, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
         """The torch scheduler for a training of `total_steps` optimizer steps, which is None if unknown."""
+
+    def plot(self, steps: int, lr: float = 1.0, steps_per_epoch: int = 1) -> "Figure":
+        """A picture of the rate, and of the momentum of SGD if it moves, which a notebook shows.
+
+        A schedule that goes by a metric is drawn as if the metric never improved.
+
+        Args:
+            steps: Number of optimizer steps.
+            lr: The optimizer's own rate.
+            steps_per_epoch: Number of steps in an epoch, by which some schedules go.
+
+        Raises:
+            ValueError: For fewer than one step, or one an epoch.
+        """
+        from cifar_lightning.optim.rate_plots import draw_schedule
+
+        if steps < 1 or steps_per_epoch < 1:
+            raise ValueError(
+                "nothing to draw: expected steps and steps_per_epoch of at least 1, received "
+                f"steps={steps}, steps_per_epoch={steps_per_epoch}"
+            )
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr, momentum=0.9)
+        every = steps_per_epoch if self.interval == "epoch" else 1
+        due = [(self.build(optimizer, steps), lambda step: step % every == 0)]
+        rates, momenta = simulate_steps(optimizer, due, range(1, steps + 1))
+        epochs = [step / steps_per_epoch for step in range(steps + 1)]
+        return draw_schedule(rates, momenta, epochs, title=f"{self!r}, {steps:,} steps")
+
+    def __repr__(self) -> str:
+        defaults = _defaults(self)
+        chosen = [f"{name}={value!r}" for name, value in vars(self).items() if value != defaults.get(name, MISSING)]
+        return f"{type(self).__name__}({', '.join(chosen)})"
+
+
+def _defaults(schedule: Schedule) -> dict[str, Any]:
+    if not is_dataclass(schedule):
+        return {}
+    return {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(schedule)}
+
+
+def simulate_steps(
+    optimizer: Optimizer, schedulers: Sequence[tuple[Any, Callable[[Step], bool]]], steps: Iterable[Step]
+) -> tuple[list[float], list[float]]:
+    """Rate and momentum of each of some steps that are not made.
+
+    A scheduler that goes by a metric is stepped as if the metric never improved.
+
+    Args:
+        optimizer: The optimizer; its first parameter group counts.
+        schedulers: Each with what says whether it is stepped after a step.
+        steps: What stands for each step.
+    """
+    rates, momenta = [], []
+    with warnings.catch_warnings():  # the optimizer makes no step here
+        warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`")
+        for step in steps:
+            group = optimizer.param_groups[0]
+            rates.append(float(group["lr"]))
+            momenta.append(float(group["betas"][0] if "betas" in group else group.get("momentum", 0.0)))
+            for scheduler, is_due in schedulers:
+                if is_due(step):
+                    scheduler.step(*[0.0] * isinstance(scheduler, ReduceLROnPlateau))
+    return rates, momenta
 
 
 def check_positive(schedule: Schedule, *names: str) -> None:

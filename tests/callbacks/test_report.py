@@ -3,14 +3,16 @@ from pathlib import Path
 
 import pytest
 from conftest import SMALL
+from lightning.pytorch import Trainer
 from rich import get_console
 
+from cifar_lightning import CIFAR10DataModule, MLPClassifier, RunReport
 from cifar_lightning.callbacks.report import _table
 
 FLAGS = [*SMALL, "--model.hidden_sizes=1x8", "--trainer.accelerator=cpu"]
-pytestmark = pytest.mark.usefixtures("undrawn")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_epoch_without_a_validation_shows_none(run):
     said = run("fit", *FLAGS, "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2")
     lines = [line for line in said.splitlines() if line.startswith("epoch ")]
@@ -18,6 +20,7 @@ def test_an_epoch_without_a_validation_shows_none(run):
     assert "last epoch with a validation │ 2" in " ".join(said.split())
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.filterwarnings("ignore")
 def test_a_training_whose_validation_diverges_has_no_best_epoch(capsys):
     row = {"seconds": 1.0, "lr": 0.1, "val_loss": nan, "val_accuracy": 0.1}
@@ -34,8 +37,22 @@ def test_a_training_that_stops_early_says_why(run):
     assert "Signaling" not in said
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_any_validation_there_is_a_table_all_the_same(run):
     said = run("fit", *FLAGS, "--trainer.max_epochs=1", "--trainer.limit_val_batches=0")
     assert "everything is in" in said
     assert "best epoch" not in said
     assert list(Path("runs").rglob("last.ckpt"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_curves_of_a_fit_are_drawn_in_a_line():
+    data = CIFAR10DataModule(source="synthetic", synthetic_size=60, val_size=20, batch_size=8)  # 5 steps an epoch
+    report = RunReport()
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(accelerator="cpu", max_epochs=2, callbacks=[report], default_root_dir="runs", **quiet)
+    trainer.fit(MLPClassifier(hidden_sizes=[4], optimizer="SGD", schedule="OneCycle", lr=0.1), data)
+    loss, _, rate = report.plot().axes
+    assert [len(line.get_xdata()) for line in loss.lines[:2]] == [2, 2]
+    assert len(rate.lines[0].get_xdata()) == 11  # the rate of each step, and the next one
+    assert next(Path("runs").glob("*.png")).name == "learning_curves.png"

@@ -118,3 +118,15 @@ def test_a_schedule_is_drawn_without_training(run):
     with Image.open(next(Path().rglob("schedule.png"))) as picture:
         assert min(picture.size) > 300
     assert not list(Path().rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("config", ["one_cycle", "selu"])
+def test_the_picture_names_schedule_steps_and_epochs(run, monkeypatch, config):
+    titles = []
+    monkeypatch.setattr(
+        "cifar_lightning.callbacks.schedule_plot.draw_schedule", lambda *args: titles.append((args[2], args[4]))
+    )
+    flags = [f"--config={ROOT}/configs/{config}.yaml", *SMALL, "--data.batch_size=32", "--trainer.max_epochs=3"]
+    run("fit", *flags, "--trainer.callbacks+=SchedulePlot")
+    name = {"one_cycle": "OneCycle()", "selu": "Constant()"}[config]
+    assert titles == [(pytest.approx([step / 8 for step in range(25)]), f"{name}: 24 steps in 3 epochs")]

@@ -1,0 +1,211 @@
+"""The style that all pictures share: colours, type, scales, and how a figure becomes a file.
+
+A module that draws decorates its functions with `@style()`, begins with `new_picture`, and ends with `save`. Figures
+that another library draws get the same colours and type within `with style():`, and `restyle` undoes what that library
+sets by itself.
+"""
+
+import io
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import ceil, log10
+from pathlib import Path
+from typing import Any
+
+from cycler import cycler
+from matplotlib import colormaps, rc_context, rcdefaults, rcParams
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullFormatter
+
+from cifar_lightning.files import write_whole
+
+#: Pixels per inch of a picture's size on the screen, and of the file, which has twice as many each way.
+SCREEN_DPI = 100
+DPI = 200
+
+# Okabe and Ito, "Color Universal Design", 2008: told apart in any kind of colour blindness. Their yellow is left out,
+# since a thin line of it can't be seen on white.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+GREY, LIGHT_GREY, TEXT = "#8C8C8C", "#D0D0D0", "#262626"
+LINE_STYLES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+TRAINING, VALIDATION = BLUE, VERMILLION
+RIGHT, WRONG = BLUE, VERMILLION
+
+#: Colours for numbers: viridis without its pale end.
+SEQUENCE = ListedColormap(colormaps["viridis"].resampled(256).colors[:226], "sequence")  # type: ignore[attr-defined]
+
+_TITLE_SIZE = 12
+_PARAMETERS: dict[Any, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "axes.labelcolor": TEXT,
+    "axes.labelsize": 9,
+    "axes.linewidth": 0.8,
+    "axes.prop_cycle": cycler(color=COLOURS),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "figure.titlesize": _TITLE_SIZE,
+    "figure.titleweight": "bold",
+    "font.size": 9,
+    "grid.color": "#E8E8E8",
+    "grid.linewidth": 0.8,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5,
+    "text.color": TEXT,
+    "xtick.color": GREY,
+    "xtick.labelcolor": TEXT,
+    "xtick.labelsize": 8.5,
+    "ytick.color": GREY,
+    "ytick.labelcolor": TEXT,
+    "ytick.labelsize": 8.5,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Within the context, or the function that this decorates, matplotlib draws in our style, whatever the user's."""
+    with rc_context():
+        rcdefaults()
+        rcParams.update(_PARAMETERS)
+        yield
+
+
+class Picture(Figure):
+    """A figure that a notebook shows where it is a cell's value, at twice the screen's resolution."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        width, height = (round(inches * SCREEN_DPI) for inches in self.get_size_inches())
+        return _render(self, "png"), {"width": width, "height": height}
+
+
+def new_picture(width: float, height: float, title: str = "") -> Picture:
+    """An empty picture of a size in inches; a title that is too long for a line has several."""
+    picture = Picture(figsize=(width, height), dpi=SCREEN_DPI, layout="constrained")
+    if title:
+        per_line = int(width * 72 / (0.63 * _TITLE_SIZE))  # a character of the bold type is 0.63 of its size wide
+        picture.suptitle("\n".join(textwrap.wrap(title, per_line)), x=0.01, ha="left")
+    return picture
+
+
+def save(figure: Figure, path: Path | None) -> None:
+    """Write a figure to a file, whole or not at all; to none if there is no path."""
+    if path is not None:
+        write_whole(path, _render(figure, path.suffix[1:] or "png"))
+
+
+def _render(figure: Figure, kind: str) -> bytes:
+    file = io.BytesIO()
+    with style():  # ticks and their labels are made now
+        figure.savefig(file, format=kind, dpi=DPI)
+    return file.getvalue()
+
+
+def restyle(figure: Figure) -> None:
+    """Give a figure that another library has drawn by a style of its own our ground, grid, spines and type."""
+    figure.set_facecolor("white")
+    for axes in figure.axes:
+        axes.set_facecolor("white")
+        axes.title.set_fontsize(_PARAMETERS["axes.titlesize"])
+        axes.tick_params(colors=GREY, labelcolor=TEXT, labelsize=_PARAMETERS["xtick.labelsize"])
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            label.set(color=TEXT, fontsize=_PARAMETERS["axes.labelsize"])
+        for side, spine in axes.spines.items():
+            spine.set(visible=side in ("left", "bottom"), edgecolor=GREY)
+        for line in (*axes.get_xgridlines(), *axes.get_ygridlines()):
+            line.set(color=_PARAMETERS["grid.color"], linewidth=_PARAMETERS["grid.linewidth"])
+
+
+def look(index: int) -> dict[str, Any]:
+    """Colour and line style of the line of this index: 28 lines can be told apart."""
+    style = LINE_STYLES[index // len(COLOURS) % len(LINE_STYLES)]
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": style}
+
+
+def beside(axes: Axes, handles: Sequence[Artist], title: str = "") -> None:
+    """Put a legend to the right of the axes, where it covers nothing."""
+    axes.legend(
+        handles=handles, title=title, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, alignment="left"
+    )
+
+
+def shorten(text: str, most: int) -> str:
+    """At most so many characters of a text, its beginning and its end."""
+    if len(text) <= most:
+        return text
+    return text[: most - most // 2 - 1] + "…" + text[len(text) - most // 2 :]
+
+
+# ---------------------------------------------------------------------------------------------------------- scales
+
+
+def plain(value: float, digits: int = 3) -> str:
+    """A number of so many digits, as people write it: 0.003, 2.5e-5, 1,200."""
+    if 1000 <= abs(value) < 1e7 and value == round(value):
+        return f"{value:,.0f}"
+    mantissa, _, exponent = f"{value:.{digits}g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+
+
+class PlainFormatter(Formatter):
+    """Writes ticks as `plain` numbers, with no offset or factor at the axis's end.
+
+    Args:
+        unit: 1, or 0.01 for percents.
+    """
+
+    def __init__(self, unit: float = 1.0) -> None:
+        self._unit, self._sign = unit, "" if unit == 1 else "%"
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """The label of the tick at `x`."""
+        low, high = self.axis.get_view_interval()  # type: ignore[union-attr]
+        if self.axis.get_scale() == "log":  # type: ignore[union-attr]
+            return plain(x)
+        span, largest = high - low, max(abs(low), abs(high))
+        x = 0.0 if abs(x) < 1e-9 * span else x  # which rounding may have missed
+        return plain(x / self._unit, 3 + max(0, ceil(log10(largest / span))) if span else 3) + self._sign
+
+
+def plain_axis(axes: Axes) -> None:
+    """Write plain numbers at the y axis."""
+    axes.yaxis.set_major_formatter(PlainFormatter())
+
+
+def percent_axis(axis: Axis) -> None:
+    """Write percents at an axis of shares."""
+    axis.set_major_formatter(PlainFormatter(0.01))
+
+
+def whole_axis(axes: Axes, label: str) -> None:
+    """Label the x axis, whose ticks are whole numbers."""
+    axes.set_xlabel(label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_formatter(PlainFormatter())
+
+
+def log_axis(axes: Axes) -> None:
+    """Make the y axis, whose data must have been drawn, logarithmic."""
+    axes.set_yscale("log")
+    log_ticks(axes.yaxis)
+
+
+def log_ticks(axis: Axis) -> None:
+    """Write a few plain numbers at a logarithmic axis."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,), numticks=9))
+    axis.set_major_formatter(PlainFormatter())
+    axis.set_minor_formatter(NullFormatter())
