@@ -105,6 +105,15 @@ class MCPrediction:
     disagreement: Tensor
     samples: Tensor | None = None
 
+    def __repr__(self) -> str:
+        count, classes = self.mean.shape
+        sizes = f"{count:,} examples, {classes} classes"
+        kept = f", {len(self.samples):,} samples" if self.samples is not None else ""
+        if not count:
+            return f"MCPrediction({sizes}{kept})"
+        confidence, information = self.mean.amax(-1).mean().item(), self.mutual_information.mean().item()
+        return f"MCPrediction({sizes}{kept}: mean confidence {confidence:.3f}, mean MI {information:.3f} nats)"
+
     @property
     def predictive_entropy(self) -> Tensor:
         """(N,), entropy of the mean, in nats: all of the uncertainty."""

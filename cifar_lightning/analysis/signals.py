@@ -39,6 +39,10 @@ class LayerSignal:
     gradient_std: float
     input_share: float
 
+    def __repr__(self) -> str:
+        numbers = (f"{name}={value:.3g}" for name, value in vars(self).items())
+        return f"LayerSignal({', '.join(numbers)})"
+
 
 def measure_signals(
     network: nn.Module, layers: Iterable[nn.Module], inputs: Tensor, labels: Tensor

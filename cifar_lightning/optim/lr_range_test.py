@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from cifar_lightning.errors import unknown_name
 from cifar_lightning.optim.lr_descent import descends, noise
 from cifar_lightning.optim.lr_rules import RULES, Rule
 from cifar_lightning.optim.restored import restored, set_rates
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Mode = Literal["exponential", "linear"]
 
@@ -78,6 +81,24 @@ class LRSweep:
         """
         trimmed = self._trimmed()
         return {rule: RULES[rule](*trimmed) for rule in get_args(Rule)}
+
+    def plot(self, rule: Rule = "valley") -> "Figure":
+        """A picture of the losses and of what every rule suggests, `rule` above all, which a notebook shows."""
+        from cifar_lightning.optim.rate_plots import draw_sweep
+
+        return draw_sweep(self, rule)
+
+    def __repr__(self) -> str:
+        if not self.lrs:
+            return f"LRSweep(none of {self.num_steps} steps)"
+        try:
+            suggestion = f"valley {self.suggest():.3g}"
+        except LRSweepError:
+            suggestion = "no suggestion"
+        return (
+            f"LRSweep({len(self.lrs)} of {self.num_steps} steps, lr {self.lrs[0]:.3g} to {self.lrs[-1]:.3g}, "
+            f"loss {self.losses[0]:.4g} to {min(self.smoothed):.4g}, {suggestion})"
+        )
 
     def _trimmed(self) -> tuple[list[float], list[float]]:
         """Rates and smoothed losses without the first tenth and the last five, as in fastai.

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from cifar_lightning.optim.schedule import Schedule, check_positive, require_length
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OneCycle(Schedule):
     """The 1cycle policy of a rate that rises, falls, and decays (Smith 2018), by default as Géron computes it.
 

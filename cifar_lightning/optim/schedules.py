@@ -15,7 +15,7 @@ from cifar_lightning.optim.schedule import Schedule, check_positive, require_len
 __all__ = ["Constant", "Cosine", "Exponential", "OneCycle", "Performance", "PiecewiseConstant", "Power"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Constant(Schedule):
     """The optimizer's own rate throughout."""
 
@@ -24,7 +24,7 @@ class Constant(Schedule):
         return ConstantLR(optimizer, factor=1.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Power(Schedule):
     """lr / (1 + t/s)^c after t steps.
 
@@ -44,7 +44,7 @@ class Power(Schedule):
         return LambdaLR(optimizer, lambda t: (1 + t / self.s) ** -self.c)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Exponential(Schedule):
     """lr * factor^(t/s) after t epochs or steps.
 
@@ -71,7 +71,7 @@ class Exponential(Schedule):
         return ExponentialLR(optimizer, gamma=self.factor ** (1 / self.s))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PiecewiseConstant(Schedule):
     """lr times a factor that changes at some epochs.
 
@@ -103,7 +103,7 @@ class PiecewiseConstant(Schedule):
         return LambdaLR(optimizer, lambda epoch: self.factors[bisect_right(self.epochs, epoch)])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Performance(Schedule):
     """Multiply the rate by a factor when a metric has not improved for some time (torch's `ReduceLROnPlateau`).
 
@@ -147,7 +147,7 @@ class Performance(Schedule):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Cosine(Schedule):
     """A linear warm-up to the optimizer's rate, then half a cosine down (Loshchilov and Hutter 2017, without restarts).
 

@@ -1,3 +1,4 @@
+import re
 import warnings
 from types import SimpleNamespace
 
@@ -406,3 +407,15 @@ def test_wrong_numbers():
 def test_entropy():
     assert entropy(torch.tensor([1.0, 0.0])).item() == 0
     assert entropy(torch.full((10,), 0.1)).item() == pytest.approx(np.log(10))
+
+
+@pytest.mark.parametrize(
+    ("count", "kept", "text"),
+    [
+        (12, False, r"MCPrediction\(12 examples, 3 classes: mean confidence 0\.\d{3}, mean MI 0\.\d{3} nats\)"),
+        (12, True, r"MCPrediction\(12 examples, 3 classes, 5 samples: mean confidence .*\)"),
+        (0, False, r"MCPrediction\(0 examples, 3 classes\)"),
+    ],
+)
+def test_a_prediction_is_shown_in_a_line(count, kept, text):
+    assert re.fullmatch(text, repr(mc_predict(network(), X[:count], 5, return_samples=kept)))

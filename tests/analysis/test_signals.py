@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cifar_lightning import AlphaDropout, DeepMLP, measure_signals
+from cifar_lightning import AlphaDropout, DeepMLP, LayerSignal, measure_signals
 from cifar_lightning.nn.alpha_dropout import SELU_ALPHA, SELU_LAMBDA, affine_correction
 
 
@@ -173,3 +173,10 @@ def test_selu_keeps_activations_but_not_gradients():
     growth = (signals[0].gradient_std / signals[-1].gradient_std) ** (2 / 39)
     expected = SELU_LAMBDA**2 * (0.5 + SELU_ALPHA**2 * math.exp(2) * (1 + math.erf(-math.sqrt(2))) / 2)
     assert growth == pytest.approx(expected, abs=0.03)
+
+
+def test_a_signal_is_shown_in_a_line():
+    signal = LayerSignal(1 / 3, 1.0, -1.23456e-9, math.nan, 1.0)
+    assert repr(signal) == (
+        "LayerSignal(activation_mean=0.333, activation_std=1, gradient_mean=-1.23e-09, gradient_std=nan, input_share=1)"
+    )

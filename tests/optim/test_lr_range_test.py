@@ -1,5 +1,6 @@
 import math
 import random
+import re
 from itertools import pairwise
 
 import pytest
@@ -383,3 +384,22 @@ def test_groups_keep_their_ratios():
     assert group_factors(optimizer, 0.05) == pytest.approx([0.2, 2.0, 1.0])
     torch.optim.lr_scheduler.OneCycleLR(optimizer, [0.1, 1.0, 0.5], total_steps=10)
     assert group_factors(optimizer) == pytest.approx([0.1, 1.0, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("sweep", "text"),
+    [
+        (curve(), r"LRSweep\(\d+ of 300 steps, lr 1e-05 to [\d.]+, loss 2.3 to 1.\d+, valley 0.0\d+\)"),
+        (LRSweep([1e-3] * 3, [math.nan] * 3, 9), r"LRSweep\(3 of 9 steps, .*, no suggestion\)"),
+        (LRSweep([], [], 9), r"LRSweep\(none of 9 steps\)"),
+    ],
+)
+def test_a_sweep_shows_what_it_came_to_in_a_line(sweep, text):
+    assert re.fullmatch(text, repr(sweep))
+
+
+def test_a_sweep_is_drawn_in_a_line():
+    labels = [line.get_label() for line in curve().plot("steep").axes[0].lines]
+    assert [label for label in labels if label.endswith("(taken)")] == [
+        f"steep: {curve().suggest('steep'):.3g} (taken)"
+    ]

@@ -68,3 +68,41 @@ def test_what_needs_to_know_its_length(schedule):
 def test_wrong_options(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "text"),
+    [
+        (OneCycle(), "OneCycle()"),
+        (OneCycle(max_lr=0.1, anneal="cos"), "OneCycle(max_lr=0.1, anneal='cos')"),
+        (PiecewiseConstant(), "PiecewiseConstant()"),
+        (PiecewiseConstant([1], [1.0, 0.1]), "PiecewiseConstant(epochs=[1], factors=[1.0, 0.1])"),
+    ],
+)
+def test_a_schedule_shows_what_was_chosen(schedule, text):
+    assert repr(schedule) == text
+    assert eval(text) == schedule
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [Constant(), Cosine(), OneCycle(cycle_momentum=True), Performance(patience=0), PiecewiseConstant([1, 3])],
+)
+def test_a_schedule_is_drawn_in_a_line(schedule):
+    figure = schedule.plot(12, lr=0.05, steps_per_epoch=3)
+    assert figure.get_suptitle() == f"{schedule!r}, 12 steps"
+    assert len(figure.axes) == 1 + (schedule == OneCycle(cycle_momentum=True))
+    line = list(figure.axes[0].lines[0].get_ydata())[:12]
+    match schedule:
+        case PiecewiseConstant():
+            assert line == pytest.approx([0.05] * 3 + [0.025] * 6 + [0.005] * 3)
+        case Performance():  # as if the metric never improved: the first one is the best
+            assert line == pytest.approx([0.05] * 6 + [0.025] * 3 + [0.0125] * 3)
+        case _:
+            assert line == pytest.approx(rates(schedule, 12)[:12])
+
+
+@pytest.mark.parametrize("sizes", [{"steps": 0}, {"steps": 3, "steps_per_epoch": 0}])
+def test_a_schedule_of_no_steps(sizes):
+    with pytest.raises(ValueError, match="nothing to draw: expected steps and steps_per_epoch of at least 1, received"):
+        Constant().plot(**sizes)
