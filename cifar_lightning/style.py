@@ -18,8 +18,10 @@ from matplotlib import colormaps, rc_context, rcdefaults, rcParams
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullFormatter
 
 from cifar_lightning.files import write_whole
@@ -66,6 +68,7 @@ _PARAMETERS: dict[Any, Any] = {
     "lines.linewidth": 1.6,
     "lines.markersize": 5,
     "text.color": TEXT,
+    "text.parse_math": False,  # a $ in the name of a class or a file is one
     "xtick.color": GREY,
     "xtick.labelcolor": TEXT,
     "xtick.labelsize": 8.5,
@@ -147,6 +150,13 @@ def shorten(text: str, most: int) -> str:
     if len(text) <= most:
         return text
     return text[: most - most // 2 - 1] + "…" + text[len(text) - most // 2 :]
+
+
+def widest(texts: Sequence[str], size: float, weight: str = "normal") -> float:
+    """Inches that the widest of some lines of text takes."""
+    font, renderer = FontProperties(size=size, weight=weight), RendererAgg(1, 1, DPI)  # type: ignore[no-untyped-call]
+    measure: Any = renderer.get_text_width_height_descent
+    return max(float(measure(text, font, ismath=False)[0]) for text in texts) / DPI
 
 
 # ---------------------------------------------------------------------------------------------------------- scales

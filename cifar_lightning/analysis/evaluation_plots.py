@@ -20,6 +20,7 @@ from cifar_lightning.style import (
     save,
     shorten,
     style,
+    widest,
 )
 
 #: With more classes than these the cells of a confusion matrix are too small for numbers.
@@ -90,7 +91,7 @@ def draw_confusion_matrix(
     names = [shorten(name, 40) for name in classes]
     cell = min(CELL, MATRIX / len(names))
     size, slanted = min(9.0, 54 * cell), len(names) <= NUMBERED
-    label = 0.0088 * size * max(map(len, names))  # inches of the longest name
+    label = widest(names, size)
     side = cell * len(names)
     figure = new_picture(max(side + label + 1.6, 5), max(side + label * (0.75 if slanted else 1) + 1.1, 4), title)
     axes = figure.subplots()
@@ -118,7 +119,7 @@ def _write_numbers(axes: Axes, counts: list[list[int]], shares: list[list[float]
         for column, (count, share) in enumerate(zip(line, parts, strict=True)):
             if not count:
                 continue
-            colour = "white" if share > 0.5 else TEXT
+            colour = "white" if share > 0.7 else TEXT
             text = f"{share:.0%}" if share >= 0.005 else "<1%"
             weight = "bold" if row == column else "normal"
             looks: dict[str, Any] = {"ha": "center", "color": colour, "in_layout": False}

@@ -6,9 +6,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Patch
-from matplotlib.textpath import TextPath
 from torch import Tensor
 
 from cifar_lightning.style import (
@@ -23,6 +21,7 @@ from cifar_lightning.style import (
     save,
     shorten,
     style,
+    widest,
 )
 
 #: The most classes that have a bar: the most probable ones, and the true one.
@@ -31,6 +30,9 @@ BARS = 10
 WIDTH, IMAGE, LENGTH, GAP = 17.5, 1.4, 1.1, 0.22
 #: Inches of a line above or below an image, and characters that it may have.
 LINE, CHARACTERS = 0.135, 24
+
+#: Left, bottom, width and height, as shares of the picture.
+Box = tuple[float, float, float, float]
 
 
 @style()
@@ -89,10 +91,9 @@ class _Places:
     """
 
     def __init__(self, count: int, names: Sequence[str], above: int, below: int) -> None:
-        bold = FontProperties(weight="bold", size=6.5)
-        self.names = max(TextPath((0, 0), name, prop=bold).get_extents().width for name in names if name) / 72 + 0.15
+        self.names = widest(names, 6.5, "bold") + 0.15
         self.above, self.below = LINE * above + 0.08, max(LINE * below + 0.08, 0.2)
-        self.width = IMAGE + self.names + LENGTH + GAP
+        self.width, self.height = IMAGE + self.names + LENGTH + GAP, self.above + IMAGE + self.below + 0.1
         self.columns = min(count, 5, max(1, int(WIDTH / self.width)))
         self.rows = -(-count // self.columns)
 
@@ -100,30 +101,28 @@ class _Places:
         """An empty picture with room for all of them, a title and a legend."""
         width = max(self.columns * self.width + 0.3, 4.5)
         columns = len(key) if width > 2.2 * len(key) else 1
-        bottom = 0.2 + 0.2 * len(key) / columns
+        self.bottom = 0.2 + 0.2 * len(key) / columns
         picture = new_picture(width, 1, title)
         top = 0.15 + 0.2 * (1 + picture.get_suptitle().count("\n")) * bool(title)
-        self.bottom, height = bottom, bottom + self.rows * (self.above + IMAGE + self.below + 0.1) + top
+        self.size = width, height = width, self.bottom + self.rows * self.height + top
         picture.set_layout_engine("none")
         picture.set_size_inches(width, height)
         if title:
             picture.suptitle(picture.get_suptitle(), x=0.15 / width, y=1 - 0.08 / height, ha="left", va="top")
         picture.legend(handles=key, loc="lower left", ncols=columns, bbox_to_anchor=(0, 0))
-        self.size = width, height
         return picture
 
-    def boxes(self, index: int) -> tuple[tuple[float, float, float, float], tuple[float, float, float, float]]:
-        """Left, bottom, width and height of an image and of its bars, as shares of the picture."""
+    def boxes(self, index: int) -> tuple[Box, Box]:
+        """Where an image and its bars stand."""
         row, column = divmod(index, self.columns)
-        (width, height), x = self.size, 0.15 + column * self.width
-        y = self.bottom + self.below + (self.rows - 1 - row) * (self.above + IMAGE + self.below + 0.1)
-        bars = (x + IMAGE + self.names) / width
-        return (x / width, y / height, IMAGE / width, IMAGE / height), (
-            bars,
-            y / height,
-            LENGTH / width,
-            IMAGE / height,
-        )
+        x = 0.15 + column * self.width
+        y = self.bottom + self.below + (self.rows - 1 - row) * self.height
+        return self._box(x, y, IMAGE), self._box(x + IMAGE + self.names, y, LENGTH)
+
+    def _box(self, x: float, y: float, width: float) -> Box:
+        """A box of an image's height, from inches."""
+        whole, height = self.size
+        return x / whole, y / height, width / whole, IMAGE / height
 
 
 def _wrap(text: str) -> list[str]:

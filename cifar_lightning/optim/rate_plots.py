@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from math import isfinite
+from math import isfinite, log
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import offset_copy
 
 from cifar_lightning.optim.lr_rules import Rule
 from cifar_lightning.style import (
@@ -70,22 +71,24 @@ def draw_sweep(
 
 
 def _mark_suggestions(axes: Axes, sweep: LRSweep, suggestions: dict[str, float], rule: Rule) -> None:
-    """Mark each suggestion on the smoothed loss: the one that is taken filled and larger, below the others."""
-    for index, name in enumerate(get_args(Rule)):
-        if name not in suggestions:
-            continue
-        lr, is_taken = suggestions[name], name == rule
+    """Mark each suggestion on the smoothed loss, those of about the same rate above each other, the taken one first."""
+    near, drawn = 0.02 * log(sweep.lrs[-1] / sweep.lrs[0]), list[float]()
+    for name in sorted(suggestions, key=lambda name: name != rule):
+        lr, index, is_taken = suggestions[name], get_args(Rule).index(name), name == rule
         nearest = min(range(len(sweep.lrs)), key=lambda i: abs(sweep.lrs[i] - lr))
+        above = sum(abs(log(lr / other)) < near for other in drawn)
+        drawn.append(lr)
         axes.axvline(lr, color=COLOURS[index], linewidth=1, linestyle="-" if is_taken else ":", zorder=1)
         axes.plot(
             lr,
             sweep.smoothed[nearest],
             MARKERS[index],
+            transform=offset_copy(axes.transData, axes.get_figure(root=True), y=0.17 * above),
             markersize=12 if is_taken else 8,
             color=COLOURS[index],
             markerfacecolor=COLOURS[index] if is_taken else "white",
             markeredgewidth=1.6,
-            zorder=3 if is_taken else 4,
+            zorder=3,
             label=f"{name}: {plain(lr)}" + (" (taken)" if is_taken else ""),
         )
 

@@ -1,7 +1,6 @@
 """What is written in a figure, and where."""
 
-from itertools import combinations
-
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.text import Text
@@ -26,16 +25,18 @@ def boxes(figure):
 
 def problems(figure):
     """Texts that leave the figure or lie on another; a slanted one's box says nothing of its neighbours."""
-    found, page = [], figure.bbox
-    seen = boxes(figure)
-    for text, box in seen:
-        if box.x0 < -1 or box.y0 < -1 or box.x1 > page.x1 + 1 or box.y1 > page.y1 + 1:
-            found.append(f"{text.get_text()!r} is cut")
-    straight = [(text, box) for text, box in seen if text.get_rotation() in (0, 90)]
-    for (text, box), (other, its_box) in combinations(straight, 2):
-        if box.padded(-1).overlaps(its_box.padded(-1)):
-            found.append(f"{text.get_text()!r} lies on {other.get_text()!r}")
-    return found
+    seen, page = boxes(figure), figure.bbox
+    found = [
+        f"{text.get_text()!r} is cut"
+        for text, box in seen
+        if box.x0 < -1 or box.y0 < -1 or box.x1 > page.x1 + 1 or box.y1 > page.y1 + 1
+    ]
+    straight = [text.get_text() for text, _ in seen if text.get_rotation() in (0, 90)]
+    corners = np.array([box.padded(-1).extents for text, box in seen if text.get_rotation() in (0, 90)])
+    low, high = corners[:, None, :2], corners[:, None, 2:]
+    overlap = (low.swapaxes(0, 1) < high).all(-1) & (low < high.swapaxes(0, 1)).all(-1)
+    pairs = np.argwhere(np.triu(overlap, 1))
+    return found + [f"{straight[a]!r} lies on {straight[b]!r}" for a, b in pairs]
 
 
 def words(figure):

@@ -24,10 +24,10 @@ from cifar_lightning.style import COLOURS, RIGHT, WRONG
 
 QUANTITIES = [field.name for field in fields(LayerSignal)]
 TITLE = (
-    "a title as long as that of a run whose config has a long name, on CIFAR-10 (2,500 images), validation split " * 2
+    "a title as long as that of a run whose config has a long name, on CIFAR-10 (2,500 images), validation $split$ " * 2
 )
 TEN = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-NAMES = [f"class number {k} with a long name" for k in range(100)]
+NAMES = [f"class $number {k} with a $long_name" for k in range(100)]
 
 
 def epochs(count, **others):
