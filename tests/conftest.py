@@ -76,7 +76,8 @@ def _scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw no learning curves, which take longer than a small training, where nothing is said of them."""
-    for drawn in ("callbacks.report.draw_learning_curves", "experiments.sweep.report.draw_learning_curves"):
+    curves = "report.draw_learning_curves"
+    for drawn in (f"callbacks.{curves}", f"experiments.sweep.{curves}", "experiments.sweep.report.draw_sweep_curves"):
         monkeypatch.setattr(f"cifar_lightning.{drawn}", lambda *args: None)
 
 

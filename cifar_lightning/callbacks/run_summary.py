@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from cifar_lightning.nn.mlp import DeepMLP
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.messages import say
+from cifar_lightning.training.stacked_classifier import StackedClassifier
 
 
 class RunSummary(Callback):
@@ -21,11 +22,17 @@ class RunSummary(Callback):
         if stage != "fit" or not trainer.is_global_zero:
             return
         count = sum(parameter.numel() for parameter in pl_module.parameters())
-        name = type(pl_module).__name__
-        if isinstance(pl_module, MLPClassifier):
-            name = describe_network(pl_module.network)
-        say(f"Network: {name}; {count:,} parameters")
+        say(f"Network: {_describe_module(pl_module)}; {count:,} parameters")
         say(f"Training: {_describe_training(trainer, pl_module)}")
+
+
+def _describe_module(module: LightningModule) -> str:
+    """The network in short, as far as it is one of ours."""
+    if isinstance(module, StackedClassifier):
+        return f"{len(module.classifiers)} times {describe_network(module.classifiers[0].network)}"
+    if isinstance(module, MLPClassifier) and isinstance(module.network, DeepMLP):  # a subclass may have another
+        return describe_network(module.network)
+    return type(module).__name__
 
 
 def describe_network(network: DeepMLP) -> str:

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 
 from cifar_lightning.training.copies import STEP_METRICS, Copy
+from cifar_lightning.training.run_events import RunEvents, log_best
 
 
 class CopyLogger(Logger):
@@ -46,11 +47,15 @@ class CopyLogger(Logger):
         for logger in self._loggers:
             logger.log_hyperparams({**self._copy.classifier.hparams, "seed": self._copy.seed})
 
-    def log_best_accuracy(self, accuracy: float) -> None:
-        """Give TensorBoard's table of hyperparameters the best accuracy."""
+    def arrange_charts(self) -> None:
+        """Say in TensorBoard which curves share a chart."""
         for logger in self._loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.log_metrics({"hp_metric": accuracy})
+            if isinstance(logger, RunEvents):
+                logger.arrange_charts()
+
+    def log_best(self, step: int) -> None:
+        """Give TensorBoard's table of hyperparameters the copy's best epoch, after so many optimizer steps."""
+        log_best(self._loggers, self._copy.best, step)
 
     def save(self) -> None:
         """Write what has been logged."""

@@ -6,16 +6,19 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich import get_console
 
-from cifar_lightning.analysis.plots import draw_learning_curves
-from cifar_lightning.callbacks.run_folder import is_writer, run_folder
+from cifar_lightning.analysis.plots import draw_learning_curves, draw_sweep_curves
+from cifar_lightning.callbacks.run_folder import is_writer, run_folder, say_next
 from cifar_lightning.experiments.results import Result, make_table, write_csv, write_markdown
 from cifar_lightning.training.copies import Copy
 from cifar_lightning.training.copy_logger import CopyLogger
+from cifar_lightning.training.messages import say
 from cifar_lightning.training.stacked_classifier import StackedClassifier
 
 
 class SweepReport(Callback):
-    """Prints a line an epoch; at the end draws each copy's learning curves, and writes and prints the tables.
+    """Prints a line an epoch; at the end draws the learning curves, and writes and prints the tables.
+
+    `sweep.png` has the curves of all copies in one picture.
 
     Args:
         command: The command, for the table.
@@ -28,28 +31,30 @@ class SweepReport(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin after the epochs that are known."""
         self._epochs = _stack(pl_module).copies.epochs
+        for logger in trainer.loggers:
+            if isinstance(logger, CopyLogger):
+                logger.arrange_charts()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line of the epoch before."""
         self._print_line(_stack(pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the last line, and give TensorBoard's tables of hyperparameters the best accuracies."""
+        """Print the last line, and give TensorBoard's table of hyperparameters each copy's best epoch."""
         self._print_line(_stack(pl_module))
-        best = {each.name: each.best for each in _stack(pl_module).copies if each.best}
         for logger in trainer.loggers:
-            if isinstance(logger, CopyLogger) and logger.name in best:
-                logger.log_best_accuracy(best[logger.name]["val_accuracy"])
+            if isinstance(logger, CopyLogger):
+                logger.log_best(trainer.global_step)
 
     def _print_line(self, module: StackedClassifier) -> None:
-        console, best = get_console(), module.copies.best
-        if module.copies.epochs == self._epochs or console.is_terminal:  # where the progress bar is to be seen
+        best = module.copies.best
+        if module.copies.epochs == self._epochs:
             return
         self._epochs = module.copies.epochs
         shown = f"best so far: {best.name}, val_accuracy {best.best['val_accuracy']:.4f}" if best else "none is best"
         stopped = len(module.copies) - len(module.copies.active)
         end = f", {stopped} stopped" if stopped else ""
-        console.print(f"epoch {self._epochs:3}  {shown}{end}", highlight=False, soft_wrap=True)
+        say(f"epoch {self._epochs:3}  {shown}{end}", wrap=False)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw, write and print the report."""
@@ -61,7 +66,11 @@ class SweepReport(Callback):
             place = folder / each.name
             place.mkdir(parents=True, exist_ok=True)
             draw_learning_curves(each.rows, place / "learning_curves.png", f"{each.name} on {data_set}")
+        draw_sweep_curves({each.name: each.rows for each in copies}, folder / "sweep.png", f"Sweep on {data_set}")
         write_tables(copies, data_set, folder, self.command)
+        best = _stack(pl_module).copies.best
+        if best and (checkpoint := folder / best.name / "checkpoints" / "best.ckpt").is_file():
+            say_next(f"cifar-lightning test --ckpt_path {checkpoint}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Report what an interrupted training came to."""
@@ -85,7 +94,7 @@ def write_tables(copies: Sequence[Copy], data_set: str, folder: Path, command: s
         write_markdown(results, results[0].name, folder / "results.md", command)
         console.print(f"Sweep on {data_set}")
         console.print(make_table(results, results[0].name))
-    console.print(f"everything is in {folder}", highlight=False, soft_wrap=True)
+    say(f"everything is in {folder}", wrap=False)
 
 
 def make_result(each: Copy, data_set: str) -> Result:
