@@ -118,7 +118,7 @@ def _render(figure: Figure, kind: str) -> bytes:
 
 
 def restyle(figure: Figure) -> None:
-    """Give a figure that another library has drawn by a style of its own our ground, grid, spines and type."""
+    """Give a figure that another library has drawn by a style of its own our ground, grid, spines, ticks and type."""
     figure.set_facecolor("white")
     for axes in figure.axes:
         axes.set_facecolor("white")
@@ -130,6 +130,9 @@ def restyle(figure: Figure) -> None:
             spine.set(visible=side in ("left", "bottom"), edgecolor=GREY)
         for line in (*axes.get_xgridlines(), *axes.get_ygridlines()):
             line.set(color=_PARAMETERS["grid.color"], linewidth=_PARAMETERS["grid.linewidth"])
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                log_ticks(axis)  # others write powers by formulas
 
 
 def look(index: int) -> dict[str, Any]:

@@ -5,10 +5,8 @@ from cifar_lightning.analysis.evaluation_plots import draw_confusion_matrix, dra
 from cifar_lightning.analysis.image_plots import draw_images
 from cifar_lightning.analysis.signal_plots import draw_signals, plot_signals
 from cifar_lightning.optim.rate_plots import draw_schedule, draw_sweep
-from cifar_lightning.style import DPI
 
 __all__ = [
-    "DPI",
     "draw_confusion_matrix",
     "draw_images",
     "draw_learning_curves",

@@ -8,11 +8,11 @@ from typing import Any
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from cifar_lightning.analysis.plots import DPI
 from cifar_lightning.cli.find_run import SAVED_CONFIG
 from cifar_lightning.experiments.results import Result, write_csv, write_markdown
 from cifar_lightning.experiments.run import Run
-from cifar_lightning.files import write_whole
+from cifar_lightning.files import replacing, write_whole
+from cifar_lightning.style import DPI, restyle, style
 
 #: Trials that are part of the study; a failed one is not.
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
@@ -85,6 +85,7 @@ def best_trial(study: Study) -> FrozenTrial | None:
     return study.best_trial if complete else None
 
 
+@style()
 def _draw(study: Study, metric: str, folder: Path) -> None:
     """Draw Optuna's own plots."""
     import matplotlib
@@ -99,9 +100,12 @@ def _draw(study: Study, metric: str, folder: Path) -> None:
             drawn = getattr(plots, f"plot_{kind}")(
                 study, **({} if kind == "param_importances" else {"target_name": metric})
             )
-        axes = drawn if not hasattr(drawn, "flat") else drawn.flat[0]
+        figure = (drawn if not hasattr(drawn, "flat") else drawn.flat[0]).figure
+        restyle(figure)
         if kind == "parallel_coordinate":  # whose horizontal lines are those of as many scales
-            for scale in axes.figure.axes:
+            for scale in figure.axes:
                 scale.grid(False)
-        axes.figure.savefig(folder / f"{kind}.png", dpi=DPI, bbox_inches="tight")
-        matplotlib.pyplot.close(axes.figure)
+                scale.spines["right"].set_visible(True)
+        with replacing(folder / f"{kind}.png") as beside:
+            figure.savefig(beside, format="png", dpi=DPI, bbox_inches="tight")
+        matplotlib.pyplot.close(figure)

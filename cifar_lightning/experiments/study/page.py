@@ -1,7 +1,6 @@
 """What shows a study: `curves.png`, and `report.html`, one file that opens from the disk with no network."""
 
 import base64
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -9,9 +8,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from cifar_lightning.analysis.plots import DPI
 from cifar_lightning.experiments.results import COLUMNS, Result, summarize, used_columns
 from cifar_lightning.files import write_whole
+from cifar_lightning.style import beside, look, new_picture, percent_axis, plain_axis, save, style, whole_axis
 
 #: What is left out of the page, because its own chart says it.
 REDUNDANT = {"learning_curves.png"}
@@ -78,34 +77,26 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+@style()
 def draw_curves(results: Sequence[Result], path: Path) -> None:
-    """Draw validation loss and accuracy against the epoch: a line a run, a colour a name."""
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
-
-    figure = Figure(figsize=(13, 5), layout="constrained")
-    figure.suptitle("validation on " + ", ".join(dict.fromkeys(result.data_set for result in results)))
+    """Draw validation loss and accuracy against the epoch: a line a run, a colour and line style a name."""
     names = list(dict.fromkeys(result.name for result in results))
-    colours = colormaps["tab10" if len(names) <= 10 else "tab20"]
+    title = "Validation on " + ", ".join(dict.fromkeys(result.data_set for result in results))
+    figure = new_picture(13, max(5, 1.2 + 0.2 * len(names)), title)
     for axes, quantity in zip(figure.subplots(1, 2), ("val_loss", "val_accuracy"), strict=True):
         for index, name in enumerate(names):
             for number, result in enumerate(result for result in results if result.name == name):
                 points = [(row["epoch"], row[quantity]) for row in result.validated]
                 label = name if number == 0 else None
-                axes.plot(
-                    *zip(*points, strict=True), color=colours(index % colours.N), alpha=0.8, linewidth=1.2, label=label
-                )
-        axes.set(xlabel="epoch", title=quantity.replace("val_", ""))
-        axes.grid(alpha=0.3)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+                axes.plot(*zip(*points, strict=True), linewidth=1.2, label=label, **look(index))
+        axes.set_title(quantity.replace("val_", "validation "))
+        whole_axis(axes, "epoch")
     loss, accuracy = figure.axes
     # A run that diverges, or starts from raw pixels, would press all others together.
     finite = sorted(row["val_loss"] for result in results for row in result.validated if math.isfinite(row["val_loss"]))
     if finite:
         loss.set_ylim(finite[0] - 0.05, max(finite[int(0.95 * (len(finite) - 1))], finite[0] + 0.1) + 0.05)
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    figure.legend(*accuracy.get_legend_handles_labels(), loc="outside right upper")
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=DPI)
-    write_whole(path, picture.getvalue())
+    plain_axis(loss)
+    percent_axis(accuracy.yaxis)
+    beside(accuracy, accuracy.get_legend_handles_labels()[0])
+    save(figure, path)
