@@ -1,5 +1,6 @@
 import math
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from cifar_lightning.analysis.plots import (
     draw_sweep,
     draw_sweep_curves,
 )
+from cifar_lightning.optim.lr_rules import RULES
 from cifar_lightning.style import COLOURS, RIGHT, WRONG
 
 QUANTITIES = [field.name for field in fields(LayerSignal)]
@@ -242,6 +244,16 @@ def test_a_suggestion_lies_on_the_smoothed_loss():
         assert x == lr
         assert y == sweep.smoothed[min(range(150), key=lambda step: abs(sweep.lrs[step] - lr))]
     assert len({line.get_marker() for line in lines.values()} - {"None"}) == 5  # told apart in black and white
+
+
+def test_suggestions_of_one_rate_do_not_cover_each_other(monkeypatch):
+    monkeypatch.setattr(LRSweep, "suggestions", lambda sweep: dict.fromkeys(RULES, sweep.lrs[70]))
+    figure = draw_sweep(swept())
+    figure.draw_without_rendering()
+    marks = [line for line in figure.axes[0].lines if line.get_marker() != "None"]
+    heights = sorted(line.get_transform().transform(line.get_xydata())[0, 1] for line in marks)
+    assert len(heights) == 5
+    assert all(above - below > 16 for below, above in pairwise(heights))  # pixels
 
 
 def test_a_failed_sweep_says_why():
