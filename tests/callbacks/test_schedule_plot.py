@@ -127,6 +127,6 @@ def test_the_picture_names_schedule_steps_and_epochs(run, monkeypatch, config):
         "cifar_lightning.callbacks.schedule_plot.draw_schedule", lambda *args: titles.append((args[2], args[4]))
     )
     flags = [f"--config={ROOT}/configs/{config}.yaml", *SMALL, "--data.batch_size=32", "--trainer.max_epochs=3"]
-    run("fit", *flags, "--trainer.callbacks+=SchedulePlot")
+    run("fit", *flags, "--trainer.callbacks+=SchedulePlot", "--trainer.logger=false")  # which would show the picture
     name = {"one_cycle": "OneCycle()", "selu": "Constant()"}[config]
     assert titles == [(pytest.approx([step / 8 for step in range(25)]), f"{name}: 24 steps in 3 epochs")]
