@@ -1,12 +1,14 @@
 import csv
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT, SMALL
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cifar_lightning import MLPClassifier
-from cifar_lightning.callbacks.copies import SweepProgressBar
+from cifar_lightning.callbacks.progress_line import ProgressLine
 from cifar_lightning.experiments.sweep.check import refuse_what_has_no_meaning
 from cifar_lightning.experiments.sweep.command import main
 
@@ -237,11 +239,15 @@ def test_leaves_logs_curves_and_checkpoints_of_each(sweep, run, tmp_path):
     assert "Sweep on synthetic" in said
     assert "Training on" not in said  # there is no other training
     assert said.count("Training steps: plain") == 1
+    assert (folder / "sweep.png").stat().st_size > 10_000
+    lowest = min(table(folder), key=lambda row: float(row["best_val_loss"]))
+    assert f"next: cifar-lightning test --ckpt_path {folder / lowest['folder']}/checkpoints/best.ckpt" in said
     assert [row["model.lr"] for row in table(folder)] == ["0.01", "0.1"]
     for row in table(folder):
         place = folder / row["folder"]
         assert (place / "learning_curves.png").stat().st_size > 10_000
-        assert list(place.glob("events*"))
+        events = EventAccumulator(str(place)).Reload()
+        assert [each.value for each in events.Scalars("best/val_loss")] == [pytest.approx(float(row["best_val_loss"]))]
         assert f"lr: {row['model.lr']}" in (place / "hparams.yaml").read_text()
         best = place / "checkpoints" / "best.ckpt"
         assert best.stat().st_size < 2 * 300_000  # not the whole stack
@@ -352,9 +358,10 @@ def test_compiled_steps_several_at_once(sweep, run, tmp_path, undrawn, uncompile
 def test_the_bar_names_the_best(capfd, monkeypatch):
     flags = [flag for flag in FLAGS if "progress_bar" not in flag]
     monkeypatch.setattr("cifar_lightning.experiments.sweep.report.draw_learning_curves", lambda *args: None)
-    shown = []
-    get_metrics = SweepProgressBar.get_metrics
-    monkeypatch.setattr(SweepProgressBar, "get_metrics", lambda *args: shown.append(get_metrics(*args)) or shown[-1])
+    figures = []
+    monkeypatch.setattr(ProgressLine, "is_due", True)
+    monkeypatch.setattr(ProgressLine, "show", lambda line, *state: figures.extend(state[4:]))
     main([f"--vary={RATES}", *flags])
-    assert shown[-1]["best"] == "lr=0.01"
-    assert 0 <= float(shown[-1]["best_val_accuracy"]) <= 1
+    best, accuracy, *_ = [each for each in figures if len(each) > 1][-1]  # a validation has a single figure
+    assert best == "best lr=0.01"
+    assert re.fullmatch(r"best_val_accuracy 0\.\d{3}", accuracy)
