@@ -1,6 +1,7 @@
 """What the tests share: one thread, a scratch directory, small data, and the real files where they are."""
 
 import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def _scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in (ENVIRONMENT_VARIABLE, "PL_GLOBAL_SEED"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("COLUMNS", "200")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which Lightning takes away when it is used
     torch.set_num_threads(1)
 
 
