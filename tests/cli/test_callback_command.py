@@ -30,7 +30,7 @@ def test_find_lr(capfd):
     assert is_untrained()
     printed = capfd.readouterr().out
     assert "steep suggests lr = " in printed
-    assert f"the picture is {only('lr_finder.png')}" in printed
+    assert f"written to {only('lr_finder.png').parent}:\n  lr_finder.csv, lr_finder.png\n" in printed
     config = yaml.safe_load(only("config.yaml").read_text())
     assert config["model"]["dropout"] == "alpha"  # it was this config's network
 
@@ -39,14 +39,14 @@ def test_signals(capfd):
     signals.main(["--num_images", "50", "--config=selu", *QUICK])
     assert {line.split(",")[0] for line in only("signals.csv").read_text().splitlines()[1:]} == {"0"}
     assert is_untrained()
-    assert f"the picture is {only('signals.png')}" in capfd.readouterr().out
+    assert f"written to {only('signals.png').parent}:\n  signals.csv, signals.png\n" in capfd.readouterr().out
 
 
 def test_plot_schedule(capfd):
     plot_schedule.main([*QUICK, "-c", "one_cycle"])
     assert is_untrained()
     printed = capfd.readouterr().out
-    assert f"the picture is {only('schedule.png')}" in printed
+    assert f"written to {only('schedule.png').parent}:\n  schedule.png\n" in printed
     assert "15 steps: rate 0.005 at first" in printed
 
 
@@ -90,7 +90,7 @@ def test_a_sweep_that_suggests_nothing_leaves_its_picture(capsys):
     assert stop.value.code == 2
     printed = capsys.readouterr()
     assert "the loss never descended" in printed.err
-    assert f"the picture is {only('lr_finder.png')}" in printed.out
+    assert f"written to {only('lr_finder.png').parent}:\n  lr_finder.csv, lr_finder.png\n" in printed.out
 
 
 @pytest.mark.parametrize(("module", "options"), [(find_lr, ["--max_lr", "--rule"]), (signals, ["--num_images"])])

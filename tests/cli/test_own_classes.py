@@ -54,7 +54,7 @@ def test_a_subclass_has_all_that_ours_has_and_its_own_arguments(run, fail):
     assert torch.load(last, weights_only=True)["hyper_parameters"]["extra"] == 5
     assert "deterministic" in run("test", "--ckpt_path", last, *QUIET)
     assert saved("test_")["model"]["extra"] == 5
-    assert "temperature" in run("validate", "--ckpt_path", last, "--evaluation.calibrate=true", *QUIET)
+    assert "calibrated, T = " in run("validate", "--ckpt_path", last, "--evaluation.calibrate=true", *QUIET)
     assert "60 images" in run("predict", "--ckpt_path", last, *QUIET)
     assert "epoch   2" in run("fit", "--ckpt_path", last, "--trainer.max_epochs=2")
     assert saved("2")["model"]["extra"] == 5

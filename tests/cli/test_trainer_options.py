@@ -12,6 +12,7 @@ from conftest import SMALL
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
+from cifar_lightning.callbacks.progress_bar import RunProgressBar
 from cifar_lightning.callbacks.report import RunReport
 from cifar_lightning.cli.main import CLI
 
@@ -94,8 +95,8 @@ TABLE = {
     "deterministic": (["true"], lambda run, said: torch.are_deterministic_algorithms_enabled()),
     "enable_autolog_hparams": (["false"], lambda run, said: "lr" not in (run.folder / "hparams.yaml").read_text()),
     "enable_checkpointing": (["false"], lambda run, said: run.steps == 8 and not list(run.folder.rglob("*.ckpt"))),
-    "enable_model_summary": (["true"], lambda run, said: "Trainable params" in said),
-    "enable_progress_bar": (["true"], lambda run, said: "it/s" in said),
+    "enable_model_summary": (["true"], lambda run, said: "Network: 8 selu" in said),
+    "enable_progress_bar": (["true"], lambda run, said: isinstance(run.trainer.progress_bar_callback, RunProgressBar)),
     "fast_dev_run": (["true"], lambda run, said: run.steps == 1 and not run.folder.exists()),
     "gradient_clip_algorithm": (
         ["value", "--trainer.gradient_clip_val=0.001"],

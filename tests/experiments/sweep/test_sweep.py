@@ -361,7 +361,7 @@ def test_the_bar_names_the_best(capfd, monkeypatch):
     figures = []
     monkeypatch.setattr(ProgressLine, "is_due", True)
     monkeypatch.setattr(ProgressLine, "show", lambda line, *state: figures.extend(state[4:]))
-    main([f"--vary={RATES}", *flags])
+    main([f"--vary={RATES}", *flags, "--trainer.max_epochs=4"])
     best, accuracy, *_ = [each for each in figures if len(each) > 1][-1]  # a validation has a single figure
     assert best == "best lr=0.01"
     assert re.fullmatch(r"best_val_accuracy 0\.\d{3}", accuracy)
