@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.optim import Optimizer
 
-from cifar_lightning.compiled.code_cache import CompileError, compile_once
+from cifar_lightning.compiled.code_cache import Code, CompileError, compile_once
 from cifar_lightning.compiled.flat import separate_
 from cifar_lightning.compiled.stack_template import PenaltyOfEach, make_template
 from cifar_lightning.compiled.step import Clip
@@ -78,6 +79,11 @@ class Stack:
         self._eager: Step = lambda *args: step(*args, *tensors)
         self._compiled = compile_once(step, tensors, module, description) if compiled else self._eager
         self._shape: torch.Size | None = None
+
+    @property
+    def entry(self) -> Path | None:
+        """The file in the code cache that holds the step's code; None before the first step, and where none does."""
+        return self._compiled.entry if isinstance(self._compiled, Code) else None
 
     @property
     def _first(self) -> Tensor:

@@ -76,10 +76,14 @@ class LastCheckpoint(ModelCheckpoint):
     It is written at the end of each epoch, after each validation within one, and when the training is interrupted, by
     Ctrl-C or SIGTERM. `save_last` writes only where the best has changed, so a resume would lose all epochs since; and
     of epochs with several validations, Lightning would write none at its end.
+
+    Args:
+        command: The command that goes on from it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, command: str = "fit") -> None:
         super().__init__(filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
+        self._command = command
         self._is_training = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -106,7 +110,7 @@ class LastCheckpoint(ModelCheckpoint):
             self._write(trainer)
         path = Path(self.format_checkpoint_name({}))
         if interrupted and trainer.is_global_zero and path.is_file():
-            say(f"to go on: cifar-lightning fit --ckpt_path {path}", wrap=False)
+            say(f"to go on: cifar-lightning {self._command} --ckpt_path {path}", wrap=False)
         self._is_training = False
 
     def _write(self, trainer: Trainer) -> None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -108,6 +109,10 @@ class Executor:
         on_failure = None if self._compile == "always" else partial(_say_why_plain, trainer)
         self.step, self._pace = CompiledStep(model, optimizer, clip, batch_size, penalty, on_failure), Pace()
         self._watch = StepWatch(trainer, module, model, optimizer if self.step.updates_itself else None)
+        self.announce_compiler(trainer)
+
+    def announce_compiler(self, trainer: Trainer) -> None:
+        """Say how long the first step will take, unless its code is there already."""
         if self._seconds > SECONDS_TO_LOAD:
             kept = "once; kept for later runs" if keeps_code() else "in each run, for the compiler keeps no code"
             _say(trainer, f"Compiling the training step, about {self._seconds:.0f} s ({kept})")
@@ -142,10 +147,14 @@ class Executor:
             check_loss(trainer.lightning_module, loss, images)
             yield loss, logits, labels
             count += 1
-        if self._recipe and self.step.entry is not None:
-            remember(f"{self._recipe} {torch.get_num_threads()}", self.step.entry)
-            self._recipe = ""  # once is enough
+        self.remember_code(self.step.entry)
         self._take_time(trainer, (time.perf_counter() - start) / count)
+
+    def remember_code(self, entry: Path | None) -> None:
+        """Take note that the code of the training's steps is in `entry` of the cache, if it is in any."""
+        if self._recipe and entry is not None:
+            remember(f"{self._recipe} {torch.get_num_threads()}", entry)
+            self._recipe = ""  # once is enough
 
     def _take_time(self, trainer: Trainer, seconds: float) -> None:
         """Go on with one thread if steps, which take so many seconds each, have become much slower with several."""

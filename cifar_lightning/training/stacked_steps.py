@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
-from rich import get_console
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -18,6 +17,7 @@ from cifar_lightning.compiled.updates import clip_by_norm, clip_by_value
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.execution import Executor
 from cifar_lightning.training.lightning_internals import one_by_one
+from cifar_lightning.training.messages import say
 from cifar_lightning.training.obstacles import find_obstacle
 
 Batch = tuple[Tensor, Tensor]
@@ -48,7 +48,7 @@ class StackedSteps:
         """Choose how steps are executed, and say so."""
         linears, count = self._classifiers[0].network.linears(), len(self._classifiers)
         execution = self._executor.choose(trainer, module, linears, count * batch_size, "")
-        get_console().print(f"{count} networks as one", highlight=False)
+        say(f"{count} networks as one")
         self._executor.start(trainer, execution)
 
     def batches_at_once(self, trainer: Trainer) -> Callable[[], int] | None:
@@ -75,12 +75,13 @@ class StackedSteps:
         networks = [each.network for each in self._classifiers]
         penalties = [(network.l1, network.l2) for network in networks]
         self._stack = Stack(networks, optimizers, True, clip, penalties, self._say_why_plain)
+        self._executor.announce_compiler(trainer)
 
     def _say_why_plain(self, error: Exception) -> None:
         reason = f"torch could not compile them: {str(error).splitlines()[0]}"
         assert self._executor.execution is not None, "it was chosen"
         self._executor.execution = replace(self._executor.execution, compiled=False, steps=1, reason=reason)
-        get_console().print(str(self._executor.execution), highlight=False)
+        say(str(self._executor.execution))
 
     def run(self, trainer: Trainer, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Make whole steps, one for each batch.
@@ -92,6 +93,7 @@ class StackedSteps:
         for images, labels in one_by_one(trainer, batches):
             losses, logits = self._stack.step(*self._of_each(images, labels, range(len(self._classifiers))))
             yield losses, logits, labels
+        self._executor.remember_code(self._stack.entry if self._stack else None)
 
     def compute(self, images: Tensor, labels: Tensor, active: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The losses (A,) of the active classifiers, and their logits (A, B, num_classes); with gradients."""
