@@ -25,7 +25,13 @@ def _silence_what_does_not_concern_the_user() -> None:
     ):
         warnings.filterwarnings("ignore", message=message)
     # Advertisements, a device that nobody asked for, and what other lines say.
-    unwanted = ("Tip: ", "TPU available: False", "`Trainer.fit` stopped: `max_epochs=", "Restoring states from")
+    unwanted = (
+        "Tip: ",
+        "TPU available: False",
+        "`Trainer.fit` stopped: `max_epochs=",
+        "Restoring states from",
+        "`weights_only` was not set",
+    )
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not any(words in record.getMessage() for words in unwanted)
     )
