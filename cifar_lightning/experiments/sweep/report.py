@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich import get_console
 
 from cifar_lightning.analysis.plots import draw_learning_curves, draw_sweep_curves
@@ -74,7 +75,7 @@ class SweepReport(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Report what an interrupted training came to."""
-        if isinstance(exception, KeyboardInterrupt):
+        if isinstance(exception, KeyboardInterrupt | SIGTERMException):
             self.on_fit_end(trainer, pl_module)
 
 
