@@ -267,7 +267,7 @@ def test_a_sweep_is_not_taken_for_a_training(sweep, run, tmp_path, undrawn, capf
     for args in (["test", f"--ckpt_path={last}"], ["fit", f"--ckpt_path={last}"]):
         with pytest.raises(SystemExit):
             run(*args, *FLAGS)
-        assert "received that of a sweep" in capfd.readouterr().err
+        assert "received that of a whole sweep" in capfd.readouterr().err
     with pytest.raises(SystemExit):
         run("fit", *FLAGS, "--ckpt_path=last", f"--trainer.default_root_dir={tmp_path}/sweep")
     assert "received none of that content" in capfd.readouterr().err

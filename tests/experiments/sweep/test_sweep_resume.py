@@ -141,7 +141,7 @@ def test_what_varied_is_known(tmp_path, capfd):
     assert len(copies) == 4
     with pytest.raises(SystemExit):
         main([*FLAGS, f"--ckpt_path={copies[0]}"])
-    assert "expected that of a sweep, received that of one network" in capfd.readouterr().err
+    assert "expected the last.ckpt of a sweep" in capfd.readouterr().err
 
 
 def test_a_longer_sweep_finishes_or_begins_a_cycle(tmp_path, capfd):
