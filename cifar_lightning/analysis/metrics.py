@@ -223,7 +223,7 @@ class AURC(ExactMetric):
 
     def compute(self) -> Tensor:
         """The mean over coverages of the error rate; NaN for no examples."""
-        if not self.confidence:
+        if len(self.confidence) == 0:  # a list, or a tensor of all ranks
             return torch.tensor(torch.nan)
         confidence, order = dim_zero_cat(self.confidence).sort(descending=True)
         wrong = dim_zero_cat(self.wrong)[order]
