@@ -13,7 +13,8 @@ def replacing(path: Path) -> Iterator[Path]:
     It does so once it is on the disk. Until then, and if writing fails or the process dies, the old file stays. The
     name is in the same folder, since a file can't be moved in one go from one file system to another.
     """
-    beside = path.with_name(f".new-{path.name}")  # with the same suffix, by which some libraries choose a format
+    # Another process may write the same file. The suffix stays, by which some libraries choose a format.
+    beside = path.with_name(f".new-{os.getpid()}-{path.name}")
     try:
         yield beside
         _flush(beside, os.O_RDWR)

@@ -123,7 +123,7 @@ def _draw_rate(axes: Axes, rows: Sequence[Row], rates: Sequence[tuple[float, flo
     if points:
         looks: dict[str, Any] = {"marker": "o", "markersize": 4} if len(points) == 1 else {"drawstyle": "steps-post"}
         axes.plot(*zip(*points, strict=True), color=BLACK, label="_rate", **looks)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * max(rate for _, rate in points) or None)  # a constant rate is not on the edge
     axes.set_xlim(left=0)
     plain_axis(axes)
 

@@ -110,14 +110,13 @@ class LRFinder(Callback):
             get_console().print(_table(suggestions, self.rule, title))
         if is_writer(trainer):
             taken = suggestions.get(self.rule)
-            then = f"train at it, with --model.{self.attribute} {taken:.3g}" if self.stop and taken else ""
+            asked = self.stop and taken is not None
+            then = f"train at what {self.rule} suggests, with --model.{self.attribute} {taken:.3g}" if asked else ""
             say_where(folder, ["lr_finder.csv", "lr_finder.png"], then)
         if self.apply or self.stop:
             suggestion = self.sweep.suggest(self.rule)  # raises if there is none
         if self.stop:
             stop_before_training(trainer)
-            if trainer.is_global_zero:
-                get_console().print(f"{self.rule} suggests {self.attribute} = {suggestion:.3g}")
         if self.apply and not self.stop:
             self.found = {"attribute": self.attribute, "given": given, "found": suggestion}
             for holder in holders:

@@ -126,7 +126,7 @@ class PredictionTable(Callback):
             )
             self._draw(class_names(trainer, pl_module, self._drawn[0][1].shape[1]), source)
         for what, count in self._conversions.items():
-            console.print(f"{count:,} images were {what}")
+            console.print(f"{count:,} {'images were' if count > 1 else 'image was'} {what}")
         for path, reason in self.broken:
             console.print(f"skipped {path}: {reason}", markup=False)
         console.print(f"{self._count:,} images, {self._count / seconds:,.0f} a second")

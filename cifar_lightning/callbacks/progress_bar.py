@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -147,7 +148,7 @@ class RunProgressBar(ProgressBar):
         total = sum(totals) if isinstance(totals, Sequence) else totals
         if self._line.is_due:
             seconds = time.monotonic() - self._start
-            left = (total - self._done) * seconds / self._done
+            left = (total - self._done) * seconds / self._done if isfinite(total) else None
             figures = [f"{self._images / seconds:,.0f} images a second"] if self._images else []
             self._line.show(what, self._done, total, left, figures)
 

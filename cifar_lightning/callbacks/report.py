@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,7 @@ class RunReport(Callback):
         return {
             "epoch": float(self._epoch),
             "seconds": time.perf_counter() - self._epoch_start,
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else nan,
         } | {name: float(value) for name, value in trainer.callback_metrics.items() if not name.startswith(old)}
 
 

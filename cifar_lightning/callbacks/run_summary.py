@@ -59,7 +59,7 @@ def _describe_training(trainer: Trainer, module: LightningModule) -> str:
         size = data.hparams["batch_size"]
         parts.append(f"{sizes[0]:,} images of {data.data_set} in batches of {size}, {sizes[1]:,} to validate")
     if trainer.max_epochs not in (None, -1):
-        parts.append(f"{trainer.max_epochs} epochs at most")
+        parts.append(f"{trainer.max_epochs} epoch{'s' * (trainer.max_epochs != 1)} at most")
     return "; ".join(parts)
 
 

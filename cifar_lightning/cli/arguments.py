@@ -10,7 +10,7 @@ from cifar_lightning.cli.configs import find_config
 #: Options that take several values, one after another.
 LIST_OPTIONS = {"--evaluation.ensemble", "--data.classes", "--data.images"}
 CONFIG_OPTIONS = ("--config", "-c")
-#: Options of `lightning fit` that have no dot.
+#: Options of `cifar-lightning fit` that have no dot.
 FIT_OPTIONS = {*CONFIG_OPTIONS, "--seed_everything", "--ckpt_path", "--trainer", "--model", "--data"}
 
 
@@ -38,7 +38,7 @@ def gather_lists(arguments: list[str]) -> list[str]:
 
 
 def split_own_options(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """A command's own arguments, and those of `lightning fit`: the options with a dot, and `FIT_OPTIONS`."""
+    """A command's own arguments, and those of `cifar-lightning fit`: the options with a dot, and `FIT_OPTIONS`."""
     own: list[str] = []
     fit: list[str] = []
     part = own

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback
 
-from cifar_lightning.cli.arguments import split_own_options
 from cifar_lightning.cli.command import command
 from cifar_lightning.cli.main import CLI
+from cifar_lightning.cli.own_parser import OwnParser
 
 
 class CallbackCommand(NamedTuple):
@@ -26,10 +25,10 @@ class CallbackCommand(NamedTuple):
     description: str
     fixed: Mapping[str, Any]
 
-    def make_parser(self) -> ArgumentParser:
+    def make_parser(self) -> OwnParser:
         """The parser of the command's own options."""
-        parser = ArgumentParser(
-            prog=f"cifar-lightning {self.name}",
+        parser = OwnParser(
+            command=self.name,
             description=f"{self.description} All options of cifar-lightning fit are taken too, such as --config "
             "one_cycle or --model.lr 0.1; cifar-lightning fit --help lists them.",
         )
@@ -43,11 +42,10 @@ class CallbackCommand(NamedTuple):
             SystemExit: With status 2 for a user's mistake, after one message.
         """
         with command():
-            own, fit = split_own_options(list(args))
-            given = self.make_parser().parse_args(own).as_dict()
+            own, fit = self.make_parser().split(args)
             for word in fit:
                 if word.partition("=")[0] == "--ckpt_path":
                     raise ValueError(
                         f"{self.name} looks at a training that begins: expected no --ckpt_path, received {word}"
                     )
-            CLI(["fit", *fit], callbacks=[self.callback(**given, **self.fixed)])
+            CLI(["fit", *fit], callbacks=[self.callback(**own.as_dict(), **self.fixed)])

@@ -81,8 +81,9 @@ def peek_at_checkpoint(line: CommandLine, root: Path) -> Checkpoint:
     """
     named = line.value_of("ckpt_path")
     if named is None:
-        patterns = line.value_of("evaluation.ensemble")
-        members = (path for pattern in patterns for path in sorted(glob(str(pattern)))) if patterns else iter(())
+        given = line.value_of("evaluation.ensemble")
+        patterns = given if isinstance(given, list) else [] if given is None else [given]
+        members = (path for pattern in patterns for path in sorted(glob(str(pattern))))
         named = next(members, None)
     try:
         path = find_checkpoint(named and str(named), "fit", line.configs, root)

@@ -22,6 +22,7 @@ def _silence_what_does_not_concern_the_user() -> None:
         ".*does not have many workers.*",  # the whole data set is in memory: workers would only add their cost
         "Experiment logs directory .* exists and is not empty.*",  # it holds the run's config already
         ".*LeafSpec.* is deprecated.*",  # inside of Lightning
+        r"The number of training batches \(\d+\) is smaller than the logging interval.*",  # a line an epoch is ours
     ):
         warnings.filterwarnings("ignore", message=message)
     # Advertisements, a device that nobody asked for, and what other lines say.

@@ -32,7 +32,7 @@ def find_config(name: str, folder: str = "") -> str:
     if _is_yaml(name):
         return name
     path = os.path.expanduser(name)
-    if name == "-" or (os.path.exists(path) and not os.path.isdir(path)):  # "-" is standard input, for jsonargparse
+    if os.path.exists(path) and not os.path.isdir(path):
         return path
     return str(shipped_file(name, folder))
 

@@ -79,7 +79,7 @@ def find_in_newest_run(named: str, configs: Sequence[str], root: Path, kind: str
 
 def _newest_whole(last: Path) -> Path:
     """The last checkpoint; the newest that is whole of those beside it if it is damaged, and a line that says so."""
-    others = sorted(set(last.parent.glob("*.ckpt")) - {last}, key=lambda path: path.stat().st_mtime, reverse=True)
+    others = sorted(set(last.parent.glob("[!.]*.ckpt")) - {last}, key=lambda path: path.stat().st_mtime, reverse=True)
     for path in (last, *others):
         try:
             read_checkpoint(path, "module")

@@ -125,7 +125,7 @@ def _named(group: str, line: CommandLine) -> str | None:
         if value in (None, ""):
             option = ".".join(filter(None, (group, rest)))
             raise ValueError(f"--{option} without a value: expected the import path of a class, received none")
-        named = (value if rest == "class_path" else _split(value)[0]) or named
+        named = _split({"class_path": value} if rest == "class_path" else value)[0] or named
     return named
 
 

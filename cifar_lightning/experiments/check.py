@@ -17,7 +17,7 @@ from cifar_lightning.cli.own_classes import GROUPS
 from cifar_lightning.experiments.axis import as_text
 from cifar_lightning.experiments.grid import Grid, flags
 
-#: Options of `lightning fit` that have no meaning for many runs, each with what is expected in its place.
+#: Options of `cifar-lightning fit` that have no meaning for many runs, each with what is expected in its place.
 REFUSED = {
     "ckpt_path": "none, since what was stopped goes on by itself",
     "trainer.default_root_dir": "--out",
@@ -46,7 +46,7 @@ def check(arguments: Sequence[str], grid: Grid | None, what: str) -> dict[str, A
     """Check the options that some runs share, and a few points of a grid that have each of its values among them.
 
     Args:
-        arguments: Of `lightning fit`.
+        arguments: Of `cifar-lightning fit`.
         grid: What varies; None for nothing.
         what: What the arguments are, for messages.
 

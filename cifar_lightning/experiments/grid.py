@@ -1,4 +1,4 @@
-"""Options of `lightning fit` that vary: the grid of a study or a sweep, or the space of a search.
+"""Options of `cifar-lightning fit` that vary: the grid of a study or a sweep, or the space of a search.
 
 A grid is YAML, in a file or inline. Every entry is one of these:
 
@@ -41,7 +41,7 @@ class Point:
 
     @property
     def flags(self) -> list[str]:
-        """The point as flags of `lightning fit`."""
+        """The point as flags of `cifar-lightning fit`."""
         return flags(self.values)
 
 
@@ -170,7 +170,7 @@ class Grid:
 
 
 def flags(values: Mapping[str, Any]) -> list[str]:
-    """Values by option as flags of `lightning fit`."""
+    """Values by option as flags of `cifar-lightning fit`."""
     return [f"--{name}={as_text(value)}" for name, value in values.items()]
 
 

@@ -72,10 +72,8 @@ class Result:
 
     def __str__(self) -> str:
         test = f", test accuracy {self.test_accuracy:.2%}" if math.isfinite(self.test_accuracy) else ""
-        return (
-            f"validation loss {self.best['val_loss']:.4f}, accuracy {self.best['val_accuracy']:.2%}{test}, "
-            f"{self.seconds:.0f} s"
-        )
+        loss, accuracy = self.best["val_loss"], _accuracy(self.best)
+        return f"validation loss {loss:.4f}, accuracy {accuracy:.2%}{test}, {self.seconds:.0f} s"
 
     def line(self) -> dict[str, Any]:
         """The run's line in results.csv."""
@@ -100,6 +98,11 @@ class Result:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"broken result {path}: expected what a finished run wrote, received {error}") from None
         return result
+
+
+def _accuracy(row: Row) -> float:
+    """The validation accuracy, NaN of a module that logs none."""
+    return row.get("val_accuracy", math.nan)
 
 
 @dataclass(frozen=True)
@@ -151,9 +154,9 @@ class Summary:
         """Of one name's results, at least one, where `first_loss` is the mean best loss of what all are compared to."""
         values = {
             "val_loss": [result.best["val_loss"] for result in results],
-            "val_accuracy": [result.best["val_accuracy"] for result in results],
+            "val_accuracy": [_accuracy(result.best) for result in results],
             "test_accuracy": [result.test_accuracy for result in results],
-            "last_accuracy": [result.last["val_accuracy"] for result in results],
+            "last_accuracy": [_accuracy(result.last) for result in results],
             "best_epoch": [result.best["epoch"] for result in results],
             "epochs_to_first": [result.epochs_to(first_loss) for result in results],
             # (The first epoch compiles.)

@@ -15,9 +15,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from cifar_lightning.callbacks.report import RunReport
 from cifar_lightning.cli.arguments import CommandLine
+from cifar_lightning.cli.command import CTRL_C, TERMINATED
 from cifar_lightning.cli.config_files import load_config
 from cifar_lightning.cli.find_run import SAVED_CONFIG
 from cifar_lightning.cli.main import CLI
@@ -39,7 +41,7 @@ class Run:
         title: What the run is called among those of the same name.
         out: The folder of all runs.
         place: The run's own folder in it.
-        arguments: Of `lightning fit`.
+        arguments: Of `cifar-lightning fit`.
         values: What a grid varies, by option; `arguments` say it too.
     """
 
@@ -96,9 +98,11 @@ class Run:
                 self._set_aside(note)
             else:
                 if noted != recipe:
+                    changed = sorted(set(recipe["flags"]) ^ set(noted.get("flags", [])))
+                    changed += ["another config"] * (recipe["configs"] != noted.get("configs"))
                     raise ValueError(
                         f"the options of {self.title} have changed since it was run: expected those of {note}, or "
-                        f"another --out; received {json.dumps(recipe)}"
+                        f"another --out; the difference is {', '.join(changed)}"
                     )
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(note, json.dumps(recipe, indent=1).encode())
@@ -160,7 +164,8 @@ class Run:
             )
         best = next((c.best_model_path for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), "")
         metrics = {}
-        if test and best:  # there is none if no loss was finite, or if there are no checkpoints
+        # There is no best if no loss was finite, or if there are no checkpoints; and a module of a user's may not test.
+        if test and best and is_overridden("test_step", cli.model) and hasattr(cli.datamodule, "test_dataloader"):
             (metrics,) = trainer.test(cli.model, cli.datamodule, best, verbose=False, weights_only=True)
         seed = cli.subconfig.seed_everything
         return Result(
@@ -176,12 +181,12 @@ class Run:
         )
 
     def command(self) -> list[str]:
-        """What `lightning` is called with: to go on from a checkpoint, if there is one."""
+        """What `cifar-lightning` is called with: to go on from a checkpoint, if there is one."""
         for name in ("last", "best"):
             checkpoint = self.folder / "checkpoints" / f"{name}.ckpt"
             if checkpoint.exists() and (self.folder / SAVED_CONFIG).exists():
                 try:
-                    read_checkpoint(checkpoint)
+                    read_checkpoint(checkpoint, "module")
                 except ValueError as broken:  # as a full disk leaves it
                     print(f"{broken}: not resumed")
                 else:
@@ -201,15 +206,21 @@ def interruptible() -> Iterator[None]:
     """End on Ctrl-C, and on SIGTERM likewise, in a line that says how to go on.
 
     Raises:
-        SystemExit: With status 130, after the line.
+        SystemExit: With status 130 or 143, after the line.
     """
     is_main = threading.current_thread() is threading.main_thread()  # others can't have a signal's handler
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if is_main else None
+    terminated: list[int] = []
+
+    def terminate(number: int, frame: Any) -> None:
+        terminated.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, terminate) if is_main else None
     try:
         yield
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(TERMINATED if terminated else CTRL_C) from None
     finally:
         if is_main:
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

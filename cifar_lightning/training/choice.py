@@ -76,8 +76,9 @@ def choose_execution(
                 f"or --execution.compile never, whose sums differ in their last bits; received {obstacle}"
             )
         return replace(resumed, steps=1 if impatient else resumed.steps, reason="as before")
-    if compile == "never":
-        return Execution(False, 1, resumed.threads if resumed else torch.get_num_threads())
+    on_cpu = trainer.strategy.root_device.type == "cpu"
+    if compile == "never" and resumed:
+        return Execution(False, 1, resumed.threads)
     if compile == "always":
         obstacle = obstacle or _missing()
     if compile == "always" and obstacle:
@@ -85,15 +86,11 @@ def choose_execution(
             f"the training step can't be compiled: expected --execution.compile auto or never, or a training without "
             f"that; received {obstacle}"
         )
+    threads = choose_threads(*widths, batch_size) if on_cpu else torch.get_num_threads()
     if compile == "auto":
-        fewest_seconds = min(map(seconds, {1, torch.get_num_threads()}))
-        obstacle = obstacle or _reason_to_train_plainly(trainer, fewest_seconds)
-    threads = 1
-    if trainer.strategy.root_device.type == "cpu" and not obstacle:
-        threads = choose_threads(*widths, batch_size)
-        obstacle = _reason_to_train_plainly(trainer, seconds(threads)) if compile == "auto" else ""
-    if obstacle:
-        return Execution(False, 1, torch.get_num_threads(), obstacle)
+        obstacle = obstacle or _reason_to_train_plainly(trainer, seconds(threads))
+    if compile == "never" or obstacle:
+        return Execution(False, 1, threads, "" if compile == "never" else obstacle)
     reason = f"{impatient} follows each batch" if impatient and steps > 1 else ""
     return Execution(True, 1 if impatient else steps, threads, reason)
 

@@ -144,7 +144,7 @@ class Executor:
         start, count = time.perf_counter(), 0
         for images, labels in one_by_one(trainer, batches):
             loss, logits = self.step(images, labels)
-            check_loss(trainer.lightning_module, loss, images)
+            check_loss(trainer.lightning_module, loss, None)
             yield loss, logits, labels
             count += 1
         self.remember_code(self.step.entry)

@@ -29,7 +29,7 @@ def test_find_lr(capfd):
     assert max(rates) <= 5
     assert is_untrained()
     printed = capfd.readouterr().out
-    assert "steep suggests lr = " in printed
+    assert "next: train at what steep suggests, with --model.lr" in printed
     assert f"written to {only('lr_finder.png').parent}:\n  lr_finder.csv, lr_finder.png\n" in printed
     config = yaml.safe_load(only("config.yaml").read_text())
     assert config["model"]["dropout"] == "alpha"  # it was this config's network
@@ -66,7 +66,7 @@ def test_the_callbacks_of_fit_still_do_it(run):
     ("module", "args", "message"),
     [
         (find_lr, ["--rule", "vally"], "valley"),
-        (find_lr, ["--stop", "false"], "unrecognized arguments: --stop"),
+        (find_lr, ["--stop", "false"], "--stop is not an option"),
         (find_lr, ["selu"], "unrecognized arguments: selu"),
         (find_lr, ["--max_lr=-1"], "received"),
         (find_lr, ["--config", "sellu"], "did you mean selu"),
@@ -101,3 +101,12 @@ def test_help_names_the_callback_s_arguments_and_those_of_fit(capsys, module, op
     for option in [*options, "All options of cifar-lightning fit"]:
         assert option in " ".join(printed.split())
     assert "--stop" not in printed
+
+
+@pytest.mark.parametrize(("wrong", "meant"), [("--max_lrs", "--max_lr"), ("--rul", "--rule")])
+def test_a_misspelt_option_of_the_commands_own_is_answered_by_the_nearest(capsys, wrong, meant):
+    with pytest.raises(SystemExit) as stop:
+        find_lr.main([wrong, "1", *QUICK])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said == f"error: {wrong} is not an option: did you mean {meant}? (see cifar-lightning find-lr --help)\n"

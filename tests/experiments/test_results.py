@@ -148,3 +148,10 @@ def test_a_result_without_a_validation_is_none(tmp_path):
     Result("a", 1, "synthetic", 1, "a", [{"epoch": 1.0, "seconds": 1.0}]).save(path)
     with pytest.raises(ValueError, match="broken result"):
         Result.load(path)
+
+
+def test_a_module_that_logs_no_accuracy_has_a_result_all_the_same():
+    bare = Result("a", 1, "synthetic", 1, "a", [{"epoch": 1.0, "seconds": 1.0, "lr": 0.1, "val_loss": 2.0}])
+    assert str(bare) == "validation loss 2.0000, accuracy nan%, 1 s"
+    (summary,) = summarize([bare], "a")
+    assert summary.cell("val_accuracy") == "-"

@@ -1,16 +1,16 @@
 """The command `cifar-lightning search`: trainings with options that Optuna draws."""
 
+import math
 import shlex
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from cifar_lightning.cli.arguments import split_own_options
 from cifar_lightning.cli.command import command
 from cifar_lightning.cli.configs import find_config
+from cifar_lightning.cli.own_parser import OwnParser
 from cifar_lightning.experiments.check import name_of
-from cifar_lightning.experiments.results import make_table
+from cifar_lightning.experiments.results import Result, make_table
 from cifar_lightning.experiments.run import interruptible, quiet
 from cifar_lightning.experiments.search.options import Options
 from cifar_lightning.experiments.search.results import count_states
@@ -20,10 +20,10 @@ from cifar_lightning.experiments.search.search import Search
 SHOWN = 10
 
 
-def make_parser() -> ArgumentParser:
+def make_parser() -> OwnParser:
     """The parser of a search's own options."""
-    parser = ArgumentParser(
-        prog="cifar-lightning search",
+    parser = OwnParser(
+        command="search",
         description="Train with options that Optuna draws from a space. All options of cifar-lightning fit are taken "
         "too, and hold for all trials. The same command again goes on with the search.",
     )
@@ -37,15 +37,20 @@ def main(args: list[str]) -> None:
     Raises:
         SystemExit: With status 2 for a user's mistake or where nothing trains, 130 if interrupted.
     """
-    own, fit = split_own_options(args)
-    given = make_parser().parse_args(own).as_dict()
+    own, fit = make_parser().split(args)
     with command(), quiet(), interruptible():
-        options = Options(**given)
+        options = Options(**own.as_dict())
         folder = Path(options.out or Path("runs", "search", name_of(find_config(options.vary, "search"))))
         search = Search(fit, options, folder, "cifar-lightning search " + shlex.join(args))
         search.run()
     best_last = options.metric == "val_accuracy"
-    results = sorted(search.results(), key=lambda result: result.best[options.metric], reverse=best_last)
+
+    def rank(result: Result) -> tuple[bool, float]:
+        """Where a result stands in the table: a value that is no number comes last."""
+        value = result.best.get(options.metric, math.nan)
+        return not math.isfinite(value), -value if best_last else value
+
+    results = sorted(search.results(), key=rank)
     if results:
         Console().print(make_table(results[:SHOWN], results[0].name))
     print(f"{count_states(search.study)}; everything is in {folder}")

@@ -1,7 +1,7 @@
 """A search: trainings whose options Optuna draws from a space.
 
 T. Akiba et al., "Optuna: A Next-generation Hyperparameter Optimization Framework", KDD 2019,
-https://arxiv.org/abs/1907.10902. Each trial is a run of `lightning fit` in a folder of its own.
+https://arxiv.org/abs/1907.10902. Each trial is a run of `cifar-lightning fit` in a folder of its own.
 """
 
 import uuid
@@ -33,7 +33,7 @@ class Search:
     """A study and what it needs to go on.
 
     Args:
-        fit: Options of `lightning fit`, for all trials.
+        fit: Options of `cifar-lightning fit`, for all trials.
         options: The search's own.
         folder: Where everything is written.
         command: What the search was started by.
@@ -183,7 +183,8 @@ class Search:
                 self._end(trial, run, error, TrialState.PRUNED if report.pruned else TrialState.FAIL)
         except KeyboardInterrupt:
             with self._alone:
-                trial.set_user_attr("begun", trial.user_attrs["begun"][:-1])  # it was not killed
+                if not self.study.get_trials(deepcopy=False)[trial.number].state.is_finished():
+                    trial.set_user_attr("begun", trial.user_attrs["begun"][:-1])  # it was not killed
             raise
         finally:
             lock.release()

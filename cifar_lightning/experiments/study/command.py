@@ -5,13 +5,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 from rich.console import Console
 
-from cifar_lightning.cli.arguments import split_own_options
 from cifar_lightning.cli.command import command
 from cifar_lightning.cli.configs import find_config
+from cifar_lightning.cli.own_parser import OwnParser
 from cifar_lightning.experiments.check import check, given_flags, name_of, refuse
 from cifar_lightning.experiments.grid import Grid, Point, read_grid
 from cifar_lightning.experiments.results import make_table, write_csv, write_markdown
@@ -19,7 +18,7 @@ from cifar_lightning.experiments.run import Run, interruptible, quiet
 from cifar_lightning.experiments.study.page import draw_curves, write_page
 from cifar_lightning.experiments.study.runner import Runner, share_cores
 
-#: Options of `lightning fit` that a study sets itself, each with what is expected in its place.
+#: Options of `cifar-lightning fit` that a study sets itself, each with what is expected in its place.
 SET_BY_THE_STUDY = {
     "seed_everything": "--seeds, one for each run",
     "config": "the configs before all options",
@@ -27,10 +26,10 @@ SET_BY_THE_STUDY = {
 }
 
 
-def make_parser() -> ArgumentParser:
+def make_parser() -> OwnParser:
     """The parser of a study's own options."""
-    parser = ArgumentParser(
-        prog="cifar-lightning study",
+    parser = OwnParser(
+        command="study",
         description="Train each config, at each point of a grid if there is one, with each seed, and compare them: "
         "results.csv, results.md, curves.png, report.html. All options of cifar-lightning fit are taken too, and hold "
         "for all runs. The same command again goes on with what is not finished.",
@@ -53,8 +52,7 @@ def main(args: list[str]) -> None:
     Raises:
         SystemExit: With status 1 if a run failed, 2 for a user's mistake, 130 if interrupted.
     """
-    own, fit = split_own_options(args)
-    given = make_parser().parse_args(own)
+    given, fit = make_parser().split(args)
     out = Path(given.out)
     with command(), quiet(), interruptible():
         refuse(given_flags(fit), SET_BY_THE_STUDY)
@@ -94,11 +92,11 @@ def make_runs(
     """The runs, everything with the first seed before anything with the second, so that there is early much to compare.
 
     Args:
-        configs: Files of `lightning fit`.
+        configs: Files of `cifar-lightning fit`.
         grid: What varies in each of them.
         seeds: The seeds.
         out: The study's folder.
-        fit: Options of `lightning fit` for all runs.
+        fit: Options of `cifar-lightning fit` for all runs.
 
     Raises:
         ValueError: If a config does not parse, or can't be built; if a config, a point or a seed is there twice.

@@ -86,9 +86,10 @@ def draw_curves(results: Sequence[Result], path: Path) -> None:
     for axes, quantity in zip(figure.subplots(1, 2), ("val_loss", "val_accuracy"), strict=True):
         for index, name in enumerate(names):
             for number, result in enumerate(result for result in results if result.name == name):
-                points = [(row["epoch"], row[quantity]) for row in result.validated]
+                rows = [row for row in result.validated if quantity in row]
                 label = name if number == 0 else None
-                axes.plot(*zip(*points, strict=True), linewidth=1.2, label=label, **look(index))
+                points = [row["epoch"] for row in rows], [row[quantity] for row in rows]
+                axes.plot(*points, marker="o" if len(rows) == 1 else "", linewidth=1.2, label=label, **look(index))
         axes.set_title(quantity.replace("val_", "validation "))
         whole_axis(axes, "epoch")
     loss, accuracy = figure.axes
@@ -98,5 +99,5 @@ def draw_curves(results: Sequence[Result], path: Path) -> None:
         loss.set_ylim(finite[0] - 0.05, max(finite[int(0.95 * (len(finite) - 1))], finite[0] + 0.1) + 0.05)
     plain_axis(loss)
     percent_axis(accuracy.yaxis)
-    beside(accuracy, accuracy.get_legend_handles_labels()[0])
+    beside(accuracy, loss.get_legend_handles_labels()[0])
     save(figure, path)

@@ -19,8 +19,8 @@ def test_curves_are_drawn_with_what_is_not_finite_left_out(tmp_path, monkeypatch
     plot = Axes.plot
     monkeypatch.setattr(Axes, "plot", lambda self, *args, **kwargs: drawn.append(args) or plot(self, *args, **kwargs))
     draw_curves([result("a", 1), result("c", 1, (math.nan, math.nan))], tmp_path / "curves.png")
-    assert drawn[0] == ((1.0, 2.0, 3.0), (2.0, 1.5, 1.8))
-    assert drawn[2] == ((1.0, 2.0, 3.0), (0.3, 0.4, 0.5))
+    assert drawn[0] == ([1.0, 2.0, 3.0], [2.0, 1.5, 1.8])
+    assert drawn[2] == ([1.0, 2.0, 3.0], [0.3, 0.4, 0.5])
     assert Image.open(tmp_path / "curves.png").size == (2600, 1000)  # 13 x 5 inches
 
 
