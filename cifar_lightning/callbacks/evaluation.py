@@ -18,7 +18,7 @@ from cifar_lightning.analysis.mc_dropout import MCPrediction
 from cifar_lightning.analysis.metrics import MutualInformation, Reliability, evaluation_metrics
 from cifar_lightning.analysis.plots import draw_confusion_matrix, draw_images, draw_reliability
 from cifar_lightning.callbacks.calibration import Calibration, gather, save_calibrated
-from cifar_lightning.callbacks.run_folder import is_writer, run_folder, say_where
+from cifar_lightning.callbacks.run_folder import data_set_name, is_writer, run_folder, say_where
 from cifar_lightning.callbacks.ways_to_predict import Way, WaysToPredict, class_names, is_classified
 from cifar_lightning.files import replacing
 from cifar_lightning.training.run_events import add_to_row, show_picture
@@ -152,7 +152,7 @@ class EvaluationReport(Callback):
         if trainer.sanity_checking or not is_writer(trainer):
             return
         folder.mkdir(parents=True, exist_ok=True)
-        data_set = getattr(trainer.datamodule, "data_set", "unnamed data")  # type: ignore[attr-defined]
+        data_set = data_set_name(trainer)
         title = f"{folder.parent.name} on {data_set}, {split} split"
         count = int(confusion.sum())
         get_console().print(_table(rows, f"{title}, {count:,} images"))

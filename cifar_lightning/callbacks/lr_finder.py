@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from cifar_lightning.analysis.plots import draw_sweep
 from cifar_lightning.callbacks.progress_line import Clock, ProgressLine
-from cifar_lightning.callbacks.run_folder import is_writer, run_folder, say_where
+from cifar_lightning.callbacks.run_folder import data_set_name, is_writer, run_folder, say_where
 from cifar_lightning.callbacks.sweep_step import SweepStep
 from cifar_lightning.files import replacing
 from cifar_lightning.optim.lr_range_test import LRSweep, Mode, make_rates, run_sweep
@@ -98,7 +98,7 @@ class LRFinder(Callback):
         finally:
             restore_generators(generators)
         folder = run_folder(trainer)
-        data_set = getattr(trainer.datamodule, "data_set", "unnamed data")  # type: ignore[attr-defined]
+        data_set = data_set_name(trainer)
         title = f"Learning-rate range test on {data_set}"
         suggestions = _suggestions(self.sweep)
         if is_writer(trainer):

@@ -19,7 +19,7 @@ from torch import Tensor
 from cifar_lightning.analysis.mc_dropout import MCPrediction, entropy
 from cifar_lightning.analysis.plots import draw_images
 from cifar_lightning.callbacks.evaluation import EvaluationReport
-from cifar_lightning.callbacks.run_folder import is_writer, run_folder, say_where
+from cifar_lightning.callbacks.run_folder import data_set_name, is_writer, run_folder, say_where
 from cifar_lightning.callbacks.ways_to_predict import class_names, is_classified
 from cifar_lightning.data.image_files import FileBatch
 from cifar_lightning.training.datamodule import CIFAR10DataModule
@@ -119,11 +119,7 @@ class PredictionTable(Callback):
             console.print(f"... and {self._count - len(self._rows):,} more in the file")
         if self._drawn and is_writer(trainer):
             data = trainer.datamodule  # type: ignore[attr-defined]
-            source = (
-                "image files"
-                if getattr(data, "files", None)
-                else f"images of {getattr(data, 'data_set', 'unnamed data')}"
-            )
+            source = "image files" if getattr(data, "files", None) else f"images of {data_set_name(trainer)}"
             self._draw(class_names(trainer, pl_module, self._drawn[0][1].shape[1]), source)
         for what, count in self._conversions.items():
             console.print(f"{count:,} {'images were' if count > 1 else 'image was'} {what}")

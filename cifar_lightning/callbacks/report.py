@@ -16,7 +16,7 @@ from rich.text import Text
 from cifar_lightning.analysis.curve_plots import best_epoch
 from cifar_lightning.analysis.plots import draw_learning_curves
 from cifar_lightning.callbacks.progress_bar import epoch_label
-from cifar_lightning.callbacks.run_folder import is_writer, run_folder, say_next
+from cifar_lightning.callbacks.run_folder import data_set_name, is_writer, run_folder, say_next
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.lightning_internals import finished_epochs, resumes_within_epoch
 from cifar_lightning.training.messages import say
@@ -82,7 +82,7 @@ class RunReport(Callback):
             log_best(trainer.loggers, best_epoch(self.rows) or {}, trainer.global_step)
         if is_writer(trainer) and self.rows:
             folder.mkdir(parents=True, exist_ok=True)
-            data_set = _data_set(trainer)
+            data_set = data_set_name(trainer)
             title = f"{folder.parent.name} on {data_set}"
             draw_learning_curves(self.rows, folder / "learning_curves.png", title, self._rates())
             get_console().print(_table(self.rows, data_set, folder))
@@ -146,10 +146,6 @@ class RunReport(Callback):
             "seconds": time.perf_counter() - self._epoch_start,
             "lr": trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else nan,
         } | {name: float(value) for name, value in trainer.callback_metrics.items() if not name.startswith(old)}
-
-
-def _data_set(trainer: Trainer) -> str:
-    return getattr(trainer.datamodule, "data_set", "unnamed data")  # type: ignore[attr-defined]
 
 
 def _epoch_line(row: Row) -> str:

@@ -38,6 +38,11 @@ def is_writer(trainer: Trainer) -> bool:
     return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
 
 
+def data_set_name(trainer: Trainer) -> str:
+    """What the trainer's data is called; a DataModule that is not ours need not say it."""
+    return str(getattr(trainer.datamodule, "data_set", "unnamed data"))  # type: ignore[attr-defined]
+
+
 def say_where(folder: Path, names: Sequence[str], then: str = "") -> None:
     """Say which files a command has written, and what could be done next."""
     say(f"written to {folder}:", wrap=False)

@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from cifar_lightning.callbacks.run_folder import data_set_name
 from cifar_lightning.nn.mlp import DeepMLP
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.messages import say
@@ -57,7 +58,7 @@ def _describe_training(trainer: Trainer, module: LightningModule) -> str:
         parts.append(f"{optimizer}, {schedule}, lr {hparams['lr']:g}")
     if (sizes := getattr(data, "split_sizes", None)) is not None:
         size = data.hparams["batch_size"]
-        parts.append(f"{sizes[0]:,} images of {data.data_set} in batches of {size}, {sizes[1]:,} to validate")
+        parts.append(f"{sizes[0]:,} images of {data_set_name(trainer)} in batches of {size}, {sizes[1]:,} to validate")
     if trainer.max_epochs not in (None, -1):
         parts.append(f"{trainer.max_epochs} epoch{'s' * (trainer.max_epochs != 1)} at most")
     return "; ".join(parts)

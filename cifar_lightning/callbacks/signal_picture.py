@@ -14,7 +14,7 @@ from rich.table import Table
 
 from cifar_lightning.analysis.plots import draw_signals
 from cifar_lightning.analysis.signals import LayerSignal, measure_signals
-from cifar_lightning.callbacks.run_folder import is_writer, run_folder, say_where
+from cifar_lightning.callbacks.run_folder import data_set_name, is_writer, run_folder, say_where
 from cifar_lightning.files import replacing
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.datamodule import CIFAR10DataModule
@@ -70,7 +70,7 @@ class SignalPicture(Callback):
         """Draw the picture."""
         folder = run_folder(trainer)
         if is_writer(trainer) and self.rows:
-            data_set = trainer.datamodule.data_set  # type: ignore[attr-defined]
+            data_set = data_set_name(trainer)
             draw_signals(self.rows, folder / "signals.png", f"Signals in {folder.parent.name} on {data_set}")
             show_picture(trainer, folder / "signals.png")
             if self.stop:

@@ -18,6 +18,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from cifar_lightning.callbacks.report import RunReport
+from cifar_lightning.callbacks.run_folder import data_set_name
 from cifar_lightning.cli.arguments import CommandLine
 from cifar_lightning.cli.command import CTRL_C, TERMINATED
 from cifar_lightning.cli.config_files import load_config
@@ -171,7 +172,7 @@ class Run:
         return Result(
             name=self.name,
             seed=None if seed is False else seed,
-            data_set=getattr(cli.datamodule, "data_set", "unnamed data"),
+            data_set=data_set_name(trainer),
             parameters=sum(parameter.numel() for parameter in cli.model.parameters() if parameter.requires_grad),
             folder=self.place,
             rows=rows,

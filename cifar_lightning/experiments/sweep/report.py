@@ -8,7 +8,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich import get_console
 
 from cifar_lightning.analysis.plots import draw_learning_curves, draw_sweep_curves
-from cifar_lightning.callbacks.run_folder import is_writer, run_folder, say_next
+from cifar_lightning.callbacks.run_folder import data_set_name, is_writer, run_folder, say_next
 from cifar_lightning.experiments.results import Result, make_table, write_csv, write_markdown
 from cifar_lightning.training.copies import Copy
 from cifar_lightning.training.copy_logger import CopyLogger
@@ -62,7 +62,7 @@ class SweepReport(Callback):
         copies = [each for each in _stack(pl_module).copies if each.rows]
         if not is_writer(trainer) or not copies:
             return
-        folder, data_set = run_folder(trainer), trainer.datamodule.data_set  # type: ignore[attr-defined]
+        folder, data_set = run_folder(trainer), data_set_name(trainer)
         for each in copies:
             place = folder / each.name
             place.mkdir(parents=True, exist_ok=True)
