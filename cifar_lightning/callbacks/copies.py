@@ -1,11 +1,10 @@
 """What is kept and shown of each network of a `StackedClassifier`: its checkpoints, and the best one's name."""
 
-import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -13,6 +12,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from cifar_lightning.callbacks.progress_bar import RunProgressBar
 from cifar_lightning.callbacks.run_folder import run_folder
 from cifar_lightning.files import write_whole
+from cifar_lightning.training.checkpoint_files import WholeCheckpoints
 from cifar_lightning.training.copies import Copy
 from cifar_lightning.training.lightning_internals import is_within_a_step
 from cifar_lightning.training.stacked_classifier import StackedClassifier
@@ -23,7 +23,13 @@ class CopyCheckpoints(Checkpoint):
 
     They are in the copy's own folder, and are what evaluations and `MLPClassifier.load_from_checkpoint` take. A loss
     that is no number is never the best. The copies' weights of a training that is resumed come along.
+
+    Args:
+        more: What each checkpoint holds beside what is known of the copy and its data.
     """
+
+    def __init__(self, more: Mapping[str, Any]) -> None:
+        self.more = more
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the checkpoints of a training that is resumed along into its new folder."""
@@ -43,7 +49,7 @@ class CopyCheckpoints(Checkpoint):
         assert isinstance(pl_module, StackedClassifier), "it is for the copies of one"
         for each in pl_module.copies:
             if each.is_new_best:
-                save_copy(trainer, each, "best")
+                save_copy(trainer, each, "best", self.more)
                 each.is_new_best = False
         if not trainer.is_last_batch:
             self._save_last(trainer, pl_module)
@@ -62,10 +68,10 @@ class CopyCheckpoints(Checkpoint):
         assert isinstance(pl_module, StackedClassifier), "it is for the copies of one"
         for each in pl_module.copies:
             if each.stopped_epoch in (None, trainer.current_epoch + 1):
-                save_copy(trainer, each, "last")
+                save_copy(trainer, each, "last", self.more)
 
 
-def save_copy(trainer: Trainer, each: Copy, name: str) -> None:
+def save_copy(trainer: Trainer, each: Copy, name: str, more: Mapping[str, Any]) -> None:
     """Write a copy's checkpoint into its folder, whole or not at all."""
     classifier = each.classifier
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -78,12 +84,9 @@ def save_copy(trainer: Trainer, each: Copy, name: str) -> None:
         "global_step": trainer.global_step,
         "classes": classifier.classes,
         "datamodule_hyper_parameters": dict(getattr(data, "hparams", {})),
+        **more,
     }
-    content = io.BytesIO()
-    torch.save(checkpoint, content)
-    path = _path(run_folder(trainer), each, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content.getvalue())
+    WholeCheckpoints().save_checkpoint(checkpoint, _path(run_folder(trainer), each, name))
 
 
 def _path(folder: Path, each: Copy, name: str) -> Path:

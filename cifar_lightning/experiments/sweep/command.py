@@ -18,6 +18,7 @@ from cifar_lightning.cli.arguments import CommandLine, split_own_options
 from cifar_lightning.cli.command import command
 from cifar_lightning.cli.find_run import SWEEP, find_in_newest_run
 from cifar_lightning.cli.main import CLI
+from cifar_lightning.cli.own_classes import CHECKPOINT_KEY, class_paths
 from cifar_lightning.cli.run_folder import make_loggers
 from cifar_lightning.experiments.grid import Grid, Point, read_grid
 from cifar_lightning.experiments.sweep.check import refuse_what_has_no_meaning
@@ -132,7 +133,7 @@ class SweepCLI(CLI):
                 case RunReport():
                     callbacks.append(SweepReport(self.command))
                 case BestCheckpoint():
-                    callbacks.append(CopyCheckpoints())
+                    callbacks.append(CopyCheckpoints({CHECKPOINT_KEY: class_paths(self.classes)}))
                 case LastCheckpoint():
                     callbacks.append(LastCheckpoint("sweep"))
                 case RunProgressBar():
