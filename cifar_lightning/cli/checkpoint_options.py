@@ -46,7 +46,9 @@ ACTS_IN: dict[str, tuple[Sequence[str], Any]] = {
 ACTS_IF_GIVEN_IN = {"pretrained.checkpoint": (("fit",), None)}
 
 
-def find_checkpoint(named: str | None, subcommand: str, configs: Sequence[str], root: Path) -> str | None:
+def find_checkpoint(
+    named: str | None, subcommand: str, configs: Sequence[str], root: Path, kind: str = ""
+) -> str | None:
     """The file that --ckpt_path means, where "best" and "last" are those of the newest training of the configs.
 
     Args:
@@ -54,6 +56,7 @@ def find_checkpoint(named: str | None, subcommand: str, configs: Sequence[str], 
         subcommand: What is done.
         configs: The configs that the user names.
         root: Where the runs are.
+        kind: Of which trainings; see `find_in_newest_run`.
 
     Raises:
         ValueError: If it does not exist, or if an evaluation names none.
@@ -66,18 +69,19 @@ def find_checkpoint(named: str | None, subcommand: str, configs: Sequence[str], 
             f"--config it was trained with); received no --ckpt_path"
         )
     if named in CHECKPOINTS:
-        return str(find_in_newest_run(named, configs, root))
+        return str(find_in_newest_run(named, configs, root, kind))
     if not Path(named).is_file():
         raise ValueError(f"no checkpoint: expected a file, best or last; received {named!r}")
     return named
 
 
-def peek_at_checkpoint(line: CommandLine, root: Path) -> Checkpoint:
+def peek_at_checkpoint(line: CommandLine, root: Path, kind: str = "") -> Checkpoint:
     """The checkpoint that a command line means, before it is parsed; {} for none.
 
     Args:
         line: The command line.
         root: Where the runs are.
+        kind: Of which trainings; see `find_in_newest_run`.
     """
     named = line.value_of("ckpt_path")
     if named is None:
@@ -86,7 +90,7 @@ def peek_at_checkpoint(line: CommandLine, root: Path) -> Checkpoint:
         members = (path for pattern in patterns for path in sorted(glob(str(pattern))))
         named = next(members, None)
     try:
-        path = find_checkpoint(named and str(named), "fit", line.configs, root)
+        path = find_checkpoint(named and str(named), "fit", line.configs, root, kind)
         return read_checkpoint(Path(path), "module") if path else {}
     except ValueError:
         return {}  # there is none: whoever needs it says so

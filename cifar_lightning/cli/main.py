@@ -66,6 +66,9 @@ class CLI(LightningCLI):
         folder: The run's folder, which exists; by default a new one.
     """
 
+    #: Of which trainings `--ckpt_path best` and `last` are, by what their folders' names begin with.
+    _trainings = ""
+
     def __init__(self, args: ArgsType = None, callbacks: Sequence[Callback] = (), folder: Path | None = None) -> None:
         self.ckpt_path: str | None = None
         self.checkpoint: dict[str, Any] = {}
@@ -96,7 +99,7 @@ class CLI(LightningCLI):
         try:
             self.line = CommandLine(gather_lists(args), LightningCLI.subcommands())
             root = Path(str(self.line.value_of("trainer.default_root_dir") or RUNS))
-            self.classes = choose_classes(self.line, options.peek_at_checkpoint(self.line, root))
+            self.classes = choose_classes(self.line, options.peek_at_checkpoint(self.line, root, self._trainings))
         except ValueError as error:
             end(str(error), next((word for word in args if word in LightningCLI.subcommands()), ""), error)
 
@@ -183,7 +186,8 @@ class CLI(LightningCLI):
         named, ensemble = self.subconfig.ckpt_path, self.subconfig.evaluation.ensemble
         if named is None and ensemble and self.config.subcommand != "fit":
             named = (options.find_members(ensemble, "") or ensemble)[0]
-        return options.find_checkpoint(named, self.config.subcommand, self.line.configs, self._root)
+        subcommand, configs = self.config.subcommand, self.line.configs
+        return options.find_checkpoint(named, subcommand, configs, self._root, self._trainings)
 
     def _take_options_of_checkpoint(self) -> None:
         """Take what is not given from the checkpoint."""

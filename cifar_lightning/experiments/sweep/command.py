@@ -16,7 +16,7 @@ from cifar_lightning.callbacks.progress_bar import RunProgressBar
 from cifar_lightning.callbacks.report import RunReport
 from cifar_lightning.cli.arguments import CommandLine, split_own_options
 from cifar_lightning.cli.command import command
-from cifar_lightning.cli.find_run import SWEEP, find_in_newest_run
+from cifar_lightning.cli.find_run import SWEEP
 from cifar_lightning.cli.main import CLI
 from cifar_lightning.cli.own_classes import CHECKPOINT_KEY, class_paths
 from cifar_lightning.cli.run_folder import make_loggers
@@ -39,6 +39,8 @@ class SweepCLI(CLI):
         grid: What varies; None for what varied in the sweep that is resumed.
         command: The whole command, for the table of results.
     """
+
+    _trainings = SWEEP
 
     def __init__(self, args: list[str], grid: Grid | None, command: str) -> None:
         self.grid, self.command = grid, command
@@ -63,14 +65,11 @@ class SweepCLI(CLI):
 
     def _find_checkpoint(self) -> str | None:
         """The file that --ckpt_path means, where "last" is that of the newest sweep of the configs."""
-        match self.subconfig.ckpt_path:
-            case "best":
-                raise ValueError(
-                    "a sweep has no best checkpoint, but one for each of its networks: expected --ckpt_path last, to "
-                    "go on with it, received best"
-                )
-            case "last":
-                return str(find_in_newest_run("last", self.line.configs, self._root, SWEEP))
+        if self.subconfig.ckpt_path == "best":
+            raise ValueError(
+                "a sweep has no best checkpoint, but one for each of its networks: expected --ckpt_path last, to go on "
+                "with it, received best"
+            )
         return super()._find_checkpoint()
 
     def _read_checkpoint(self) -> dict[str, Any]:

@@ -38,3 +38,12 @@ def test_an_evaluation_of_a_copy_takes_the_data_that_it_was_trained_on(run, capf
         checkpoint = newest() / "lr=0.01" / "checkpoints" / f"{name}.ckpt"
         assert torch.load(checkpoint, weights_only=True)["class_paths"]["data"] == "mine.Noise"
         assert "on unnamed data" in run("test", f"--ckpt_path={checkpoint}", *QUIET)
+
+
+def test_last_is_that_of_the_newest_sweep(run):
+    main([VARY, "--data=mine.Half", *TINY, *SMALL])
+    run("fit", "--model=mine.Wider", *TINY, *SMALL)  # a newer training, of another model and other data
+    main(["--ckpt_path=last", "--trainer.max_epochs=2"])
+    last = torch.load(newest() / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["class_paths"] == {"model": "cifar_lightning.MLPClassifier", "data": "mine.Half"}
+    assert last["epoch"] == 1
