@@ -9,6 +9,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningCLI
 
 from cifar_lightning.cli.arguments import CommandLine, gather_lists
@@ -60,19 +61,52 @@ def check(arguments: Sequence[str], grid: Grid | None, what: str) -> dict[str, A
         warnings.simplefilter("ignore")  # each run warns for itself
         with _naming(what):
             cli = _Parsed(["fit", *arguments])
-        options = {name.replace(".init_args", ""): value for name, value in vars(cli.subconfig.as_flat()).items()}
+        options = options_by_name(cli.subconfig)
         refuse({name: options[name] for name in REFUSED if options[name]}, {})
         if grid is not None:
             grid.check_names(options)
-            given = given_flags(arguments)
-            for name in grid.options:
-                if name in given:
-                    raise ValueError(f"--{name} is given, and varies: expected one of these; received {given[name]}")
+            refuse_given(grid, arguments)
             for draw in grid.probes():
                 point = flags(grid.values(draw))
                 with _naming(f"{what} with {' '.join(point)}"):
                     cli.check(["fit", *arguments, *point])
     return options
+
+
+def options_by_name(config: Namespace) -> dict[str, Any]:
+    """The options of a command, as in "model.lr" or "model.optimizer.eps"."""
+    return {name.replace(".init_args", ""): value for name, value in vars(config.as_flat()).items()}
+
+
+def refuse_given(grid: Grid, arguments: Sequence[str]) -> None:
+    """Refuse arguments of `lightning fit` that give an option which varies.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    given = given_flags(arguments)
+    for name in grid.options:
+        if name in given:
+            raise ValueError(f"--{name} is given, and varies: expected one of these; received {given[name]}")
+
+
+def one_device(options: Mapping[str, Any], what: str, reason: str) -> Any:
+    """What `--trainer.devices` is to be: one, where "auto" would start a process for each GPU.
+
+    Args:
+        options: The options by name.
+        what: What has no use for several, for messages.
+        reason: Why not, for messages.
+
+    Raises:
+        ValueError: If several are given.
+    """
+    devices, nodes = options["trainer.devices"], options["trainer.num_nodes"]
+    if devices not in ("auto", 1, "1") and not (isinstance(devices, list) and len(devices) == 1):
+        raise ValueError(f"--trainer.devices is not for a {what}: expected one, since {reason}; received {devices}")
+    if nodes != 1:
+        raise ValueError(f"--trainer.num_nodes is not for a {what}: expected 1, received {nodes}")
+    return 1 if devices == "auto" else devices
 
 
 def refuse(given: Mapping[str, Any], more: Mapping[str, str]) -> None:

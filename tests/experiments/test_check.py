@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar_lightning.experiments.check import check, given_flags, name_of, refuse
+from cifar_lightning.experiments.check import check, given_flags, name_of, one_device, refuse
 from cifar_lightning.experiments.grid import read_grid
 
 GRID = "{model.activation: [relu, selu, elu], o: {sgd: {model.optimizer: SGD}, nadam: {model.optimizer.eps: 1e-7}}}"
@@ -49,3 +49,14 @@ def test_names_of_files_and_of_yaml():
     assert name_of("./a.b.yaml") == "a.b"
     assert name_of("{model.lr: [0.1]}") == "inline"
     assert name_of("x" * 300) == "inline"  # too long for a file
+
+
+@pytest.mark.parametrize(("given", "chosen"), [("auto", 1), (1, 1), ("1", "1"), ([3], [3])])
+def test_one_device(given, chosen):
+    assert one_device({"trainer.devices": given, "trainer.num_nodes": 1}, "sweep", "they share it") == chosen
+
+
+@pytest.mark.parametrize("devices", [2, "2", [0, 1], -1])
+def test_several_devices_are_refused(devices):
+    with pytest.raises(ValueError, match="--trainer.devices is not for a sweep: expected one, since they share it;"):
+        one_device({"trainer.devices": devices, "trainer.num_nodes": 1}, "sweep", "they share it")

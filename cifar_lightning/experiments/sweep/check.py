@@ -55,5 +55,3 @@ def _asked_for(trainer: Trainer) -> Iterator[tuple[str, str, Any, str]]:
     if trainer.precision not in PRECISIONS:
         reason = "any other scales or converts the networks' losses as one, and one that diverges would stop all"
         yield "trainer.precision", " or ".join(PRECISIONS), trainer.precision, reason
-    if trainer.world_size > 1:
-        yield "trainer.devices", "1", trainer.world_size, "its networks share one device"

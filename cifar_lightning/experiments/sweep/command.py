@@ -20,6 +20,7 @@ from cifar_lightning.cli.find_run import SWEEP
 from cifar_lightning.cli.main import CLI
 from cifar_lightning.cli.own_classes import CHECKPOINT_KEY, class_paths
 from cifar_lightning.cli.run_folder import make_loggers
+from cifar_lightning.experiments.check import one_device, options_by_name, refuse_given
 from cifar_lightning.experiments.grid import Grid, Point, read_grid
 from cifar_lightning.experiments.sweep.check import refuse_what_has_no_meaning
 from cifar_lightning.experiments.sweep.points import make_copies, refuse_what_does_not_stack
@@ -50,11 +51,15 @@ class SweepCLI(CLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the options that all share, and then those of each point."""
-        if self.grid is not None:
-            refuse_what_does_not_stack(self.grid.options)
         if (model := self.classes["model"]) is not MLPClassifier:
             raise ValueError(f"a sweep stacks our networks: expected --model MLPClassifier, received {model.__name__}")
         super().parse_arguments(parser, args)
+        shared = options_by_name(self.subconfig)
+        self.subconfig.trainer.devices = one_device(shared, "sweep", "its networks share it")
+        if self.grid is not None:
+            self.grid.check_names(shared)
+            refuse_what_does_not_stack(self.grid.options)
+            refuse_given(self.grid, self.line.arguments)
         if self.ckpt_path:
             stored = self.checkpoint["copies"]
             self._points = [(Point(c["name"], c["values"]), c["seed"], c["hyper_parameters"]) for c in stored]

@@ -18,7 +18,7 @@ FLAGS = [
     "--data.batch_size=20",  # 12 batches an epoch
     "--model.hidden_sizes=3x20",
     "--model.dropout=none",
-    "--model.lr=0.005",  # at which a rounding stays one
+    "--config={model: {lr: 0.005}}",  # at which a rounding stays one
     "--trainer.max_epochs=2",
     "--trainer.log_every_n_steps=1",
 ]
@@ -172,7 +172,9 @@ def test_half_precision(sweep, run, tmp_path, undrawn, precision):
 
 
 REFUSED = [
-    (["--trainer.devices=2", "--trainer.accelerator=cpu"], "--trainer.devices is not for a sweep: expected 1"),
+    (["--trainer.devices=2", "--trainer.accelerator=cpu"], "--trainer.devices is not for a sweep: expected one, since"),
+    (["--trainer.num_nodes=2"], "--trainer.num_nodes is not for a sweep: expected 1"),
+    (["--model.lr=0.5"], "--model.lr is given, and varies: expected one of these; received 0.5"),
     (["--trainer.callbacks+=LRFinder"], "LRFinder is not for a sweep: it finds one rate"),
     (["--trainer.callbacks+=SignalPicture"], "SignalPicture is not for a sweep: it draws the layers of one network"),
     (["--trainer.callbacks+=SchedulePlot"], "SchedulePlot is not for a sweep: it draws one schedule"),
@@ -190,7 +192,7 @@ def test_what_has_no_meaning_is_refused(fail, flags, message):
 
 
 def test_a_loss_scale_for_all_is_refused():
-    trainer = SimpleNamespace(precision="16-mixed", world_size=1)
+    trainer = SimpleNamespace(precision="16-mixed")
     with pytest.raises(
         ValueError, match=r"--trainer.precision is not for a sweep: expected 32-true .*received 16-mixed"
     ):
@@ -293,7 +295,8 @@ def test_a_dry_run_writes_nothing(capfd, tmp_path, value):
         (["--vary={}"], "nothing to vary"),
         (["--vary={model.lr: []}"], "wrong choices of model.lr: expected one or more"),
         (["--vary={lr: [1]}"], "lr"),
-        (["--vary={model.rate: [1]}"], "model.rate can't vary in a sweep"),
+        (["--vary={model.rate: [1]}"], "unknown option to vary: expected one of model."),
+        (["--vary={model.lrr: [1]}"], "received 'model.lrr' (did you mean 'model.lr'"),
         (["--vary={model.hidden_sizes: [2x10, 3x10]}"], "cifar-lightning study --vary '{model.hidden_sizes: [...]}'"),
         (["--vary={data.batch_size: [10, 20]}"], "data.batch_size can't vary in a sweep"),
         (["--vary={model.optimizer.momentun: [0.9]}"], "momentun"),
@@ -365,3 +368,8 @@ def test_the_bar_names_the_best(capfd, monkeypatch):
     best, accuracy, *_ = [each for each in figures if len(each) > 1][-1]  # a validation has a single figure
     assert best == "best lr=0.01"
     assert re.fullmatch(r"best_val_accuracy 0\.\d{3}", accuracy)
+
+
+def test_one_device_is_taken_of_several(sweep, undrawn):
+    _, folder = sweep(RATES, "--trainer.devices=auto", "--trainer.max_epochs=1")
+    assert "devices: 1\n" in (folder / "config.yaml").read_text()

@@ -23,7 +23,7 @@ FLAGS = [
     "--model.hidden_sizes=3x20",
     "--model.normalization=batch",
     "--model.optimizer=NAdam",
-    "--model.lr=0.001",
+    "--config={model: {lr: 0.001}}",
     "--trainer.max_epochs=3",
     "--trainer.log_every_n_steps=5",
 ]
@@ -134,7 +134,7 @@ def test_what_varied_is_known(tmp_path, capfd):
     assert "another grid: expected no --vary, or the one that the sweep was started with" in capfd.readouterr().err
     last = newest(tmp_path / "cut") / "checkpoints/last.ckpt"
     with pytest.raises(SystemExit):
-        run(tmp_path / "cut", f"--ckpt_path={last}", "--model.lr=0.5")
+        run(tmp_path / "cut", f"--ckpt_path={last}", "--model.lr=0.5", vary=None)
     assert "--model.lr contradicts the checkpoint" in capfd.readouterr().err
     main([f"--ckpt_path={last}", f"--trainer.default_root_dir={tmp_path / 'cut'}"])  # with the config that it has saved
     copies = list(newest(tmp_path / "cut").glob("*/checkpoints/best.ckpt"))
