@@ -9,7 +9,7 @@ from pathlib import Path
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from cifar_lightning.cli.find_run import SAVED_CONFIG, is_saved_config
+from cifar_lightning.cli.find_run import SAVED_CONFIG, SWEEP, is_saved_config
 from cifar_lightning.training.run_events import RunEvents
 
 
@@ -25,6 +25,8 @@ def name_of_runs(configs: Sequence[str], checkpoint: str | None) -> str:
         if path.parent.name != "checkpoints" and not configs:
             return path.stem
         run = path.parent.parent
+        if run.parent.name.startswith(SWEEP):  # of one of its networks
+            run = run.parent
         if not configs or run / SAVED_CONFIG in [Path(config).absolute() for config in configs]:
             return run.parent.name
     return "+".join(map(_name_of_config, configs)) or "default"

@@ -1,5 +1,6 @@
 import csv
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -373,3 +374,10 @@ def test_the_bar_names_the_best(capfd, monkeypatch):
 def test_one_device_is_taken_of_several(sweep, undrawn):
     _, folder = sweep(RATES, "--trainer.devices=auto", "--trainer.max_epochs=1")
     assert "devices: 1\n" in (folder / "config.yaml").read_text()
+
+
+def test_an_evaluation_of_a_copy_is_among_the_runs_of_its_config(sweep, run, undrawn):
+    _, folder = sweep(RATES, "--trainer.max_epochs=1")
+    run("test", f"--ckpt_path={folder}/lr=0.01/checkpoints/best.ckpt", *SMALL[3:], "--trainer.default_root_dir=tests")
+    (tested,) = Path("tests").glob("*/test_*")
+    assert tested.parent.name == folder.parent.name
