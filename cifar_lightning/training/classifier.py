@@ -119,9 +119,8 @@ class MLPClassifier(LightningModule):
         """
         if not is_fitting(self):
             return []
-        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        checks.check_callbacks(callbacks)
-        return [] if any(isinstance(callback, StopAtException) for callback in callbacks) else [StopAtException()]
+        checks.check_callbacks(self.trainer.callbacks)  # type: ignore[attr-defined]
+        return StopAtException.once(self.trainer)
 
     def setup(self, stage: str) -> None:
         """Take over the data module's classes and statistics, unless the network was trained with its own already.
@@ -243,6 +242,10 @@ class MLPClassifier(LightningModule):
 
     def on_fit_end(self) -> None:
         """Leave the process's number of threads, and the trainer, as they were."""
+        self.stop_steps()
+
+    def stop_steps(self) -> None:
+        """Execute steps plainly from now on."""
         self.executor.stop(self.trainer)
 
     # ---------------------------------------------------------------------------------------------- the evaluations

@@ -206,9 +206,15 @@ class StopAtException(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Execute steps plainly from now on."""
-        executor: Any = getattr(pl_module, "executor", None)
-        if isinstance(executor, Executor):  # the trainer may train another module by now
-            executor.stop(trainer)
+        stop: Any = getattr(pl_module, "stop_steps", None)
+        if stop is not None:  # the trainer may train another module by now
+            stop()
+
+    @classmethod
+    def once(cls, trainer: Trainer) -> list[Callback]:
+        """One for a module to add to the trainer's callbacks; none if there is one."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        return [] if any(isinstance(callback, cls) for callback in callbacks) else [cls()]
 
 
 def _recipe(trainer: Trainer, module: LightningModule, batch_size: int) -> str:

@@ -20,6 +20,7 @@ from cifar_lightning.training import checks
 from cifar_lightning.training.adopt_data import adopt_data
 from cifar_lightning.training.classifier import Batch, MLPClassifier
 from cifar_lightning.training.copies import Copies, Copy
+from cifar_lightning.training.execution import StopAtException
 from cifar_lightning.training.lightning_internals import (
     finished_epochs,
     is_fitting,
@@ -96,10 +97,11 @@ class StackedClassifier(LightningModule):
     # --------------------------------------------------------------------------------------------- before the steps
 
     def configure_callbacks(self) -> list[Callback]:
-        """None: see `MLPClassifier.configure_callbacks`."""
-        if is_fitting(self):
-            checks.check_callbacks(self.trainer.callbacks)  # type: ignore[attr-defined]
-        return []
+        """The same as those of an `MLPClassifier`."""
+        if not is_fitting(self):
+            return []
+        checks.check_callbacks(self.trainer.callbacks)  # type: ignore[attr-defined]
+        return StopAtException.once(self.trainer)
 
     def setup(self, stage: str) -> None:
         """Take over the data module's classes and statistics, or raise an error if there are several devices."""
@@ -236,6 +238,10 @@ class StackedClassifier(LightningModule):
 
     def on_fit_end(self) -> None:
         """Leave the process's number of threads, and the trainer, as they were."""
+        self.stop_steps()
+
+    def stop_steps(self) -> None:
+        """Execute steps plainly from now on."""
         self.steps.stop(self.trainer)
 
     # --------------------------------------------------------------------------------------------------- validations

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
 
 from cifar_lightning import CIFAR10DataModule, MLPClassifier
 from cifar_lightning.training.copies import Copy
+from cifar_lightning.training.execution import Executor
 from cifar_lightning.training.stacked_classifier import StackedClassifier
 
 
@@ -68,3 +69,21 @@ def test_several_devices_are_refused():
     stack.trainer = fit
     with pytest.raises(ValueError, match="several devices: expected --trainer.devices 1, .*; received 2"):
         stack.setup("fit")
+
+
+class Raises(Callback):
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            raise RuntimeError("enough")
+
+
+def test_an_exception_leaves_process_and_networks_as_they_were(monkeypatch, uncompiled):
+    monkeypatch.setattr("cifar_lightning.training.choice.choose_threads", lambda *sizes: 1)
+    torch.set_num_threads(2)
+    base, copies = classifier(0.1), [Copy(f"lr={lr}", classifier(lr), 1) for lr in (0.001, 0.01)]
+    base.executor = Executor("always", steps=4)
+    with pytest.raises(RuntimeError, match="enough"):
+        trainer(callbacks=[Raises()]).fit(StackedClassifier(base, copies), datamodule=data())
+    assert torch.get_num_threads() == 2
+    ours, other = (each.classifier.network.output.weight.untyped_storage().data_ptr() for each in copies)
+    assert ours != other
