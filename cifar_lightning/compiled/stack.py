@@ -86,6 +86,11 @@ class Stack:
         return self._compiled.entry if isinstance(self._compiled, Code) else None
 
     @property
+    def updates_itself(self) -> bool:
+        """Whether a step contains the updates; otherwise the optimizers step themselves."""
+        return bool(self._updates)
+
+    @property
     def _first(self) -> Tensor:
         first: Tensor = next(iter(self._parameters.values()))
         return first

@@ -52,6 +52,11 @@ class Executor:
         self._recipe, self._seconds = "", 0.0  # that the first step will take, if it is compiled
         self._threads: int | None = None  # of the process, before the training took another number
 
+    @property
+    def must_compile(self) -> bool:
+        """Whether steps that can't be compiled are an error."""
+        return self._compile == "always"
+
     def choose(
         self, trainer: Trainer, module: LightningModule, layers: Sequence[nn.Linear], batch_size: int, obstacle: str
     ) -> Execution:
@@ -94,19 +99,19 @@ class Executor:
             return
         module = trainer.lightning_module
         if obstacle := obstacle or find_obstacle(trainer, module):
-            if self._compile == "always":
+            if self.must_compile:
                 raise ValueError(
                     "the training step can't be compiled any more: expected callbacks that leave it as it was, or "
                     f"--execution.compile auto or never; received {obstacle}"
                 )
-            self._train_plainly(trainer, obstacle)
+            self.train_plainly(trainer, obstacle)
             return
         if self.execution.steps > 1 and (watcher := find_watcher(trainer, module)):
             self.execution = replace(self.execution, steps=1, reason=f"{watcher} follows each batch")
         (optimizer,) = trainer.optimizers
         kind = clip_by_value if trainer.gradient_clip_algorithm == "value" else clip_by_norm
         clip = partial(kind, bound=float(bound)) if (bound := trainer.gradient_clip_val) else None
-        on_failure = None if self._compile == "always" else partial(_say_why_plain, trainer)
+        on_failure = None if self.must_compile else partial(_say_why_plain, trainer)
         self.step, self._pace = CompiledStep(model, optimizer, clip, batch_size, penalty, on_failure), Pace()
         self._watch = StepWatch(trainer, module, model, optimizer if self.step.updates_itself else None)
         self.announce_compiler(trainer)
@@ -120,9 +125,9 @@ class Executor:
     def look_again(self, trainer: Trainer) -> None:
         """Train plainly from the next batch on if steps are not any more what was compiled."""
         if self._watch is not None and (change := self._watch.find_change()):
-            self._train_plainly(trainer, f"{change} has changed")
+            self.train_plainly(trainer, f"{change} has changed")
 
-    def _train_plainly(self, trainer: Trainer, reason: str) -> None:
+    def train_plainly(self, trainer: Trainer, reason: str) -> None:
         """Leave the steps to Lightning from the next batch on."""
         assert self.execution is not None, "it was chosen"
         self.execution = replace(self.execution, compiled=False, steps=1, reason=reason)
@@ -148,7 +153,7 @@ class Executor:
             yield loss, logits, labels
             count += 1
         self.remember_code(self.step.entry)
-        self._take_time(trainer, (time.perf_counter() - start) / count)
+        self.take_time(trainer, (time.perf_counter() - start) / count)
 
     def remember_code(self, entry: Path | None) -> None:
         """Take note that the code of the training's steps is in `entry` of the cache, if it is in any."""
@@ -156,7 +161,7 @@ class Executor:
             remember(f"{self._recipe} {torch.get_num_threads()}", entry)
             self._recipe = ""  # once is enough
 
-    def _take_time(self, trainer: Trainer, seconds: float) -> None:
+    def take_time(self, trainer: Trainer, seconds: float) -> None:
         """Go on with one thread if steps, which take so many seconds each, have become much slower with several."""
         if self.execution is not None and self.execution.threads > 1 and self._pace.has_dropped(seconds):
             torch.set_num_threads(1)

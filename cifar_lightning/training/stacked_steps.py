@@ -1,5 +1,6 @@
 """The steps of several classifiers at once: by one compiled stack, or by torch and Lightning."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,7 @@ from cifar_lightning.training.execution import Executor
 from cifar_lightning.training.lightning_internals import one_by_one
 from cifar_lightning.training.messages import say
 from cifar_lightning.training.obstacles import find_obstacle
+from cifar_lightning.training.step_watch import StepWatch
 
 Batch = tuple[Tensor, Tensor]
 
@@ -37,6 +39,7 @@ class StackedSteps:
     def __init__(self, executor: Executor, classifiers: Sequence[MLPClassifier], orders: Sequence[int]) -> None:
         self._executor, self._classifiers, self._orders = executor, list(classifiers), list(orders)
         self._stack: Stack | None = None
+        self._watches: dict[int, StepWatch] = {}  # of the classifiers that the stack trains
         self._forward: tuple[list[int], StackedForward] | None = None
 
     @property
@@ -60,21 +63,29 @@ class StackedSteps:
         """Make the stack, if steps are compiled, for the optimizers as they are.
 
         Raises:
-            ValueError: If a callback has put an obstacle there since it was chosen.
+            ValueError: If steps are to be compiled always, and a callback has put an obstacle there meanwhile.
         """
         execution = self._executor.execution
         if execution is None or not execution.compiled:
             return
         if obstacle := find_obstacle(trainer, module):
-            raise ValueError(
-                "the training step can't be compiled any more: expected callbacks that leave it as it was, or "
-                f"--execution.compile never; received {obstacle}"
-            )
+            if self._executor.must_compile:
+                raise ValueError(
+                    "the training step can't be compiled any more: expected callbacks that leave it as it was, or "
+                    f"--execution.compile auto or never; received {obstacle}"
+                )
+            self._executor.train_plainly(trainer, obstacle)
+            return
         kind = clip_by_value if trainer.gradient_clip_algorithm == "value" else clip_by_norm
         clip = partial(kind, bound=float(bound)) if (bound := trainer.gradient_clip_val) else None
         networks = [each.network for each in self._classifiers]
         penalties = [(network.l1, network.l2) for network in networks]
-        self._stack = Stack(networks, optimizers, True, clip, penalties, self._say_why_plain)
+        on_failure = None if self._executor.must_compile else self._say_why_plain
+        self._stack = Stack(networks, optimizers, True, clip, penalties, on_failure)
+        self._watches = {
+            index: StepWatch(trainer, module, network, optimizer if self._stack.updates_itself else None)
+            for index, (network, optimizer) in enumerate(zip(networks, optimizers, strict=True))
+        }
         self._executor.announce_compiler(trainer)
 
     def _say_why_plain(self, error: Exception) -> None:
@@ -88,12 +99,27 @@ class StackedSteps:
 
         Yields:
             Losses (M,), logits (M, B, num_classes) and labels, before Lightning counts the step.
+
+        Raises:
+            ValueError: If steps are not any more what was compiled.
         """
         assert self._stack is not None, "steps are whole"
+        self._refuse_change()
+        start, count = time.perf_counter(), 0
         for images, labels in one_by_one(trainer, batches):
             losses, logits = self._stack.step(*self._of_each(images, labels, range(len(self._classifiers))))
             yield losses, logits, labels
+            count += 1
         self._executor.remember_code(self._stack.entry if self._stack else None)
+        self._executor.take_time(trainer, (time.perf_counter() - start) / count)
+
+    def _refuse_change(self) -> None:
+        for watch in self._watches.values():
+            if change := watch.find_change():
+                raise ValueError(
+                    "the training step is not any more what was compiled: expected callbacks that leave it as it was, "
+                    f"or --execution.compile never; received a change: {change}"
+                )
 
     def compute(self, images: Tensor, labels: Tensor, active: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The losses (A,) of the active classifiers, and their logits (A, B, num_classes); with gradients."""
@@ -126,17 +152,19 @@ class StackedSteps:
         """Let a classifier make no more steps."""
         if self._stack is not None:
             self._stack.release(index)
+            self._watches.pop(index, None)  # it gets memory of its own
 
     def stop(self, trainer: Trainer) -> None:
         """Leave trainer, process and networks as they were."""
         if self._stack is not None:
             self._stack.close()
         self._stack = self._forward = None
+        self._watches = {}
         self._executor.stop(trainer)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has no stack: that is of these parameters."""
-        return vars(self) | {"_stack": None, "_forward": None}
+        return vars(self) | {"_stack": None, "_forward": None, "_watches": {}}
 
 
 def _share(count: Callable[[], int], orders: int) -> int:

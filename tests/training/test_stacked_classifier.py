@@ -1,5 +1,7 @@
 """A stack of classifiers in other people's programs, without the command line."""
 
+import contextlib
+
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -87,3 +89,75 @@ def test_an_exception_leaves_process_and_networks_as_they_were(monkeypatch, unco
     assert torch.get_num_threads() == 2
     ours, other = (each.classifier.network.output.weight.untyped_storage().data_ptr() for each in copies)
     assert ours != other
+
+
+class Changes(Callback):
+    """Change the second network before the second epoch."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            self.change(pl_module.classifiers[1].network)
+
+
+def freeze(network):
+    network.output.requires_grad_(False)
+
+
+def hook(network):
+    network.output.register_forward_hook(lambda *args: None)
+
+
+def drop_more(network):
+    network.hidden[1].dropout.p = 0.9
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (freeze, "which parameters are frozen"),
+        (hook, "the hooks of a module"),
+        (drop_more, "an option of a module"),
+        (lambda network: None, ""),
+    ],
+)
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+def test_a_change_that_a_compiled_stack_can_not_follow_is_refused(uncompiled, change, what, optimizer):
+    options = {"optimizer": optimizer, "hidden_sizes": [20, 20], "dropout": "standard"}
+    networks = [MLPClassifier(lr=lr, **options) for lr in (0.1, 0.001, 0.01)]
+    networks[0].executor = Executor("always", steps=4)
+    stack = StackedClassifier(networks[0], [Copy(str(i), each, 1) for i, each in enumerate(networks[1:])])
+    expected = pytest.raises(ValueError, match=f"or --execution.compile never; received a change: {what}")
+    with expected if what else contextlib.nullcontext():
+        trainer(callbacks=[Changes(change)]).fit(stack, datamodule=data())
+
+
+class HooksAtStart(Callback):
+    def on_train_start(self, trainer, pl_module):
+        hook(pl_module.classifiers[1].network)
+
+
+@pytest.mark.parametrize("compile", ["auto", "always"])
+def test_what_a_callback_does_at_the_start_decides_the_path(monkeypatch, capsys, uncompiled, compile):
+    monkeypatch.setattr("cifar_lightning.training.execution.seconds_to_compile", lambda recipe, layers: 0.0)
+    base, copies = classifier(0.1), [Copy(f"lr={lr}", classifier(lr), 1) for lr in (0.001, 0.01)]
+    base.executor = Executor(compile)
+    fit = trainer(callbacks=[HooksAtStart()])
+    refused = pytest.raises(ValueError, match="can't be compiled any more: .*--execution.compile auto or never")
+    with refused if compile == "always" else contextlib.nullcontext():
+        fit.fit(StackedClassifier(base, copies), datamodule=data())
+    assert fit.global_step == (0 if compile == "always" else 24)
+    assert "Training steps: compiled" in (said := capsys.readouterr().out)
+    assert ("Training steps: plain" in said) == (compile == "auto")
+
+
+def test_a_compiled_stack_goes_on_when_a_network_has_stopped(uncompiled):
+    copies = [Copy(f"lr={lr}", classifier(lr), 1) for lr in (1e-9, 0.01)]
+    base = classifier(0.1)
+    base.executor = Executor("always", steps=4)
+    fit = trainer(max_epochs=4)
+    fit.fit(StackedClassifier(base, copies, [EarlyStopping("val_loss", min_delta=1e-4, patience=1)]), datamodule=data())
+    assert copies[0].stopped_epoch == 2
+    assert len(copies[1].rows) == fit.current_epoch > 2
