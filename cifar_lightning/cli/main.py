@@ -186,8 +186,7 @@ class CLI(LightningCLI):
         named, ensemble = self.subconfig.ckpt_path, self.subconfig.evaluation.ensemble
         if named is None and ensemble and self.config.subcommand != "fit":
             named = (options.find_members(ensemble, "") or ensemble)[0]
-        subcommand, configs = self.config.subcommand, self.line.configs
-        return options.find_checkpoint(named, subcommand, configs, self._root, self._trainings)
+        return options.find_checkpoint(named, self.config.subcommand, self.line.configs, self._root, self._trainings)
 
     def _take_options_of_checkpoint(self) -> None:
         """Take what is not given from the checkpoint."""

@@ -25,6 +25,10 @@ class JoinedOptimizer(Optimizer):
         #: Whether each of them steps.
         self.active = [True] * len(optimizers)
 
+    def rate(self, index: int) -> float:
+        """The present rate of one of them."""
+        return float(self.optimizers[index].param_groups[0]["lr"])
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Let each active one step; return what the closure, which computes the gradients, returns."""
         loss = None

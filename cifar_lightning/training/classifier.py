@@ -18,12 +18,7 @@ from cifar_lightning.data.batches import Batches, as_floats
 from cifar_lightning.nn.mlp import DeepMLP, weight_penalty
 from cifar_lightning.nn.standardize import Standardize
 from cifar_lightning.nn.temperature import Temperature
-from cifar_lightning.optim.class_paths import (
-    build_optimizer,
-    build_schedule,
-    optimizer_component,
-    schedule_component,
-)
+from cifar_lightning.optim.class_paths import build_optimizer, build_schedule, optimizer_component, schedule_component
 from cifar_lightning.optim.schedule import Schedule
 from cifar_lightning.optim.schedules import Constant
 from cifar_lightning.training import checks

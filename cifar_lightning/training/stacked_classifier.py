@@ -21,12 +21,7 @@ from cifar_lightning.training.adopt_data import adopt_data
 from cifar_lightning.training.classifier import Batch, MLPClassifier
 from cifar_lightning.training.copies import Copies, Copy
 from cifar_lightning.training.execution import StopAtException
-from cifar_lightning.training.lightning_internals import (
-    finished_epochs,
-    is_fitting,
-    may_stop,
-    validation_is_due,
-)
+from cifar_lightning.training.lightning_internals import finished_epochs, is_fitting, may_stop, validation_is_due
 from cifar_lightning.training.position import position_of
 from cifar_lightning.training.stacked_steps import StackedSteps
 
@@ -90,9 +85,6 @@ class StackedClassifier(LightningModule):
         (joined,) = self.trainer.optimizers
         assert isinstance(joined, JoinedOptimizer), "as `configure_optimizers` has made it"
         return joined
-
-    def _rate(self, index: int) -> float:
-        return float(self._joined.optimizers[index].param_groups[0]["lr"])
 
     # --------------------------------------------------------------------------------------------- before the steps
 
@@ -221,7 +213,8 @@ class StackedClassifier(LightningModule):
             size = labels.shape[-1]
             for index, loss in losses.items():
                 name = self.copies[index].name
-                self.log_dict({f"train_step_loss/{name}": loss, f"lr/{name}": self._rate(index)}, batch_size=size)
+                rate = self._joined.rate(index)
+                self.log_dict({f"train_step_loss/{name}": loss, f"lr/{name}": rate}, batch_size=size)
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training metrics, and stop the copies that have not become better for long enough."""
@@ -233,7 +226,7 @@ class StackedClassifier(LightningModule):
 
     def _end_epoch(self, index: int, is_whole: bool) -> None:
         seconds = time.perf_counter() - self._epoch_start
-        known = {"epoch": self.trainer.current_epoch + 1.0, "seconds": seconds, "lr": self._rate(index)}
+        known = {"epoch": self.trainer.current_epoch + 1.0, "seconds": seconds, "lr": self._joined.rate(index)}
         self._log(self.copies[index], self.copies[index].end_epoch(is_whole, known))
 
     def on_fit_end(self) -> None:
