@@ -17,7 +17,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
-from cifar_lightning.experiments.check import check, given_flags, refuse
+from cifar_lightning.experiments.axis import as_text
+from cifar_lightning.experiments.check import check, given_flags, one_device, refuse
 from cifar_lightning.experiments.grid import flags, read_grid
 from cifar_lightning.experiments.results import Result
 from cifar_lightning.experiments.run import PLACE_OPTIONS, Run
@@ -52,7 +53,8 @@ class Search:
         self.distributions = distributions(self.space)
         refuse(given_flags(fit) | dict.fromkeys(self.space.options, "a space of it"), {})
         config = check(fit, self.space, "the options")
-        self.arguments = (*fit, *_one_device(config))
+        device = one_device(config, "search", "processes that share the search make use of several")
+        self.arguments = (*fit, f"--trainer.devices={as_text(device)}")
         folder.mkdir(parents=True, exist_ok=True)
         self._alone = FileLock(folder / ".lock")  # no two processes change the study at once
         with self._alone:
@@ -209,16 +211,3 @@ class Search:
 
     def _runs(self) -> list[Run]:
         return [self._run(trial.number, trial.params) for trial in self.study.get_trials(deepcopy=False)]
-
-
-def _one_device(options: Mapping[str, Any]) -> list[str]:
-    """What makes each trial use one device."""
-    devices, nodes = options["trainer.devices"], options["trainer.num_nodes"]
-    if devices not in ("auto", 1, "1") and not (isinstance(devices, list) and len(devices) == 1):
-        raise ValueError(
-            "--trainer.devices is not for a search: expected one, since processes that share the search make use of "
-            f"several; received {devices}"
-        )
-    if nodes != 1:
-        raise ValueError(f"--trainer.num_nodes is not for a search: expected 1, received {nodes}")
-    return ["--trainer.devices=1"] if devices == "auto" else []  # which would start a process for each GPU
