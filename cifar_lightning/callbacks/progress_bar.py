@@ -143,7 +143,7 @@ class RunProgressBar(ProgressBar):
     def _count(self, what: str, batch: Any, totals: int | float | Counts) -> None:
         """Count a batch of an evaluation."""
         self._done += 1
-        images = batch[0] if isinstance(batch, Sequence) else batch
+        images = batch[0] if isinstance(batch, Sequence) and batch else batch
         self._images += len(images) if isinstance(images, Tensor) else 0
         total = sum(totals) if isinstance(totals, Sequence) else totals
         if self._line.is_due:

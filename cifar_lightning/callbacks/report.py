@@ -141,10 +141,12 @@ class RunReport(Callback):
     def _row(self, trainer: Trainer) -> Row:
         # Lightning keeps the metrics of the last validation, whichever epoch it was in.
         old = () if self._is_validated else ("val_",)
+        # (Where a module configures no optimizer, Lightning puts one without parameters in its place.)
+        rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
         return {
             "epoch": float(self._epoch),
             "seconds": time.perf_counter() - self._epoch_start,
-            "lr": trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else nan,
+            "lr": next(iter(rates), nan),
         } | {name: float(value) for name, value in trainer.callback_metrics.items() if not name.startswith(old)}
 
 

@@ -37,19 +37,6 @@ def gather_lists(arguments: list[str]) -> list[str]:
     return gathered
 
 
-def split_own_options(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """A command's own arguments, and those of `cifar-lightning fit`: the options with a dot, and `FIT_OPTIONS`."""
-    own: list[str] = []
-    fit: list[str] = []
-    part = own
-    for argument in arguments:
-        if is_flag(argument):
-            name = argument.partition("=")[0]
-            part = fit if "." in name or name in FIT_OPTIONS else own
-        part.append(argument)
-    return own, fit
-
-
 class CommandLine:
     """The arguments of a command, its configs told from its flags, which win wherever they stand.
 

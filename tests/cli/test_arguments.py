@@ -2,15 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar_lightning.cli.arguments import CommandLine, split_own_options
-
-
-def test_whose_arguments():
-    own, fit = split_own_options(
-        ["s.yaml", "--trials", "3", "-c", "a.yaml", "--seed_everything", "-1", "--storage=a.db", "--model.lr", "1e-3"]
-    )
-    assert own == ["s.yaml", "--trials", "3", "--storage=a.db"]
-    assert fit == ["-c", "a.yaml", "--seed_everything", "-1", "--model.lr", "1e-3"]
+from cifar_lightning.cli.arguments import CommandLine
 
 
 @pytest.mark.parametrize(

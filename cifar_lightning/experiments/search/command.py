@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -43,14 +44,14 @@ def main(args: list[str]) -> None:
         folder = Path(options.out or Path("runs", "search", name_of(find_config(options.vary, "search"))))
         search = Search(fit, options, folder, "cifar-lightning search " + shlex.join(args))
         search.run()
-    best_last = options.metric == "val_accuracy"
-
-    def rank(result: Result) -> tuple[bool, float]:
-        """Where a result stands in the table: a value that is no number comes last."""
-        value = result.best.get(options.metric, math.nan)
-        return not math.isfinite(value), -value if best_last else value
-
-    results = sorted(search.results(), key=rank)
-    if results:
+    if results := sort_by(options.metric, search.results()):
         Console().print(make_table(results[:SHOWN], results[0].name))
     print(f"{count_states(search.study)}; everything is in {folder}")
+
+
+def sort_by(metric: str, results: Iterable[Result]) -> list[Result]:
+    """The results by a metric, the best first; those where it is no number come last."""
+    sign = -1 if metric == "val_accuracy" else 1
+    values = [(result.best.get(metric, math.nan), result) for result in results]
+    ranked = sorted(values, key=lambda pair: (not math.isfinite(pair[0]), sign * pair[0]))
+    return [result for _, result in ranked]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -14,11 +14,12 @@ from cifar_lightning.callbacks.copies import CopyCheckpoints, SweepProgressBar
 from cifar_lightning.callbacks.predictions import PredictionTable
 from cifar_lightning.callbacks.progress_bar import RunProgressBar
 from cifar_lightning.callbacks.report import RunReport
-from cifar_lightning.cli.arguments import CommandLine, split_own_options
+from cifar_lightning.cli.arguments import CommandLine
 from cifar_lightning.cli.command import command
 from cifar_lightning.cli.find_run import SWEEP
 from cifar_lightning.cli.main import CLI
 from cifar_lightning.cli.own_classes import CHECKPOINT_KEY, class_paths
+from cifar_lightning.cli.own_parser import OwnParser
 from cifar_lightning.cli.run_folder import make_loggers
 from cifar_lightning.experiments.check import one_device, options_by_name, refuse_given
 from cifar_lightning.experiments.grid import Grid, Point, read_grid
@@ -149,9 +150,9 @@ class SweepCLI(CLI):
         return callbacks
 
 
-def make_parser() -> ArgumentParser:
+def make_parser() -> OwnParser:
     """The parser of the options of `sweep` itself; it takes those of `fit` too."""
-    parser = ArgumentParser(prog="cifar-lightning sweep", description=__doc__)
+    parser = OwnParser(command="sweep", description=__doc__)
     parser.add_argument(
         "--vary",
         type=str | None,
@@ -166,8 +167,8 @@ def main(args: list[str]) -> None:
     Raises:
         SystemExit: With status 2 for a user's mistake, after one message.
     """
-    own, fit = split_own_options(args)
-    vary = make_parser().parse_args(own).vary
+    own, fit = make_parser().split(args)
+    vary = own.vary
     with command():
         if vary is None and not any(word.partition("=")[0] == "--ckpt_path" for word in fit):
             raise ValueError(

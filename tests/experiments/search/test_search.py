@@ -12,11 +12,12 @@ import optuna
 import pytest
 import torch
 import yaml
-from conftest import SMALL
+from conftest import SMALL, make_row
 from optuna.trial import TrialState
 
 from cifar_lightning.experiments import run as run_module
-from cifar_lightning.experiments.search.command import main
+from cifar_lightning.experiments.results import Result
+from cifar_lightning.experiments.search.command import main, sort_by
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -334,3 +335,13 @@ def test_help_lists_every_option(capsys):
         "--out",
     ):
         assert text in printed
+
+
+@pytest.mark.parametrize(("metric", "order"), [("val_loss", "bac"), ("val_accuracy", "abc")])
+def test_the_best_come_first_and_what_is_no_number_last(metric, order):
+    rows = {"c": (math.nan, math.nan), "a": (2.0, 0.5), "b": (1.0, 0.4)}
+    results = [
+        Result(name, 1, "synthetic", 1, name, [make_row(1.0, loss) | {"val_accuracy": accuracy}])
+        for name, (loss, accuracy) in rows.items()
+    ]
+    assert "".join(result.name for result in sort_by(metric, results)) == order
