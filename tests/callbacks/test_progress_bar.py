@@ -27,3 +27,15 @@ def test_the_time_left_is_by_the_parts_that_are_done_since_the_start(monkeypatch
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (65, "1:05"), (3599, "59:59"), (7500, "2 h 05 min")])
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_an_evaluation_of_a_stream_has_no_time_left(monkeypatch):
+    shown = []
+    monkeypatch.setattr(progress_line.ProgressLine, "is_due", True)
+    monkeypatch.setattr(progress_line.ProgressLine, "show", lambda line, *state: shown.append(state))
+    bar = RunProgressBar()
+    bar._begin_evaluation(begins_line=False)
+    for total in (float("inf"), 4):
+        bar._count("validation", [], total)
+    assert shown[0][3] is None
+    assert shown[1][3] >= 0

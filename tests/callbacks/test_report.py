@@ -1,9 +1,10 @@
-from math import nan
+from math import isnan, nan
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import SMALL
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from rich import get_console
 
 from cifar_lightning import CIFAR10DataModule, MLPClassifier, RunReport
@@ -56,3 +57,19 @@ def test_the_curves_of_a_fit_are_drawn_in_a_line():
     assert [len(line.get_xdata()) for line in loss.lines[:2]] == [2, 2]
     assert len(rate.lines[0].get_xdata()) == 11  # the rate of each step, and the next one
     assert next(Path("runs").glob("*.png")).name == "learning_curves.png"
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.filterwarnings("ignore")
+def test_a_module_without_an_optimizer_has_rows():
+    class Unlearning(LightningModule):
+        def training_step(self, batch, batch_idx):
+            self.log("train_loss", torch.tensor(1.0), on_epoch=True, on_step=False)
+
+        def configure_optimizers(self):
+            return None
+
+    report = RunReport()
+    data = CIFAR10DataModule(source="synthetic", synthetic_size=60, val_size=20)
+    Trainer(max_epochs=1, logger=False, callbacks=[report], enable_checkpointing=False).fit(Unlearning(), data)
+    assert isnan(report.rows[0]["lr"])

@@ -5,7 +5,7 @@ import tomllib
 import pytest
 from conftest import ROOT
 
-from cifar_lightning.cli.extras import EXTRAS, require
+from cifar_lightning.cli.extras import EXTRAS, missing_modules, require
 
 
 def test_the_extras_are_those_of_pyproject():
@@ -16,7 +16,8 @@ def test_the_extras_are_those_of_pyproject():
 
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_an_extra_that_is_installed(extra):
-    require(extra)
+    assert missing_modules(extra) == []
+    require(extra)  # raises nothing
 
 
 @pytest.mark.parametrize(("extra", "module"), [(extra, module) for extra in EXTRAS for module in EXTRAS[extra]])

@@ -287,7 +287,7 @@ def test_what_is_right_is_taken(flags):
         def instantiate_classes(self):
             self.subcommand = None
 
-    Parsed(["fit", *SMALL, *flags])
+    assert Parsed(["fit", *SMALL, *flags]).subconfig.data.source == "synthetic"  # or it would have ended
 
 
 def test_devices_that_are_none(fail):
@@ -296,7 +296,7 @@ def test_devices_that_are_none(fail):
 
 def test_an_empty_config_says_nothing(run):
     Path("a.yaml").write_text("# nothing yet")
-    run("fit", "-c", "a.yaml", *SMALL, "--model.hidden_sizes=1x8", "--trainer.max_epochs=1")
+    assert "epoch   1" in run("fit", "-c", "a.yaml", *SMALL, "--model.hidden_sizes=1x8", "--trainer.max_epochs=1")
 
 
 def test_dash_c_is_dash_dash_config(run):

@@ -212,7 +212,10 @@ def test_what_only_ours_can_is_refused_by_name(run, fail, flags, subcommand):
 
 def test_a_saved_config_names_defaults_of_ours_and_asks_for_nothing(run):
     run("fit", "--model=mine.Bare", "--data=mine.Noise", ONE, *QUIET)
-    run("fit", f"--config={newest('config.yaml')}")
+    first = newest("config.yaml")
+    run("fit", f"--config={first}")
+    assert newest("config.yaml") != first
+    assert saved()["data"]["class_path"] == "mine.Noise"
 
 
 def test_a_module_without_a_validation_loss_has_no_best_checkpoint_and_says_so(run, recwarn):
@@ -389,3 +392,14 @@ def test_a_script_elsewhere_finds_the_current_folder(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert newest("last.ckpt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fit", "--model.class_path=5"], "wrong class: expected a class_path"),
+        (["test", "--config={evaluation: {ensemble: 5}}"], "ensemble"),
+    ],
+)
+def test_values_of_another_type_end_in_one_line(fail, arguments, said):
+    assert said in fail(*arguments, *QUIET)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import SMALL
 from conftest import make_result as result
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule
 
 from cifar_lightning.experiments.run import Run, interruptible
 
@@ -165,6 +165,35 @@ def test_a_run_that_fails_early_keeps_its_folder():
     with pytest.raises(ValueError, match="lr out of range"):
         run.train()
     assert (run.folder / "recipe.json").exists()
+
+
+class Untested(LightningModule):
+    """A module of a user's, with no hyperparameters, no accuracy and no test."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3072, 10)
+
+    def training_step(self, batch, batch_idx):
+        loss = torch.nn.functional.cross_entropy(self.layer(batch[0].float().flatten(1) / 255), batch[1])
+        self.log("train_loss", loss, on_epoch=True, on_step=False)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", torch.nn.functional.cross_entropy(self.layer(batch[0].float().flatten(1) / 255), batch[1]))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+def test_a_users_module_has_a_result_and_is_resumed():
+    Path("a.yaml").write_text("trainer: {max_epochs: 2}")
+    run = make(f"--model={__name__}.Untested", *SMALL)
+    run.prepare()
+    result = run.train(test=True)
+    assert len(result.rows) == 2
+    assert math.isnan(result.test_accuracy)
+    assert run.command()[1].endswith("out/a/seed_1/checkpoints/last.ckpt")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

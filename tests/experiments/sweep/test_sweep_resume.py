@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -154,3 +155,14 @@ def test_a_longer_sweep_finishes_or_begins_a_cycle(tmp_path, capfd):
     rates = [float(row.split(",")[1]) for row in rows[1:] if row.split(",")[1]]
     assert rates == pytest.approx(sorted(rates[:3]) + rates[3:])  # it climbs again
     assert min(rates) < 0.003 / 2
+
+
+def test_ctrl_c_names_the_command_that_goes_on(tmp_path, capfd, monkeypatch):
+    flags = [f"--trainer.callbacks+={__name__}.Interrupt", "--trainer.callbacks.after=4"]
+    with pytest.raises(SystemExit):
+        run(tmp_path, *flags)
+    printed = "".join(capfd.readouterr())
+    (line,) = re.findall(r"to go on: cifar-lightning sweep (.*)", printed)
+    assert line == f"--ckpt_path {newest(tmp_path)}/checkpoints/last.ckpt"
+    main([*line.split(), "--trainer.callbacks=null"])
+    assert "everything is in" in capfd.readouterr().out
