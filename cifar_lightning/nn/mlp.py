@@ -2,8 +2,8 @@
 
 import re
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_lightning.errors import unknown_name
+from cifar_lightning.nn.blocks import BlockName, Blocks, NormPosition, chain
 from cifar_lightning.nn.initializers import InitName, initialize_
 from cifar_lightning.nn.layers import (
     ActivationName,
@@ -21,7 +22,6 @@ from cifar_lightning.nn.layers import (
     make_normalization,
 )
 
-NormPosition = Literal["before_activation", "after_activation"]
 DropoutPosition = Literal["last", "all", "input_and_all"]
 
 #: A longer chain, or a network of more weights (8 GiB of them), is a slip of the pen, which would fill the memory.
@@ -59,7 +59,8 @@ def _check_length(layers: int) -> None:
 class DeepMLP(nn.Module):
     """Flatten, [norm], [dropout], hidden layers of (linear, [norm], activation, [norm], [dropout]), linear.
 
-    The default is self-normalizing: SELU, LeCun normal, no normalization, no dropout (Klambauer et al. 2017).
+    `block` says what a hidden layer is. The default is self-normalizing: SELU, LeCun normal, no normalization, no
+    dropout (Klambauer et al. 2017).
 
     Args:
         in_features: Number of inputs of an example, after flattening.
@@ -71,6 +72,10 @@ class DeepMLP(nn.Module):
         output_init: Initializer of the output layer's weights.
         normalization: Normalization of each hidden layer.
         norm_position: Whether it stands before or after the activation.
+        block: What a hidden layer is: plain, as above; residual, x + plain(x), wherever the width stays the same; or
+            inverted_bottleneck, x + linear(dropout(activation(linear(norm(x))))), for which the first hidden layer is
+            linear alone, and which has one more normalization before the output (`Blocks` has the sources).
+        expansion: Width inside of an inverted bottleneck, relative to its own.
         norm_input: Whether the input is normalized too.
         norm_momentum: Weight of the newest batch in batch norm's running statistics (1 minus Keras's momentum).
         norm_eps: Added to the variance in a normalization.
@@ -99,6 +104,8 @@ class DeepMLP(nn.Module):
         output_init: InitName = "glorot_uniform",
         normalization: NormalizationName = "none",
         norm_position: NormPosition = "before_activation",
+        block: BlockName = "plain",
+        expansion: int = 4,
         norm_input: bool = False,
         norm_momentum: float = 0.1,
         norm_eps: float = 1e-5,
@@ -113,13 +120,15 @@ class DeepMLP(nn.Module):
         super().__init__()
         self.hidden_sizes = sizes = parse_hidden_sizes(hidden_sizes)
         _check_choices(in_features, num_classes, normalization, norm_position, norm_input, dropout_position, max_norm)
+        _check_block(block, expansion, norm_position)
         for name, factor in (("l1", l1), ("l2", l2)):
             if not 0 <= factor < float("inf"):
                 raise ValueError(f"{name} out of range: expected 0 or a positive number, received {factor}")
+        is_bottleneck = block == "inverted_bottleneck"
         if bias is None:
-            bias = not (normalization == "batch" and norm_position == "before_activation")
+            bias = not (normalization == "batch" and norm_position == "before_activation") or is_bottleneck
         self.in_features = in_features
-        self.activation, self.init, self.normalization = activation, init, normalization
+        self.activation, self.init, self.normalization, self.block = activation, init, normalization, block
         self.dropout, self.max_norm, self.l1, self.l2 = dropout, max_norm, l1, l2
 
         def norm(features: int) -> nn.Module:
@@ -128,26 +137,22 @@ class DeepMLP(nn.Module):
         def drop(here: bool) -> nn.Module:
             return make_dropout(dropout if here else "none", dropout_p)
 
-        def hidden_layer(fan_in: int, fan_out: int, last: bool) -> nn.Sequential:
-            middle = {"norm": norm(fan_out), "activation": make_activation(activation, activation_args)}
-            if norm_position == "after_activation":
-                middle = dict(reversed(middle.items()))
-            return _chain(
-                linear=nn.Linear(fan_in, fan_out, bias=bias),
-                **middle,
-                dropout=drop(last or dropout_position != "last"),
-            )
-
-        self.input = _chain(
+        blocks = Blocks(
+            block, expansion, bias, norm, norm_position, partial(make_activation, activation, activation_args)
+        )
+        self.input = chain(
             norm=norm(in_features) if norm_input else nn.Identity(),
             dropout=drop(dropout_position == "input_and_all"),
         )
-        widths = [in_features, *sizes]
-        if (weights := sum(a * b for a, b in pairwise([*widths, num_classes]))) > MOST_WEIGHTS:
+        widths = list(pairwise([in_features, *sizes]))
+        weights = sum(blocks.count_weights(*pair) for pair in widths) + sizes[-1] * num_classes
+        if weights > MOST_WEIGHTS:
             raise ValueError(f"network too large: expected at most {MOST_WEIGHTS:,} weights, received {weights:,}")
+        last = len(sizes) - 1
         self.hidden = nn.Sequential(
-            *(hidden_layer(widths[i], widths[i + 1], last=i == len(sizes) - 1) for i in range(len(sizes)))
+            *(blocks.make(*pair, drop(i == last or dropout_position != "last")) for i, pair in enumerate(widths))
         )
+        self.before_output = chain(norm=norm(sizes[-1]) if is_bottleneck else nn.Identity())
         self.output = nn.Linear(sizes[-1], num_classes)
         self._initialize(init, output_init)
         if activation == "selu" and (gaps := self.self_normalization_gaps()):
@@ -172,12 +177,12 @@ class DeepMLP(nn.Module):
         x = x.flatten(1)  # (B, in_features)
         if x.shape[1] != self.in_features:
             raise ValueError(f"wrong input shape: expected {self.in_features} values an example, received {x.shape[1]}")
-        logits: Tensor = self.output(self.hidden(self.input(x)))
+        logits: Tensor = self.output(self.before_output(self.hidden(self.input(x))))
         return logits
 
     def as_sequential(self) -> nn.Sequential:
         """The same layers in a row, for whoever wants to run only some of them."""
-        return nn.Sequential(nn.Flatten(), self.input, self.hidden, self.output)
+        return nn.Sequential(nn.Flatten(), self.input, self.hidden, self.before_output, self.output)
 
     @torch.no_grad()
     def constrain_(self) -> None:
@@ -208,6 +213,7 @@ class DeepMLP(nn.Module):
             f"there is {self.normalization} normalization: it takes the place of self-normalization": (
                 self.normalization == "none"
             ),
+            f"the blocks are {self.block}: what skips a layer adds its variance to the layer's": self.block == "plain",
             "max_norm is set: it takes the weights away from variance 1/fan_in": self.max_norm is None,
         }
         return [gap for gap, holds in conditions.items() if not holds]
@@ -224,11 +230,6 @@ def weight_penalty(module: nn.Module, l1: float, l2: float) -> Tensor:
         l2 * weight.square().sum() for weight in weights if l2
     ]
     return torch.stack(terms).sum()
-
-
-def _chain(**modules: nn.Module) -> nn.Sequential:
-    """The modules in a row, by name, without the identities."""
-    return nn.Sequential(OrderedDict((k, m) for k, m in modules.items() if not isinstance(m, nn.Identity)))
 
 
 def _check_choices(
@@ -255,3 +256,15 @@ def _check_choices(
         raise unknown_name("dropout_position", dropout_position, get_args(DropoutPosition))
     if max_norm is not None and not max_norm > 0:
         raise ValueError(f"max_norm out of range: expected a positive number or null, received {max_norm}")
+
+
+def _check_block(block: BlockName, expansion: int, norm_position: NormPosition) -> None:
+    if block not in get_args(BlockName):
+        raise unknown_name("block", block, get_args(BlockName))
+    if expansion < 1:
+        raise ValueError(f"expansion out of range: expected 1 or more, received {expansion}")
+    if block == "inverted_bottleneck" and norm_position == "after_activation":
+        raise ValueError(
+            "norm_position does nothing in an inverted bottleneck, whose norm comes first: expected "
+            "'before_activation', the default; received 'after_activation'"
+        )

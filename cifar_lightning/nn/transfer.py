@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from cifar_lightning.nn.blocks import Residual
 from cifar_lightning.nn.mlp import DeepMLP
 
 
@@ -41,4 +42,5 @@ def copy_hidden_layers(source: DeepMLP, target: DeepMLP, layers: int | None = No
 
 def _describe(layer: nn.Module) -> str:
     """The parts of a layer in their order, with shapes and parameters, without dropout."""
-    return ", ".join(str(part) for name, part in layer.named_children() if name != "dropout") or "none"
+    parts = ", ".join(str(part) for name, part in layer.named_children() if name != "dropout") or "none"
+    return f"x + ({parts})" if isinstance(layer, Residual) else parts

@@ -62,6 +62,7 @@ def test_output_dropout_and_further_layers_may_differ():
         ({"activation_args": {"alpha": 0.5}}, 1, r"received .*ELU\(alpha=0.5\)"),
         ({"normalization": "batch"}, 1, r"received .*BatchNorm1d\(6"),
         ({"bias": False}, 1, "bias=True.*received .*bias=False"),
+        ({"hidden_sizes": [6, 6, 4], "block": "residual"}, 2, r"another hidden layer 2 .*received x \+ \(Linear"),
         (
             {"normalization": "layer", "norm_input": True},
             1,
