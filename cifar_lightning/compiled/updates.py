@@ -1,15 +1,20 @@
 """The updates of optimizers as functions for a compiled step to contain, and the clipping of its gradients."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, NAdam, Optimizer
+from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer
 
 from cifar_lightning.compiled.hooks import has_step_hooks
 from cifar_lightning.compiled.torch_internals import mark_stepped
 
 Gradients = Sequence[Tensor]
+State = dict[str, Any]
+
+#: torch's names of the running mean and mean square of a gradient.
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class NAdamUpdate:
@@ -23,20 +28,12 @@ class NAdamUpdate:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer, self._group = optimizer, optimizer.param_groups[0]
-        parameters: list[Tensor] = self._group["params"]
-        states = [optimizer.state[parameter] for parameter in parameters]
-        if not states[0]:  # as torch's own first step makes it
-            for parameter, state in zip(parameters, states, strict=True):
-                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-                state["step"], state["mu_product"] = torch.zeros(()), torch.ones(())
+        states = _states_of(optimizer, "mu_product")
         # All parameters stand at the same step. Each has its element of these, so that torch could go on with them.
-        self._steps = torch.stack([state["step"] for state in states])
-        self._mu_products = torch.stack([state["mu_product"] for state in states])
-        for state, step, mu_product in zip(states, self._steps, self._mu_products, strict=True):
-            state["step"], state["mu_product"] = step, mu_product
+        self._steps, self._mu_products = _join_(states, "step"), _join_(states, "mu_product")
         self._t, self._mu_product = int(self._steps[0]), self._mu_products[0]
         #: Parameters p, running means m, running mean squares v.
-        self.tensors = [parameters, *([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))]
+        self.tensors = [self._group["params"], *([state[name] for state in states] for name in MOMENTS)]
         #: What does not change from step to step.
         self.constants: tuple[float, ...] = (*self._group["betas"], self._group["eps"])
 
@@ -69,6 +66,49 @@ class NAdamUpdate:
             p.sub_((of_g * g + of_m * m) / ((of_v * v).sqrt() + eps))
 
 
+class AdamUpdate:
+    """Adam (Kingma and Ba 2015), or AdamW (Loshchilov and Hutter 2019), with torch's state, for a graph to be part of.
+
+    With g the gradient, m and v its running mean and mean square, lambda the decay of the weights, 0 for Adam:
+
+        p -= lr lambda p + lr / (1 - beta_1^t) m / (sqrt(v / (1 - beta_2^t)) + eps)
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer, self._group = optimizer, optimizer.param_groups[0]
+        states = _states_of(optimizer)
+        self._steps = _join_(states, "step")
+        self._t = int(self._steps[0])
+        self.tensors = [self._group["params"], *([state[name] for state in states] for name in MOMENTS)]
+        self.constants: tuple[float, ...] = (*self._group["betas"], self._group["eps"])
+
+    @staticmethod
+    def supports(optimizer: Optimizer) -> bool:
+        """Whether `optimizer` is an AdamW, or an Adam without its other kind of decay, with nothing left out here."""
+        decay = () if type(optimizer) is AdamW else ("weight_decay",)
+        return type(optimizer) in (Adam, AdamW) and _is_plain(
+            optimizer, "amsgrad", "maximize", "capturable", "differentiable", *decay
+        )
+
+    def advance(self) -> tuple[float, ...]:
+        """Count a step; the factors of p, m and v in it."""
+        lr, (beta1, beta2) = float(self._group["lr"]), self._group["betas"]
+        self._steps += 1
+        self._t = t = self._t + 1
+        mark_stepped(self._optimizer)
+        return lr * self._group["weight_decay"], lr / (1 - beta1**t), 1 / (1 - beta2**t)
+
+    @staticmethod
+    def apply(constants: tuple[float, ...], factors: Tensor, gradients: Gradients, *tensors: Sequence[Tensor]) -> None:
+        """Make the step, in place; factors (3,), or (3, M) for tensors in which M networks are stacked."""
+        beta1, beta2, eps = constants
+        for g, p, m, v in zip(gradients, *tensors, strict=True):
+            of_p, of_m, of_v = _broadcast(factors, p)
+            m.lerp_(g, 1 - beta1)
+            v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+            p.sub_(of_p * p + of_m * m / ((of_v * v).sqrt() + eps))
+
+
 class SGDUpdate:
     """Gradient descent without momentum, for a graph to be part of: p -= lr g."""
 
@@ -96,9 +136,9 @@ class SGDUpdate:
             p.sub_(of_g * g)
 
 
-def make_update(optimizer: Optimizer) -> NAdamUpdate | SGDUpdate | None:
+def make_update(optimizer: Optimizer) -> NAdamUpdate | AdamUpdate | SGDUpdate | None:
     """One of the updates above, or None: then the optimizer steps itself, by one call for all parameters if it can."""
-    for update in (NAdamUpdate, SGDUpdate):
+    for update in (NAdamUpdate, AdamUpdate, SGDUpdate):
         if update.supports(optimizer):
             return update(optimizer)
     for group in optimizer.param_groups:
@@ -119,6 +159,30 @@ def clip_by_norm(gradients: Gradients, bound: float) -> Gradients:
 def clip_by_value(gradients: Gradients, bound: float) -> Gradients:
     """The gradients, each element within -bound to bound."""
     return [gradient.clamp(-bound, bound) for gradient in gradients]
+
+
+def _states_of(optimizer: Optimizer, *products: str) -> list[State]:
+    """The state of each parameter, which torch's own first step would make if it is not there yet.
+
+    Args:
+        optimizer: One of Adam's family.
+        products: Names of what begins at 1.
+    """
+    parameters: list[Tensor] = optimizer.param_groups[0]["params"]
+    states: list[State] = [optimizer.state[parameter] for parameter in parameters]
+    if not states[0]:
+        for parameter, state in zip(parameters, states, strict=True):
+            state |= {name: torch.zeros_like(parameter) for name in MOMENTS}
+            state |= {"step": torch.zeros(())} | {name: torch.ones(()) for name in products}
+    return states
+
+
+def _join_(states: Sequence[State], name: str) -> Tensor:
+    """Make the numbers called `name` elements of one tensor (N,), and return it."""
+    joined = torch.stack([state[name] for state in states])
+    for state, number in zip(states, joined, strict=True):
+        state[name] = number
+    return joined
 
 
 def _broadcast(factors: Tensor, parameter: Tensor) -> tuple[Tensor, ...]:

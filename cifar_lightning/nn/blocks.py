@@ -18,7 +18,7 @@ class Residual(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (B, features) to the same shape."""
-        output: Tensor = input + super().forward(input)
+        output: Tensor = input + super().forward(input)  # type: ignore[no-untyped-call]
         return output
 
 

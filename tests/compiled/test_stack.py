@@ -28,6 +28,7 @@ def optimizers_of(networks, optimizer, **arguments):
 OPTIMIZERS = [
     pytest.param(torch.optim.SGD, {}, id="SGD"),
     pytest.param(torch.optim.NAdam, {}, id="NAdam"),
+    pytest.param(torch.optim.AdamW, {}, id="AdamW"),
     pytest.param(torch.optim.SGD, {"momentum": 0.9}, id="momentum"),  # which steps each by itself
 ]
 

@@ -63,7 +63,12 @@ def batches(count=20, dtype=torch.float64):
         (torch.optim.SGD, {}),
         (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
         (torch.optim.Adam, {}),
+        (torch.optim.Adam, {"betas": (0.8, 0.99), "eps": 1e-7}),
+        (torch.optim.Adam, {"weight_decay": 0.1}),
+        (torch.optim.Adam, {"amsgrad": True}),
         (torch.optim.AdamW, {}),
+        (torch.optim.AdamW, {"weight_decay": 0.3}),
+        (torch.optim.AdamW, {"amsgrad": True}),
         (torch.optim.Adagrad, {}),
         (torch.optim.RMSprop, {}),
         (torch.optim.Adamax, {}),
@@ -93,7 +98,7 @@ def test_batches_of_another_kind_run_eagerly(monkeypatch):
 
 
 @pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize("optimizer", [torch.optim.NAdam])
+@pytest.mark.parametrize("optimizer", [torch.optim.NAdam, torch.optim.AdamW])
 def test_parameters_at_different_steps_are_torchs_own_business(optimizer):
     ours, our_optimizer, theirs, their_optimizer = twins(optimizer)
     for model, its in ((ours, our_optimizer), (theirs, their_optimizer)):
@@ -105,8 +110,9 @@ def test_parameters_at_different_steps_are_torchs_own_business(optimizer):
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_nadams_state_is_torchs():
-    ours, our_optimizer, theirs, their_optimizer = twins(torch.optim.NAdam)
+@pytest.mark.parametrize("optimizer", [torch.optim.NAdam, torch.optim.Adam, torch.optim.AdamW])
+def test_the_state_is_torchs(optimizer):
+    ours, our_optimizer, theirs, their_optimizer = twins(optimizer)
     train(ours, our_optimizer, batches(5), CompiledStep(ours, our_optimizer))
     their_optimizer.load_state_dict(copy.deepcopy(our_optimizer.state_dict()))
     theirs.load_state_dict(ours.state_dict())
@@ -117,7 +123,9 @@ def test_nadams_state_is_torchs():
 
 
 @pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])  # in the graph, and on its own
+@pytest.mark.parametrize(
+    "optimizer", [torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop]
+)  # RMSprop's update is not in the graph
 def test_the_optimizer_sees_clipped_gradients(optimizer):
     model, our_optimizer, plain, their_optimizer = twins(optimizer)
     step = CompiledStep(model, our_optimizer, partial(clip_by_norm, bound=0.1))
@@ -132,7 +140,7 @@ def test_the_optimizer_sees_clipped_gradients(optimizer):
 
 
 @pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize("optimizer", [torch.optim.NAdam, torch.optim.Adam])
+@pytest.mark.parametrize("optimizer", [torch.optim.NAdam, torch.optim.AdamW, torch.optim.RMSprop])
 def test_tensors_have_memory_of_their_own_again_after_the_end(optimizer):
     model, our_optimizer, _, _ = twins(optimizer)
     step = CompiledStep(model, our_optimizer)
