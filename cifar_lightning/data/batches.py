@@ -91,6 +91,8 @@ class InMemoryImages(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, images: Tensor, labels: Tensor, indices: Tensor | None = None) -> None:
         self.images, self.labels = images, labels
         self.indices = torch.arange(len(labels)) if indices is None else indices
+        #: If set, maps indices of images, (...), to what takes the images' place, (..., 3, 32, 32).
+        self.variants: Callable[[Tensor], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -109,16 +111,22 @@ class InMemoryImages(Dataset[tuple[Tensor, Tensor]]):
             images, labels = self[torch.cat(index, -1)]
             return Batches(images, labels, index[0].shape[-1])
         chosen = self.indices[index]
-        if chosen.ndim == 0:
-            return self.images[chosen], self.labels[chosen]
         flat = chosen.flatten()
-        # (Which copies whole images, where indexing would copy bytes.)
-        images, labels = self.images.index_select(0, flat), self.labels.index_select(0, flat)
-        return images.view(*chosen.shape, *images.shape[1:]), labels.view(chosen.shape)
+        # (`index_select` copies whole images, where indexing would copy bytes.)
+        images = self.variants(chosen) if self.variants else self.images.index_select(0, flat)
+        labels = self.labels.index_select(0, flat)
+        return images.view(*chosen.shape, *self.images.shape[1:]), labels.view(chosen.shape)
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor]]:
         """A list of examples, for a `DataLoader` that collates batches itself."""
         return list(zip(*self[indices], strict=True))
+
+
+def epoch_generator(seed: int, epoch: int, purpose: Literal["order", "variants"]) -> Generator:
+    """A generator of random numbers that seed, epoch and purpose decide."""
+    # A CPU generator takes 32 bits; an odd factor keeps (seed, epoch) apart from (seed + 1, epoch - 1).
+    number = (seed * 0x9E3779B1 + epoch) % 2**32
+    return Generator().manual_seed(number if purpose == "order" else number ^ 0x85EBCA6B)
 
 
 class BatchOrder(DistributedSampler[Tensor]):
@@ -178,10 +186,13 @@ class BatchOrder(DistributedSampler[Tensor]):
     def _order(self) -> Tensor:
         return self._shuffled(self.seed) if self.shuffle else torch.arange(self.size)
 
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of each row of positions in a batch."""
+        return [self.seed]
+
     def _shuffled(self, seed: int) -> Tensor:
-        # A CPU generator takes 32 bits; an odd factor keeps (seed, epoch) apart from (seed + 1, epoch - 1).
-        generator = Generator().manual_seed((seed * 0x9E3779B1 + self.epoch) % 2**32)
-        order = torch.randperm(self.size, generator=generator)
+        order = torch.randperm(self.size, generator=epoch_generator(seed, self.epoch, "order"))
         return order[torch.arange(self.total_size) % self.size]
 
     def set_epoch(self, epoch: int) -> None:
@@ -211,7 +222,12 @@ class JoinedOrder(BatchOrder):
 
     def __init__(self, data: Sized, batch_size: int, seeds: Sequence[int]) -> None:
         super().__init__(data, batch_size, True, seeds[0])
-        self.seeds = list(seeds)
+        self._seeds = list(seeds)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of each row of positions in a batch."""
+        return self._seeds
 
     def _order(self) -> Tensor:
         return torch.stack([self._shuffled(seed) for seed in self.seeds])

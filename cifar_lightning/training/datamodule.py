@@ -9,6 +9,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from cifar_lightning.data.augment import Augmentation, Variants
 from cifar_lightning.data.availability import load_images, make_available
 from cifar_lightning.data.batches import (
     BatchOrder,
@@ -50,6 +51,9 @@ class CIFAR10DataModule(LightningDataModule):
             taken too; by default all.
         scaling: raw is 0 to 255, unit divides by 255, channel and feature standardize by 3 and by 3,072 means and
             deviations of the training split.
+        flip: Whether training images are mirrored left to right with a probability of 1/2.
+        shift: The largest number of pixels by which a training image is moved horizontally and vertically, at random;
+            what comes in at an edge is its own reflection.
         batch_size: Number of training images a step and device.
         eval_batch_size: Number of images a batch in validation, testing and prediction.
         images: For `predict`, image files, folders or globs in the place of the test images.
@@ -71,6 +75,8 @@ class CIFAR10DataModule(LightningDataModule):
         classes: list[int | str] | None = None,
         train_size: int | None = None,
         scaling: Scaling = "feature",
+        flip: bool = False,
+        shift: int = 0,
         batch_size: int = 32,
         eval_batch_size: int = 1000,
         images: list[str] | str | None = None,
@@ -81,6 +87,7 @@ class CIFAR10DataModule(LightningDataModule):
         for name in ("batch_size", "eval_batch_size", "synthetic_size"):
             if self.hparams[name] < 1:
                 raise ValueError(f"{name} out of range: expected at least 1, received {self.hparams[name]}")
+        self._augmentation = Augmentation(flip, shift)
         self.files = find_images(images) if images else []
         self._resumed_seed: int | None = None
         self.images: ImageSet | None = None
@@ -158,6 +165,8 @@ class CIFAR10DataModule(LightningDataModule):
         if seeds and self.hparams["order_seed"] is None:
             size = self.hparams["batch_size"]
             order = JoinedOrder(split, size, seeds) if len(seeds) > 1 else BatchOrder(split, size, True, *seeds)
+        if self._augmentation:
+            split.variants = Variants(images.train_images, self._augmentation, order)
         order.batches_at_once = getattr(self._module, "batches_at_once", None)
         return make_loader(split, order, ResumableLoader, self._convert)
 

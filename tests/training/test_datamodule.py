@@ -129,6 +129,27 @@ def test_fewer_training_images_are_the_first_ones():
     assert torch.equal(module.statistics.mean, expected.mean)
 
 
+def test_training_images_alone_are_augmented():
+    plain, augmented = (
+        CIFAR10DataModule(source="synthetic", synthetic_size=300, val_size=30, **options)
+        for options in ({}, {"flip": True, "shift": 4})
+    )
+    for data in (plain, augmented):
+        data.setup()
+    for loader in ("val_dataloader", "test_dataloader"):
+        pairs = zip(getattr(plain, loader)(), getattr(augmented, loader)(), strict=True)
+        assert all(torch.equal(ours, theirs) for batches in pairs for ours, theirs in zip(*batches, strict=True))
+    assert torch.equal(plain.statistics.mean, augmented.statistics.mean)
+    (images, labels), (variants, same) = (next(iter(data.train_dataloader())) for data in (plain, augmented))
+    assert torch.equal(labels, same)
+    assert variants.dtype == torch.uint8
+    assert not torch.equal(images, variants)
+    loader = augmented.train_dataloader()
+    assert torch.equal(next(iter(loader))[0], variants)
+    loader.sampler.set_epoch(1)
+    assert not torch.equal(next(iter(loader))[0], variants)
+
+
 def test_order_goes_by_the_global_seed_unless_told_otherwise(monkeypatch):
     def first(**options):
         return next(iter(ready(**options).train_dataloader()))[1].tolist()

@@ -1,0 +1,99 @@
+"""Random variants of training images: mirrored, and moved by a few pixels."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cifar_lightning.data.batches import BatchOrder, epoch_generator
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What may happen to a training image each time that it is seen.
+
+    Args:
+        flip: Whether it is mirrored left to right, with a probability of 1/2.
+        shift: The largest number of pixels by which it is moved, horizontally and vertically, each whole number being
+            as probable. What comes in at an edge is the image's own reflection.
+
+    Raises:
+        ValueError: For a negative shift.
+    """
+
+    flip: bool = False
+    shift: int = 0
+
+    def __post_init__(self) -> None:
+        if self.shift < 0:
+            raise ValueError(f"shift out of range: expected 0 or more pixels, received {self.shift}")
+
+    def __bool__(self) -> bool:
+        return self.flip or self.shift > 0
+
+
+class Variants:
+    """The variants of images in an epoch: what seed, epoch and image decide, and nothing else.
+
+    So an image's variant is the same whatever the batch size and the number of devices, and after a resume.
+
+    They cost little more than copies. Each image is kept mirrored too, if it may be, with reflections to its left and
+    right; a variant's row is then `width` bytes in a row, of which `index_select` copies as many as it is told.
+
+    Args:
+        images: (N, C, H, W), of which variants are made.
+        augmentation: What happens to them.
+        order: Says which epoch it is, and which seed, or seeds, there are.
+
+    Raises:
+        ValueError: If a shift leaves nothing of an image.
+    """
+
+    def __init__(self, images: Tensor, augmentation: Augmentation, order: BatchOrder) -> None:
+        self._count, self._channels, self._height, self._width = images.shape
+        if augmentation.shift >= min(images.shape[2:]):
+            raise ValueError(
+                f"shift out of range: expected fewer pixels than the {min(images.shape[2:])} of an image's side, "
+                f"received {augmentation.shift}"
+            )
+        self._augmentation, self._order = augmentation, order
+        shift = augmentation.shift
+        columns = _reflect(torch.arange(-shift, self._width + shift), self._width)
+        sides = [columns, columns.flip(0)] if augmentation.flip else [columns]
+        pixels = torch.stack([images[..., side] for side in sides]).flatten()  # mirrored or not, N, C, H, W + 2 shift
+        # A view in which each row begins one byte after the one before.
+        self._rows = pixels.as_strided((len(pixels) - self._width + 1, self._width), (1, 1))
+        self._stride = self._width + 2 * shift
+        self._drawn: tuple[int, list[int]] | None = None
+        self._table = torch.empty(0)
+
+    def __call__(self, chosen: Tensor) -> Tensor:
+        """Map indices of images, (B,) or a row for each of the order's seeds (S, B), to variants (..., C, H, W)."""
+        mirrored, top, left = self._draws(chosen)
+        lines = _reflect(torch.arange(self._height) + top[..., None], self._height)  # (..., H)
+        planes = (mirrored * self._count + chosen)[..., None] * self._channels + torch.arange(self._channels)
+        starts = (planes[..., None] * self._height + lines[..., None, :]) * self._stride + left[..., None, None]
+        rows = self._rows.index_select(0, starts.flatten())
+        return rows.view(*chosen.shape, self._channels, self._height, self._width)
+
+    def _draws(self, chosen: Tensor) -> tuple[Tensor, ...]:
+        """For each image whether it is mirrored, and in which line and which column of what is kept it begins."""
+        if self._drawn != (self._order.epoch, self._order.seeds):
+            self._drawn = self._order.epoch, list(self._order.seeds)
+            self._table = torch.stack([self._draw(seed) for seed in self._order.seeds])  # (S, 3, N)
+        if len(self._table) == 1:
+            return self._table[0][:, chosen].unbind()
+        return tuple(self._table[torch.arange(len(chosen))[:, None], kind, chosen] for kind in range(3))
+
+    def _draw(self, seed: int) -> Tensor:
+        generator, shift = epoch_generator(seed, self._order.epoch, "variants"), self._augmentation.shift
+        mirrored = torch.randint(1 + self._augmentation.flip, (self._count,), generator=generator)
+        top = torch.randint(-shift, shift + 1, (self._count,), generator=generator)
+        left = torch.randint(2 * shift + 1, (self._count,), generator=generator)
+        return torch.stack([mirrored, top, left])
+
+
+def _reflect(places: Tensor, size: int) -> Tensor:
+    """The places within 0 to size - 1 that these, up to size - 1 outside, are mirror images of."""
+    places = places.abs()
+    return torch.where(places < size, places, 2 * (size - 1) - places)
