@@ -118,7 +118,7 @@ class Stack:
         def step(x: Tensor, y: Tensor, factors: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
             parameters = dict(zip(names, tensors[:n], strict=True))
             buffers = dict(zip(buffer_names, tensors[lists * n :], strict=True))
-            of_batch = None if y.ndim == 1 else 0
+            of_batch = None if y.ndim == 1 + y.is_floating_point() else 0
             in_dims = (0, 0, of_batch, of_batch)
             losses, logits = vmap(loss_of, in_dims, randomness="different")(parameters, buffers, x, y)
             # The gradient of the sum is each one's own: no loss depends on another network.
@@ -148,7 +148,7 @@ class Stack:
 
         Args:
             inputs: A batch that all share, (B, ...), or one for each, (M, B, ...).
-            targets: (B,), or (M, B).
+            targets: Labels (B,) or (M, B), or floating probabilities (B, C) or (M, B, C).
 
         Returns:
             The losses (M,), and the logits (M, B, C) from before the update; those of released networks are of no use.

@@ -31,12 +31,13 @@ class CompiledStep:
     """One step of training, to be called as `loss, logits = step(inputs, targets)`.
 
     It computes what `F.cross_entropy(model(inputs), targets)`, `backward()` and `optimizer.step()` would, from the
-    same random numbers, to within rounding. The step of NAdam and of plain SGD is part of the graph, and leaves the
-    parameters' `grad` as it was. Compiled code knows one batch size; others, such as an epoch's short last batch, run
-    eagerly. Put the model in training mode and restore the optimizer's state before creating the step. Both must then
-    keep their tensors: a module's `load_state_dict` copies into them, an optimizer's puts others in their place.
+    same random numbers, to within rounding; targets are labels (B,) or probabilities (B, C). The step of NAdam, Adam,
+    AdamW and plain SGD is part of the graph, and leaves the parameters' `grad` as it was. Compiled code knows one batch
+    size; others, such as an epoch's short last batch, run eagerly. Put the model in training mode and restore the
+    optimizer's state before creating the step. Both must then keep their tensors: a module's `load_state_dict` copies
+    into them, an optimizer's puts others in their place.
 
-    The parameters, and what NAdam keeps for them, become views of flat tensors until `close` is called, so that one
+    The parameters, and what an Adam keeps for them, become views of flat tensors until `close` is called, so that one
     kernel updates all of them.
 
     Args:

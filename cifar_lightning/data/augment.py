@@ -1,11 +1,13 @@
-"""Random variants of training images: mirrored, and moved by a few pixels."""
+"""Random variants of training images: mirrored, moved by a few pixels, and mixed with others."""
 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions import Beta
 
-from cifar_lightning.data.batches import BatchOrder, epoch_generator
+from cifar_lightning.data.batches import BatchOrder, as_floats, epoch_generator
 
 
 @dataclass(frozen=True)
@@ -97,3 +99,59 @@ def _reflect(places: Tensor, size: int) -> Tensor:
     """The places within 0 to size - 1 that these, up to size - 1 outside, are mirror images of."""
     places = places.abs()
     return torch.where(places < size, places, 2 * (size - 1) - places)
+
+
+@dataclass(frozen=True)
+class SoftLabels:
+    """What a network learns from in the place of images and labels: mixed images, and probabilities of the classes.
+
+    Args:
+        num_classes: Number of classes.
+        mixup: Parameter alpha of mixup (Zhang et al. 2018, https://arxiv.org/abs/1710.09412), equation 1: images
+            lambda x_i + (1 - lambda) x_j and targets lambda y_i + (1 - lambda) y_j, with lambda ~ Beta(alpha, alpha).
+            One lambda a batch, as in the authors' code, but never less than 1/2: i and j change places then, so that
+            the label counts most for its own image. 0 for none.
+        label_smoothing: Share epsilon of the target that all classes get equally (Szegedy et al. 2016, section 7).
+
+    Raises:
+        ValueError: If one of them is out of range.
+    """
+
+    num_classes: int
+    mixup: float = 0.0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.mixup < float("inf"):
+            raise ValueError(f"mixup out of range: expected 0 or a positive number, received {self.mixup}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing out of range: expected 0 <= p < 1, received {self.label_smoothing}")
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Map a batch to what is learned from it; each row of several, (S, B), is mixed by itself.
+
+        Args:
+            images: (..., B, C, H, W), uint8 or floating.
+            labels: (..., B), integers.
+
+        Returns:
+            Images of the same shape, and targets (..., B, num_classes); both as they were if there is nothing to do.
+        """
+        if not (self.mixup or self.label_smoothing):
+            return images, labels
+        targets = F.one_hot(labels, self.num_classes).float()
+        targets = targets * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
+        if self.mixup:
+            lam = Beta(self.mixup, self.mixup).sample(labels.shape[:-1]).to(images.device)
+            lam = torch.maximum(lam, 1 - lam)
+            partners = torch.rand(labels.shape, device=labels.device).argsort(-1)
+            images = _mix(as_floats(images), partners, lam)
+            targets = _mix(targets, partners, lam)
+        return images, targets
+
+
+def _mix(values: Tensor, partners: Tensor, lam: Tensor) -> Tensor:
+    """Mix each of (..., B, *) with its partner (..., B), by a share lam (...) of its own."""
+    dims = values.ndim - lam.ndim
+    others = values.take_along_dim(partners.reshape(partners.shape + (1,) * (dims - 1)), lam.ndim)
+    return others.lerp(values, lam.to(values.dtype).reshape(lam.shape + (1,) * dims))

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cifar_lightning.compiled.hooks import has_hooks
+from cifar_lightning.data.augment import SoftLabels
 from cifar_lightning.data.batches import Batches, as_floats
 from cifar_lightning.nn.mlp import DeepMLP, weight_penalty
 from cifar_lightning.nn.standardize import Standardize
@@ -28,7 +28,7 @@ from cifar_lightning.training.divergence import check_loss
 from cifar_lightning.training.epoch_metrics import EpochMetrics
 from cifar_lightning.training.execution import Executor, StopAtException
 from cifar_lightning.training.lightning_internals import averaged_modules, is_fitting
-from cifar_lightning.training.obstacles import find_own_steps
+from cifar_lightning.training.obstacles import find_own_steps, has_own_forward
 from cifar_lightning.training.plateau import plateau_configs, step_plateau_schedulers
 from cifar_lightning.training.position import position_of
 
@@ -53,6 +53,8 @@ class MLPClassifier(LightningModule):
         lr: Learning rate; the peak of a schedule that has one.
         optimizer: An optimizer of `torch.optim`, by name, or of an imported module, by path.
         schedule: How the learning rate moves, by name or as an instance.
+        mixup: Parameter alpha of the share with which training images are mixed, Beta(alpha, alpha); 0 for none.
+        label_smoothing: Share of a training target that all classes get equally (`SoftLabels` has the sources).
         network: What `DeepMLP` takes.
 
     Raises:
@@ -64,6 +66,8 @@ class MLPClassifier(LightningModule):
         lr: float = 1e-3,
         optimizer: OptimizerFactory | str = "NAdam",
         schedule: Schedule | str = "Constant",
+        mixup: float = 0.0,
+        label_smoothing: float = 0.0,
         **network: Any,
     ) -> None:
         super().__init__()
@@ -72,12 +76,14 @@ class MLPClassifier(LightningModule):
         self.network = DeepMLP(**network)
         # All of the network's choices are stored, so that a checkpoint outlives a change of defaults.
         hparams = NETWORK_DEFAULTS | network | {"hidden_sizes": self.network.hidden_sizes, "lr": lr}
+        hparams |= {"mixup": mixup, "label_smoothing": label_smoothing}
         hparams |= {"optimizer": optimizer_component(optimizer), "schedule": schedule_component(schedule)}
         self.save_hyperparameters(hparams)
         self.executor, self.cycle = Executor(), Cycle()
         self.classes: list[str] = []
         self.standardize, self.temperature = Standardize(), Temperature()
         num_classes = self.network.output.out_features
+        self.soft_labels = SoftLabels(num_classes, mixup, label_smoothing)
         self.train_metrics = EpochMetrics(num_classes, "train_")
         self.val_metrics = EpochMetrics(num_classes, "val_")
         self.test_metrics = EpochMetrics(num_classes, "test_")
@@ -169,16 +175,9 @@ class MLPClassifier(LightningModule):
         l1, l2 = self.network.l1, self.network.l2
         penalty = partial(weight_penalty, l1=l1, l2=l2) if l1 or l2 else None
         obstacle = find_own_steps(self, MLPClassifier)
-        self.executor.prepare_step(self.trainer, self._layers(), self._batch_size, penalty, obstacle)
+        layers = self if has_own_forward(self, MLPClassifier) else self.as_sequential()
+        self.executor.prepare_step(self.trainer, layers, self._batch_size, penalty, obstacle)
         self.cycle.begin(self.trainer)
-
-    def _layers(self) -> nn.Module:
-        """What the compiled step runs: the layers alone, without hyperparameters, of which each would be compiled anew.
-
-        The module itself where its forward pass is another one, or is watched.
-        """
-        own = type(self).forward is not MLPClassifier.forward or "forward" in vars(self)
-        return self if own or has_hooks(self) else self.as_sequential()
 
     # --------------------------------------------------------------------------------------------------- the steps
 
@@ -195,14 +194,15 @@ class MLPClassifier(LightningModule):
         if self.executor.step is None:
             assert not isinstance(batch, Batches), "a plain step is handed one batch"
             images, labels = batch
-            logits = self(images)
-            loss = F.cross_entropy(logits, labels) + self.network.penalty()
+            inputs, targets = self.soft_labels(images, labels)
+            logits = self(inputs)
+            loss = F.cross_entropy(logits, targets) + self.network.penalty()
             if self.executor.execution is not None:  # a finder's sweep may diverge
                 check_loss(self, loss, images)
             self._record(logits.detach(), labels, loss)
             return loss
         batches = batch.split() if isinstance(batch, Batches) else [(as_floats(batch[0]), batch[1])]
-        for loss, logits, labels in self.executor.run(self.trainer, batches):
+        for loss, logits, labels in self.executor.run(self.trainer, batches, self.soft_labels):
             self.network.constrain_()
             self._record(logits, labels, loss)
         return loss

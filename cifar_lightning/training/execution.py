@@ -24,6 +24,8 @@ from cifar_lightning.training.messages import say
 from cifar_lightning.training.obstacles import find_obstacle, find_watcher
 from cifar_lightning.training.step_watch import StepWatch
 
+Batch = tuple[Tensor, Tensor]
+
 
 class Executor:
     """Executes a training's steps as is chosen before the first; process and trainer are left as they were.
@@ -142,13 +144,13 @@ class Executor:
         leave_out_backward(trainer, False)
 
     def run(
-        self, trainer: Trainer, batches: Iterable[tuple[Tensor, Tensor]]
+        self, trainer: Trainer, batches: Iterable[Batch], soften: Callable[[Tensor, Tensor], Batch]
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Train on one batch after another; yield loss, logits and labels of each, before Lightning counts it."""
+        """Train on what `soften` makes of each batch; yield loss, logits and labels, before Lightning counts it."""
         assert self.step is not None, "steps are compiled"
         start, count = time.perf_counter(), 0
         for images, labels in one_by_one(trainer, batches):
-            loss, logits = self.step(images, labels)
+            loss, logits = self.step(*soften(images, labels))
             check_loss(trainer.lightning_module, loss, None)
             yield loss, logits, labels
             count += 1

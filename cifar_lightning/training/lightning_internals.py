@@ -105,6 +105,9 @@ def batches_until_an_event(trainer: Trainer, most: int) -> int:
             counts.append(every - trainer.global_step % every)
     if trainer.log_every_n_steps:  # type: ignore[attr-defined]
         counts.append(trainer.log_every_n_steps - loop._batches_that_stepped % trainer.log_every_n_steps)  # type: ignore[attr-defined]
+    for averaging in _averagings(trainer):
+        coming = range(trainer.global_step, trainer.global_step + most)
+        counts.append(1 + next((i for i, step in enumerate(coming) if averaging.should_update(step_idx=step)), most))
     if (interval := trainer.val_check_batch) not in (None, float("inf")):
         batches = in_all if trainer.check_val_every_n_epoch is None else in_epoch
         counts.append(interval - batches % interval)
@@ -248,8 +251,12 @@ def is_fitting(module: LightningModule) -> bool:
 
 def averaged_modules(trainer: Trainer) -> list[Any]:
     """The module's copies in which `WeightAveraging` keeps averages; made before the module's own `setup`."""
-    averages = [each._average_model for each in trainer.callbacks if isinstance(each, WeightAveraging)]  # type: ignore[attr-defined]
+    averages = [averaging._average_model for averaging in _averagings(trainer)]
     return [average.module for average in averages if average is not None]
+
+
+def _averagings(trainer: Trainer) -> list[WeightAveraging]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]  # type: ignore[attr-defined]
 
 
 def global_seed() -> int | None:

@@ -12,17 +12,19 @@ from lightning.pytorch.callbacks import (
     ProgressBar,
     StochasticWeightAveraging,
     Timer,
+    WeightAveraging,
 )
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim import LBFGS
 
+from cifar_lightning.compiled.hooks import has_hooks
 from cifar_lightning.compiled.step import find_misfit, has_compiler
 from cifar_lightning.compiled.watch import find_hooks
 from cifar_lightning.training.lightning_internals import detects_anomalies
 from cifar_lightning.training.resume import ExactResume
 
 #: Callbacks that can follow several steps at once; a subclass with hooks of its own can't, unless it is a progress bar.
-PATIENT_CALLBACKS = (ExactResume, ModelCheckpoint, ProgressBar, Timer)
+PATIENT_CALLBACKS = (ExactResume, ModelCheckpoint, ProgressBar, Timer, WeightAveraging)
 #: Callbacks that change what a step is in the course of a training.
 REBUILDERS = (BaseFinetuning, GradientAccumulationScheduler, ModelPruning, StochasticWeightAveraging)
 #: Hooks that stand between a step's gradients and its update.
@@ -71,6 +73,14 @@ def find_own_steps(module: LightningModule, base: type[LightningModule]) -> str:
         if getattr(type(module), name) is not getattr(base, name) or name in vars(module):
             return f"{type(module).__name__}.{name}"
     return ""
+
+
+def has_own_forward(module: LightningModule, base: type[LightningModule]) -> bool:
+    """Whether a module's forward pass is another one than that of `base`, or is watched.
+
+    Otherwise its layers alone are compiled, without hyperparameters, for each of which there would be other code.
+    """
+    return type(module).forward is not base.forward or "forward" in vars(module) or has_hooks(module)
 
 
 def find_watcher(trainer: Trainer, module: LightningModule) -> str:

@@ -126,7 +126,7 @@ class StackedSteps:
         if self._forward is None or self._forward[0] != list(active):
             self._forward = list(active), StackedForward([self._classifiers[index].network for index in active])
         inputs, targets = self._of_each(images, labels, active)
-        is_shared = targets.ndim == 1
+        is_shared = labels.ndim == 1
         logits = self._forward[1](inputs, is_shared)
         losses = [
             F.cross_entropy(logits[i], targets if is_shared else targets[i])
@@ -136,13 +136,14 @@ class StackedSteps:
         return torch.stack(losses), logits
 
     def _of_each(self, images: Tensor, labels: Tensor, active: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Standardized images and labels: as they are if all share them, or else those of each active classifier."""
+        """Standardized images and targets: one batch if all share it, or else that of each active classifier."""
         first = self._classifiers[0]
+        images, targets = first.soft_labels(images, labels)
         inputs = first.standardize(images.flatten(0, -4)).view(images.shape)
         if labels.ndim == 1:
-            return inputs, labels
+            return inputs, targets
         orders = [self._orders[index] for index in active]
-        return inputs[orders], labels[orders]
+        return inputs[orders], targets[orders]
 
     def labels_of(self, labels: Tensor, index: int) -> Tensor:
         """A classifier's own labels (B,)."""

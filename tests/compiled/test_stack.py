@@ -35,15 +35,18 @@ OPTIMIZERS = [
 
 @pytest.mark.parametrize(("optimizer", "arguments"), OPTIMIZERS)
 @pytest.mark.parametrize("shape", [(16,), (3, 16)], ids=["shared batch", "batches of their own"])
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "probabilities"])
 @pytest.mark.parametrize("normalization", ["none", "batch", "layer"])
 @pytest.mark.filterwarnings("ignore")
-def test_each_network_makes_its_own_steps(shape, normalization, optimizer, arguments):
+def test_each_network_makes_its_own_steps(shape, soft, normalization, optimizer, arguments):
     ours = networks(normalization=normalization, norm_input=normalization == "batch")
     theirs = copy.deepcopy(ours)
     our_optimizers, their_optimizers = (optimizers_of(nets, optimizer, **arguments) for nets in (ours, theirs))
     stack = Stack(ours, our_optimizers)
     for _ in range(3):
         inputs, targets = batch(*shape)
+        if soft:
+            targets = torch.rand(*shape, 3, dtype=torch.float64).softmax(-1)
         losses, logits = stack.step(inputs, targets)
         for i, (their, their_optimizer) in enumerate(zip(theirs, their_optimizers, strict=True)):
             x, y = (inputs, targets) if len(shape) == 1 else (inputs[i], targets[i])

@@ -60,7 +60,8 @@ def test_a_checkpoint_alone_classifies(tmp_path, options):
 
 
 def test_hparams_hold_every_choice():
-    hparams = small(lr=0.5).hparams
+    hparams = small(lr=0.5, mixup=0.2).hparams
+    assert (hparams["mixup"], hparams["label_smoothing"]) == (0.2, 0.0)
     assert hparams["lr"] == 0.5
     assert hparams["optimizer"]["class_path"] == "torch.optim.NAdam"
     assert hparams["optimizer"]["init_args"]["momentum_decay"] == 0.004
@@ -169,6 +170,8 @@ def test_steps_of_a_plain_loader_and_of_an_endless_training():
         ({"optimizer": functools.partial(torch.optim.SGD, lr=1)}, "lr given twice"),
         ({"schedule": "Cycle"}, "unknown schedule"),
         ({"activation": "swich"}, "did you mean 'swish'"),
+        ({"mixup": -1.0}, "mixup out of range"),
+        ({"label_smoothing": 1.0}, "label_smoothing out of range"),
     ],
 )
 def test_wrong_options(options, message):

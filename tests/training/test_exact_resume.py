@@ -132,10 +132,12 @@ class Signal(nn.Module):
 
 def train(folder, stop, callbacks, flags, compiled, checkpoint=None, hook=None):
     """Train, with a hook in each forward pass of the network if one is given; return the trainer."""
-    data = CIFAR10DataModule(source="synthetic", synthetic_size=60, val_size=20, batch_size=8, order_seed=3, flip=True, shift=2)
+    data = CIFAR10DataModule(
+        source="synthetic", synthetic_size=60, val_size=20, batch_size=8, order_seed=3, flip=True, shift=2
+    )
     for seed in (torch.manual_seed, random.seed, np.random.seed):
         seed(3)
-    module = MLPClassifier(hidden_sizes=[8, 8], dropout="alpha", dropout_p=0.2, lr=0.01,
+    module = MLPClassifier(hidden_sizes=[8, 8], dropout="alpha", dropout_p=0.2, lr=0.01, mixup=0.3,
                            **{"schedule": "Power"} | stop.model)  # fmt: skip
     if hook:
         module.network.input.append(Signal(hook))

@@ -8,7 +8,6 @@ from conftest import ROOT, SMALL
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
     BaseFinetuning,
-    EMAWeightAveraging,
     GradientAccumulationScheduler,
     LearningRateMonitor,
     OnExceptionCheckpoint,
@@ -123,10 +122,20 @@ def test_flags_count_optimizer_steps(run, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_weights_are_those_of_the_plain_path(run, tmp_path):
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--data.flip=true", "--data.shift=2", "--model.mixup=0.3", "--model.label_smoothing=0.1"],
+        ["--model.block=residual", "--model.normalization=batch", "--model.optimizer=AdamW"],
+        ["--model.block=inverted_bottleneck", "--model.normalization=layer", "--model.optimizer=AdamW"],
+    ],
+    ids=["plain", "augmented", "residual", "bottleneck"],
+)
+def test_the_weights_are_those_of_the_plain_path(run, tmp_path, options):
     weights = {}
     for compile in ("never", "always"):
-        flags = [*BASE, *DOUBLE, f"--execution.compile={compile}"]
+        flags = [*BASE, *DOUBLE, *options, f"--execution.compile={compile}"]
         run("fit", *flags, f"--trainer.default_root_dir={tmp_path / compile}")
         weights[compile] = outcome(tmp_path / compile)[0]["state_dict"]
     for name, value in weights["never"].items():
@@ -192,14 +201,16 @@ def test_a_second_fit_begins_anew():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_averaged_weights_see_every_step(run, tmp_path):
+@pytest.mark.parametrize("options", [{}, {"update_every_n_steps": 3}, {"update_starting_at_step": 4}], ids=str)
+def test_averaged_weights_see_the_steps_that_they_ask_for(run, tmp_path, options):
     flags = [*BASE, *DOUBLE, "--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9"]
+    flags += [f"--trainer.callbacks.{name}={value}" for name, value in options.items()]
     weights = {}
     for compile in ("never", "always"):
         root = tmp_path / compile
         said = run("fit", *flags, f"--execution.compile={compile}", f"--trainer.default_root_dir={root}")
         weights[compile] = outcome(root)[0]["state_dict"]["network.output.weight"]
-    assert "compiled, 1 thread (EMAWeightAveraging follows each batch)" in said
+    assert "compiled, 50 at once, 1 thread" in said
     torch.testing.assert_close(weights["always"], weights["never"], rtol=1e-7, atol=1e-9)
 
 
@@ -250,7 +261,7 @@ def test_what_can_not_be_compiled_is_trained_plainly_or_refused(flags, reason):
     assert choose("never", **flags).reason == ""
 
 
-@pytest.mark.parametrize("callback", [LearningRateMonitor(), EMAWeightAveraging(), OnExceptionCheckpoint(".")])
+@pytest.mark.parametrize("callback", [LearningRateMonitor(), OnExceptionCheckpoint(".")])
 def test_callbacks_that_follow_each_batch_get_each_batch(callback):
     chosen = choose("always", callbacks=[callback])
     assert chosen.compiled
