@@ -45,14 +45,23 @@ class EvaluationReport(Callback):
     Args:
         mc_samples: In an evaluation or a prediction, number of Monte-Carlo dropout passes; 0 for none.
         ensemble: In an evaluation or a prediction, checkpoints whose probabilities are averaged with the network's.
+        tta_flip: In an evaluation or a prediction, whether to average over images and mirror images.
+        tta_shift: The same for views moved by up to so many pixels each way, (2 n + 1)² of them; 0 for none.
         calibrate: In `validate`, whether to fit a temperature and write it into a new checkpoint.
 
     Raises:
-        ValueError: For a negative number of passes.
+        ValueError: For a negative number.
     """
 
-    def __init__(self, mc_samples: int = 0, ensemble: list[str] | None = None, calibrate: bool = False) -> None:
-        self.ways, self.calibrate = WaysToPredict(mc_samples, ensemble or []), calibrate
+    def __init__(
+        self,
+        mc_samples: int = 0,
+        ensemble: list[str] | None = None,
+        tta_flip: bool = False,
+        tta_shift: int = 0,
+        calibrate: bool = False,
+    ) -> None:
+        self.ways, self.calibrate = WaysToPredict(mc_samples, ensemble or [], tta_flip, tta_shift), calibrate
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the last evaluation, and get ready for this one."""

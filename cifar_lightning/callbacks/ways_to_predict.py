@@ -1,4 +1,4 @@
-"""The ways to predict: one pass, Monte-Carlo dropout, and an ensemble."""
+"""The ways to predict: one pass, several views, Monte-Carlo dropout, and an ensemble."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from cifar_lightning.analysis.mc_dropout import MCPrediction, dropout_modules, mc_predict
+from cifar_lightning.analysis.views import count_views, predict_by_views
 from cifar_lightning.training.classifier import MLPClassifier
 
 Prediction = Tensor | MCPrediction
@@ -40,20 +41,26 @@ class Way:
 
 
 class WaysToPredict:
-    """Predicts by a module, by Monte-Carlo dropout in it, and by an ensemble of which it is a member.
+    """Predicts by a module, by views of the images, by Monte-Carlo dropout, and by an ensemble that it is a member of.
 
     Args:
         mc_samples: Number of Monte-Carlo dropout passes; 0 for none.
         ensemble: Checkpoints of the other members.
+        tta_flip: Whether mirrored images are views too.
+        tta_shift: Largest number of pixels by which views are moved; 0 for none.
 
     Raises:
         ValueError: For a negative number.
     """
 
-    def __init__(self, mc_samples: int, ensemble: Sequence[str]) -> None:
-        if mc_samples < 0:
-            raise ValueError(f"mc_samples out of range: expected 0 or more, received {mc_samples}")
+    def __init__(
+        self, mc_samples: int = 0, ensemble: Sequence[str] = (), tta_flip: bool = False, tta_shift: int = 0
+    ) -> None:
+        for name, number in (("mc_samples", mc_samples), ("tta_shift", tta_shift)):
+            if number < 0:
+                raise ValueError(f"{name} out of range: expected 0 or more, received {number}")
         self.mc_samples, self.ensemble = mc_samples, list(ensemble)
+        self._views = tta_flip, tta_shift
         self._members: list[MLPClassifier] = []
 
     def prepare(self, module: LightningModule) -> None:
@@ -77,12 +84,18 @@ class WaysToPredict:
     ) -> dict[Way, Prediction]:
         """Predict images (B, ...), whose plain probabilities (B, K) are known, in each of the ways."""
         ways: dict[Way, Prediction] = {Way("", "deterministic"): probabilities}
+        count = count_views(*self._views)
+        if count > 1:
+            ways[Way("tta_", f"{count} views")] = seen = self._predict_views(module, images)
         if self.mc_samples:
             way = Way("mc_", f"MC dropout, {self.mc_samples} samples")
             ways[way] = mc_predict(module, images, self.mc_samples)
         if self._members:
             way = Way("ensemble_", f"ensemble of {1 + len(self._members)}")
-            ways[way] = self._average(module, images, probabilities)
+            ways[way] = _mean(probabilities, [each.to(module.device).predict_proba(images) for each in self._members])
+            if count > 1:
+                members = [self._predict_views(member.to(module.device), images) for member in self._members]
+                ways[Way("ensemble_tta_", f"{way.label}, {count} views")] = _mean(seen, members)
         return ways
 
     def predict(self, module: LightningModule, images: Tensor, probabilities: Tensor) -> Prediction:
@@ -90,7 +103,9 @@ class WaysToPredict:
         *_, prediction = self.predict_every_way(module, images, probabilities).values()
         return prediction
 
-    def _average(self, module: LightningModule, images: Tensor, probabilities: Tensor) -> Tensor:
-        """The mean of the module's probabilities and those of the other members."""
-        members = [member.to(module.device).predict_proba(images) for member in self._members]
-        return torch.stack([probabilities, *members]).mean(0)
+    def _predict_views(self, module: LightningModule, images: Tensor) -> Tensor:
+        return predict_by_views(lambda view: module(view).float().softmax(-1), images, *self._views)
+
+
+def _mean(first: Tensor, others: Sequence[Tensor]) -> Tensor:
+    return torch.stack([first, *others]).mean(0)

@@ -39,6 +39,8 @@ EVALUATIONS = ("validate", "test", "predict")
 ACTS_IN: dict[str, tuple[Sequence[str], Any]] = {
     "evaluation.mc_samples": (EVALUATIONS, 0),
     "evaluation.ensemble": (EVALUATIONS, None),
+    "evaluation.tta_flip": (EVALUATIONS, False),
+    "evaluation.tta_shift": (EVALUATIONS, 0),
     "evaluation.calibrate": (("validate",), False),
     "data.images": (("predict",), None),
 }
@@ -134,9 +136,10 @@ def refuse_what_can_not_act(options: Options, given: Options, subcommand: str) -
             f"run's folder; received {options['trainer']['model_registry']!r}"
         )
     evaluation = options["evaluation"]
-    if subcommand == "predict" and evaluation["mc_samples"] and evaluation["ensemble"]:
+    others = [name for name in ("ensemble", "tta_flip", "tta_shift") if evaluation[name]]
+    if subcommand == "predict" and evaluation["mc_samples"] and others:
         raise ValueError(
-            "two ways to predict: expected --evaluation.mc_samples or --evaluation.ensemble, received both"
+            f"two ways to predict: expected --evaluation.mc_samples or --evaluation.{others[0]}, received both"
         )
 
 

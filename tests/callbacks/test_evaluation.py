@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from cifar_lightning import CIFAR10DataModule, MLPClassifier, mc_predict
+from cifar_lightning.analysis.views import predict_by_views
 from cifar_lightning.cli.arguments import gather_lists
 from cifar_lightning.cli.main import main
 
@@ -75,6 +76,29 @@ def test_every_way_side_by_side(run, trained):
     assert "mc_samples" not in torch.load(trained[0], weights_only=True)["hyper_parameters"]
 
 
+def test_views_of_a_network_and_of_an_ensemble(run, trained):
+    views = ["--evaluation.tta_flip=true", "--evaluation.tta_shift=1", QUIET]
+    printed = run("test", "--ckpt_path", trained[0], "--evaluation.ensemble", trained[1], *views)
+    rows = {row["prediction"]: row for row in evaluation("test")}
+    assert list(rows) == ["deterministic", "18 views", "ensemble of 2", "ensemble of 2, 18 views"]
+    assert all(way in printed for way in rows)
+    members = [expected_probabilities(path) for path in trained[:2]]
+    seen = [predict_by_views(model.predict_proba, images, True, 1) for model, images, _, _ in members]
+    labels = members[0][2]
+    for way, probabilities in (("18 views", seen[0]), ("ensemble of 2, 18 views", torch.stack(seen).mean(0))):
+        nll = -probabilities[torch.arange(60), labels].log().mean().item()
+        assert float(rows[way]["nll"]) == pytest.approx(nll, rel=1e-4)
+
+
+def test_a_prediction_by_views(run, trained):
+    run("predict", "--ckpt_path", trained[0], "--evaluation.tta_shift=2", QUIET)
+    model, images, _, _ = expected_probabilities(trained[0])
+    expected = predict_by_views(model.predict_proba, images, False, 2)
+    with (folder("predict") / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["probability"]) for row in rows] == pytest.approx(expected.max(1).values.tolist(), abs=6e-5)
+
+
 def test_an_ensemble_alone_and_one_named_twice(run, trained):
     run("test", "--evaluation.ensemble", *trained, "--ckpt_path", trained[0], QUIET)
     alone = evaluation("test")
@@ -128,6 +152,8 @@ def test_nothing_to_sample(run, fail):
     run("fit", *SMALL, "--trainer.max_epochs=1", "--model.hidden_sizes=2x20")
     last = str(next(Path().rglob("last.ckpt")))
     assert "Monte-Carlo dropout has nothing to sample" in fail("test", "--ckpt_path", last, "--evaluation.mc_samples=5")
+    assert "tta_shift out of range" in fail("test", "--ckpt_path", last, "--evaluation.tta_shift=-1")
+    assert "shift out of range: expected 0 to 31" in fail("test", "--ckpt_path", last, "--evaluation.tta_shift=32")
     assert "mc_samples out of range" in fail("test", "--ckpt_path", last, "--evaluation.mc_samples=-1")
 
 

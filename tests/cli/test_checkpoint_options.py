@@ -10,7 +10,7 @@ CHECKPOINT = {
 NOTHING = {
     "trainer": {},
     "data": {"images": None},
-    "evaluation": {"mc_samples": 0, "ensemble": None, "calibrate": False},
+    "evaluation": {"mc_samples": 0, "ensemble": None, "tta_flip": False, "tta_shift": 0, "calibrate": False},
     "pretrained": {"checkpoint": None},
 }
 
@@ -91,9 +91,11 @@ def test_options_act_or_are_refused(option, value, acts_in, subcommand):
         options.refuse_what_can_not_act(chosen, chosen, subcommand)
 
 
-def test_a_prediction_has_one_way():
-    both = NOTHING | {"evaluation": {"mc_samples": 5, "ensemble": ["a.ckpt"], "calibrate": False}}
-    with pytest.raises(ValueError, match="two ways to predict: expected .* or .*, received both"):
+@pytest.mark.parametrize(("other", "value"), [("ensemble", ["a.ckpt"]), ("tta_flip", True), ("tta_shift", 1)])
+def test_a_prediction_has_one_way(other, value):
+    both = NOTHING | {"evaluation": NOTHING["evaluation"] | {"mc_samples": 5, other: value}}
+    message = f"two ways to predict: expected --evaluation.mc_samples or --evaluation.{other}, received both"
+    with pytest.raises(ValueError, match=message):
         options.refuse_what_can_not_act(both, both, "predict")
     options.refuse_what_can_not_act(both, both, "test")
 

@@ -1,0 +1,48 @@
+"""Predictions from several views of an image: test-time augmentation."""
+
+from collections.abc import Callable, Iterator
+from itertools import product
+
+import torch
+from torch import Tensor
+
+
+def views(images: Tensor, flip: bool, shift: int) -> Iterator[Tensor]:
+    """Yield images (N, C, H, W) as they are, then moved by up to `shift` pixels each way, then the same mirrored.
+
+    What comes in at an edge is the image's own reflection, as in training (`data.augment`).
+
+    Raises:
+        ValueError: If a shift is negative, or leaves nothing of an image.
+    """
+    height, width = images.shape[2:]
+    if not 0 <= shift < min(height, width):
+        raise ValueError(
+            f"shift out of range: expected 0 to {min(height, width) - 1} pixels, less than an image's side; received "
+            f"{shift}"
+        )
+    moves = sorted(product(range(-shift, shift + 1), repeat=2), key=lambda move: move != (0, 0))
+    for mirrored in (images, images.flip(-1))[: 1 + flip]:
+        for down, right in moves:
+            lines, columns = _moved(height, down, images.device), _moved(width, right, images.device)
+            yield mirrored[:, :, lines[:, None], columns] if (down, right) != (0, 0) else mirrored
+
+
+def _moved(size: int, by: int, device: torch.device) -> Tensor:
+    places = (torch.arange(size, device=device) - by).abs()
+    return torch.where(places < size, places, 2 * (size - 1) - places)
+
+
+def count_views(flip: bool, shift: int) -> int:
+    """The number of views of an image."""
+    return (1 + flip) * (2 * shift + 1) ** 2
+
+
+def predict_by_views(predict: Callable[[Tensor], Tensor], images: Tensor, flip: bool, shift: int) -> Tensor:
+    """Average the probabilities (N, K) that `predict` gives for each of the `views` of images (N, C, H, W)."""
+    mean: Tensor | None = None
+    for count, view in enumerate(views(images, flip, shift), start=1):
+        probabilities = predict(view)
+        mean = probabilities.clone() if mean is None else mean.lerp_(probabilities, 1 / count)
+    assert mean is not None, "there is the image itself"
+    return mean
