@@ -47,6 +47,8 @@ class CompiledStep:
         batch_size: The batch size to compile for; None for that of the first batch.
         penalty: Maps the model to what is added to the cross-entropy; None for nothing.
         on_failure: Called with the error if the step can't be compiled; steps then run eagerly. None to raise it.
+        autocast: The lower precision of what `torch.autocast` lowers in the model; None for no autocast. Biases are
+            added in the parameters' own.
 
     Raises:
         ValueError: If the parameters are not exactly the optimizer's, are frozen or tied, differ in dtype or
@@ -61,8 +63,9 @@ class CompiledStep:
         batch_size: int | None = None,
         penalty: Penalty | None = None,
         on_failure: Callable[[Exception], None] | None = None,
+        autocast: torch.dtype | None = None,
     ) -> None:
-        watched = _Penalized(model, penalty)
+        watched = _Penalized(model, penalty, autocast)
         if misfit := find_misfit(watched, optimizer):
             raise ValueError(
                 "no compiled step of this model: expected an optimizer of exactly its parameters, each trained, of one "
@@ -140,6 +143,11 @@ class CompiledStep:
     def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Update the parameters; return the loss (), and the logits (B, C) from before the update."""
         self._batch_size = self._batch_size or len(inputs)
+        # (The step has its own; whoever called it may have turned one on, which would keep weights of an earlier step.)
+        with torch.autocast(self._flat[0].device.type, enabled=False):
+            return self._step(inputs, targets)
+
+    def _step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         numbers = self._update.advance() if self._update else ()
         flat = self._flat[0]
         factors = torch.tensor(numbers, dtype=flat.dtype, device=flat.device)
@@ -179,13 +187,17 @@ class CompiledStep:
 class _Penalized(nn.Module):
     """A model with its penalty, both of whatever parameters it is called with."""
 
-    def __init__(self, model: nn.Module, penalty: Penalty | None) -> None:
+    def __init__(self, model: nn.Module, penalty: Penalty | None, autocast: torch.dtype | None) -> None:
         super().__init__()
-        self.model, self.penalty = model, penalty
+        self.model, self.penalty, self.autocast = model, penalty, autocast
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor | float]:
         """Map inputs (B, ...) to logits (B, C) and the penalty ()."""
-        return self.model(inputs), self.penalty(self.model) if self.penalty else 0.0
+        penalty = self.penalty(self.model) if self.penalty else 0.0
+        if self.autocast is None:
+            return self.model(inputs), penalty
+        with torch.autocast(inputs.device.type, self.autocast, cache_enabled=False):
+            return self.model(inputs).float(), penalty
 
 
 def find_misfit(model: nn.Module, optimizer: Optimizer) -> str:

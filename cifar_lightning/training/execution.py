@@ -26,6 +26,9 @@ from cifar_lightning.training.step_watch import StepWatch
 
 Batch = tuple[Tensor, Tensor]
 
+#: The precisions that steps can be compiled for, and what each lowers by autocast.
+AUTOCAST = {"32-true": None, "64-true": None, "bf16-mixed": torch.bfloat16}
+
 
 class Executor:
     """Executes a training's steps as is chosen before the first; process and trainer are left as they were.
@@ -114,7 +117,10 @@ class Executor:
         kind = clip_by_value if trainer.gradient_clip_algorithm == "value" else clip_by_norm
         clip = partial(kind, bound=float(bound)) if (bound := trainer.gradient_clip_val) else None
         on_failure = None if self.must_compile else partial(_say_why_plain, trainer)
-        self.step, self._pace = CompiledStep(model, optimizer, clip, batch_size, penalty, on_failure), Pace()
+        self.step, self._pace = (
+            CompiledStep(model, optimizer, clip, batch_size, penalty, on_failure, AUTOCAST[trainer.precision]),
+            Pace(),
+        )
         self._watch = StepWatch(trainer, module, model, optimizer if self.step.updates_itself else None)
         self.announce_compiler(trainer)
 

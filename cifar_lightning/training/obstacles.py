@@ -44,7 +44,7 @@ def find_obstacle(trainer: Trainer, module: LightningModule) -> str:
         return f"{trainer.world_size} devices"
     if trainer.accumulate_grad_batches > 1:
         return "accumulated gradients"
-    if trainer.precision not in ("32-true", "64-true"):
+    if trainer.precision not in ("32-true", "64-true", "bf16-mixed"):
         return f"precision {trainer.precision}"
     if trainer.strategy.root_device.type == "cpu" and not has_compiler():
         return "no C++ compiler"

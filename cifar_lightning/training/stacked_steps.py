@@ -50,7 +50,8 @@ class StackedSteps:
     def choose(self, trainer: Trainer, module: LightningModule, batch_size: int) -> None:
         """Choose how steps are executed, and say so."""
         linears, count = self._classifiers[0].network.linears(), len(self._classifiers)
-        execution = self._executor.choose(trainer, module, linears, count * batch_size, "")
+        obstacle = f"precision {trainer.precision} of a stack" if "mixed" in trainer.precision else ""
+        execution = self._executor.choose(trainer, module, linears, count * batch_size, obstacle)
         say(f"{count} networks as one")
         self._executor.start(trainer, execution)
 

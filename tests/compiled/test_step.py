@@ -82,6 +82,29 @@ def test_each_optimizer_does_what_torchs_own_does(optimizer, arguments):
         torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("is_on", [False, True], ids=["off around it", "on around it"])
+def test_autocast_is_of_the_model_alone(is_on):
+    ours, our_optimizer, theirs, their_optimizer = twins(torch.optim.AdamW, torch.float32)
+    step = CompiledStep(ours, our_optimizer, autocast=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_on):  # all steps in one, as of one of Lightning's hooks
+        losses = train(ours, our_optimizer, batches(dtype=torch.float32), step)
+    expected = []
+    for inputs, targets in batches(dtype=torch.float32):
+        their_optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = theirs(inputs)
+        loss = F.cross_entropy(logits.float(), targets)
+        loss.backward()
+        their_optimizer.step()
+        expected.append(loss.item())
+    assert losses == pytest.approx(expected, rel=0.05)  # a rounding is 0.4 %
+    model, optimizer, *_ = twins(torch.optim.AdamW, torch.float32)
+    whole = train(model, optimizer, batches(dtype=torch.float32), CompiledStep(model, optimizer))
+    assert losses != pytest.approx(whole, rel=1e-5)
+    assert all(parameter.dtype == torch.float32 for parameter in ours.parameters())
+
+
 def test_batches_of_another_kind_run_eagerly(monkeypatch):
     calls = []
 

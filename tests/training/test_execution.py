@@ -144,6 +144,22 @@ def test_the_weights_are_those_of_the_plain_path(run, tmp_path, options):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_mixed_precision_is_that_of_the_plain_path(run, tmp_path):
+    losses = {}
+    for precision, compile in (("32-true", "always"), ("bf16-mixed", "always"), ("bf16-mixed", "never")):
+        flags = [*BASE, f"--trainer.precision={precision}", "--model.lr=0.005", f"--execution.compile={compile}"]
+        root = tmp_path / precision / compile
+        said = run("fit", *flags, f"--trainer.default_root_dir={root}")
+        assert ("Training steps: compiled, 50 at once" in said) == (compile == "always")
+        checkpoint, _, rows = outcome(root)
+        losses[precision, compile] = [float(row["val_loss"]) for row in rows if row["val_loss"]]
+        assert checkpoint["state_dict"]["network.output.weight"].dtype == torch.float32
+    full, compiled, plain = losses.values()
+    assert compiled == pytest.approx(plain, rel=0.02)  # a rounding is 0.4 %
+    assert compiled != pytest.approx(full, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_mid_epoch_resume_is_bitwise_equal_and_keeps_the_path(run, tmp_path):
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     compiled = [*BASE, "--execution.compile=always", "--execution.steps=7"]
@@ -245,7 +261,7 @@ def choose(compile="always", module=None, seconds=lambda threads: 0.0, **flags):
     [
         ({"accumulate_grad_batches": 2}, "accumulated gradients"),
         ({"devices": 2, "strategy": "ddp_spawn"}, "2 devices"),
-        ({"precision": "bf16-mixed"}, "precision bf16-mixed"),
+        ({"precision": "bf16-true"}, "precision bf16-true"),
         ({"callbacks": [WatchesGradients()]}, "WatchesGradients, which follows each gradient"),
         ({"callbacks": [GradientAccumulationScheduler({4: 2})]}, "GradientAccumulationScheduler"),
         ({"callbacks": [BaseFinetuning()]}, "BaseFinetuning"),
