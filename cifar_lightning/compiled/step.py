@@ -74,7 +74,7 @@ class CompiledStep:
         self._kept = self._update.tensors if self._update else [parameters]  # each list in the parameters' order
         self._flat = [flatten_(self._layout, tensors) for tensors in self._kept]
         self._flat[0].requires_grad_()
-        self._eager = self._make_eager(watched, clip)
+        self.eager = self._make_eager(watched, clip)
         self._compiled = self._make_compiled(watched, [names[id(parameter)] for parameter in parameters], clip)
         self._batch_size, self._on_failure = batch_size, on_failure
         self._kind: list[tuple[object, ...]] = []
@@ -87,12 +87,17 @@ class CompiledStep:
     @property
     def is_compiled(self) -> bool:
         """Whether the step runs compiled code; not if torch could not compile it."""
-        return self._compiled is not self._eager
+        return self._compiled is not self.eager
 
     @property
     def entry(self) -> Path | None:
         """The file in the code cache that holds the step's code; None before the first step, and where none does."""
         return self._compiled.entry if isinstance(self._compiled, Code) else None
+
+    @property
+    def parameter(self) -> Tensor:
+        """All parameters, (N,)."""
+        return self._flat[0]
 
     def _make_eager(self, model: "_Penalized", clip: Clip | None) -> Step:
         def step(inputs: Tensor, targets: Tensor, factors: Tensor) -> tuple[Tensor, ...]:
@@ -139,19 +144,25 @@ class CompiledStep:
     def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Update the parameters; return the loss (), and the logits (B, C) from before the update."""
         self._batch_size = self._batch_size or len(inputs)
-        numbers = self._update.advance() if self._update else ()
-        flat = self._flat[0]
-        factors = torch.tensor(numbers, dtype=flat.dtype, device=flat.device)
+        factors = torch.tensor(self.advance(), dtype=self.parameter.dtype, device=self.parameter.device)
         if len(inputs) == self._batch_size and self._is_as_compiled(inputs, targets):
             loss, logits, *gradients = self._run_compiled(inputs, targets, factors)
         else:
-            loss, logits, *gradients = self._eager(inputs, targets, factors)
+            loss, logits, *gradients = self.eager(inputs, targets, factors)
+        self.finish(gradients)
+        return loss, logits
+
+    def advance(self) -> tuple[float, ...]:
+        """Count a step; the factors of its update, if that is part of the step."""
+        return self._update.advance() if self._update else ()
+
+    def finish(self, gradients: Gradients) -> None:
+        """Let the optimizer step by the gradients, if the update is not part of the step."""
         if self._update is None:
             (gradient,) = gradients
             for parameter, view in zip(self._parameters, self._layout.views(gradient), strict=True):
                 parameter.grad = view
             self._optimizer.step()
-        return loss, logits
 
     def _is_as_compiled(self, *batch: Tensor) -> bool:
         """Whether a batch has the shapes, strides and dtypes that the code is for: those of the first full one."""
@@ -166,8 +177,8 @@ class CompiledStep:
             if self._on_failure is None:
                 raise
             self._on_failure(error)
-            self._compiled = self._eager
-            return self._eager(*args)
+            self._compiled = self.eager
+            return self.eager(*args)
 
     def close(self) -> None:
         """Give each parameter memory of its own again; the step must not be called any more."""

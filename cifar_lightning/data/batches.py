@@ -86,10 +86,14 @@ class InMemoryImages(Dataset[tuple[Tensor, Tensor]]):
         images: (N, 3, 32, 32), uint8.
         labels: (N,), int64.
         indices: (M,), which of them the split has, in order; by default all. The images are not copied.
+        device: To which all images and labels are moved with the first batch, so that those of each are chosen there;
+            by default they stay where they are.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, indices: Tensor | None = None) -> None:
-        self.images, self.labels = images, labels
+    def __init__(
+        self, images: Tensor, labels: Tensor, indices: Tensor | None = None, device: torch.device | None = None
+    ) -> None:
+        self.images, self.labels, self.device = images, labels, device
         self.indices = torch.arange(len(labels)) if indices is None else indices
 
     def __len__(self) -> int:
@@ -108,10 +112,14 @@ class InMemoryImages(Dataset[tuple[Tensor, Tensor]]):
         if isinstance(index, list) and index and isinstance(index[0], Tensor) and index[0].ndim:
             images, labels = self[torch.cat(index, -1)]
             return Batches(images, labels, index[0].shape[-1])
+        if self.device is not None:  # now, since many a loader is made only to be asked for its length
+            self.images, self.labels = self.images.to(self.device), self.labels.to(self.device)
         chosen = self.indices[index]
         if chosen.ndim == 0:
             return self.images[chosen], self.labels[chosen]
         flat = chosen.flatten()
+        if self.images.is_cuda:  # from pinned memory, so that nothing waits for the device
+            flat = flat.pin_memory().to(self.images.device, non_blocking=True)
         # (Which copies whole images, where indexing would copy bytes.)
         images, labels = self.images.index_select(0, flat), self.labels.index_select(0, flat)
         return images.view(*chosen.shape, *images.shape[1:]), labels.view(chosen.shape)

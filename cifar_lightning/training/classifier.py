@@ -169,7 +169,8 @@ class MLPClassifier(LightningModule):
         l1, l2 = self.network.l1, self.network.l2
         penalty = partial(weight_penalty, l1=l1, l2=l2) if l1 or l2 else None
         obstacle = find_own_steps(self, MLPClassifier)
-        self.executor.prepare_step(self.trainer, self._layers(), self._batch_size, penalty, obstacle)
+        constrain = self.network.constrain_
+        self.executor.prepare_step(self.trainer, self._layers(), self._batch_size, penalty, obstacle, constrain)
         self.cycle.begin(self.trainer)
 
     def _layers(self) -> nn.Module:
