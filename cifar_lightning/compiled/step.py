@@ -95,6 +95,11 @@ class CompiledStep:
         return self._compiled.entry if isinstance(self._compiled, Code) else None
 
     @property
+    def compiled(self) -> Step:
+        """The same function as `eager`, which its first call compiles for batches of that size."""
+        return self._compiled
+
+    @property
     def parameter(self) -> Tensor:
         """All parameters, (N,)."""
         return self._flat[0]

@@ -30,8 +30,8 @@ class NAdamUpdate:
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
                 state["step"], state["mu_product"] = torch.zeros(()), torch.ones(())
         # All parameters stand at the same step. Each has its element of these, so that torch could go on with them.
-        self._steps = torch.stack([state["step"] for state in states])
-        self._mu_products = torch.stack([state["mu_product"] for state in states])
+        self._steps = torch.stack([state["step"] for state in states]).cpu()
+        self._mu_products = torch.stack([state["mu_product"] for state in states]).cpu()  # to read it is not to wait
         for state, step, mu_product in zip(states, self._steps, self._mu_products, strict=True):
             state["step"], state["mu_product"] = step, mu_product
         self._t, self._mu_product = int(self._steps[0]), self._mu_products[0]
