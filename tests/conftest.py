@@ -5,7 +5,7 @@ TEST_DEVICE=cuda runs the tests on the first GPU, where they have a meaning ther
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import lightning.pytorch  # noqa: F401 (its log handler keeps the stream of its import: not a test's, which is closed)
@@ -26,9 +26,11 @@ SMALL = [
     "--trainer.enable_progress_bar=false",
 ]
 CIFAR10_DIR = os.environ.get(ENVIRONMENT_VARIABLE)
-#: Where tests that take the fixture `device` compute, and trainings without an accelerator of their own run.
+#: Where tests that use the fixtures `device` and `on_device` compute, and trainings without an accelerator run.
 DEVICE = torch.device(os.environ.get("TEST_DEVICE", "cpu"))
 # A training takes what it sees: no GPU, or the first. (Torch looks when it is first asked.)
+#: For a Trainer on that device.
+ACCELERATOR = {"accelerator": "gpu" if DEVICE.type == "cuda" else "cpu", "devices": 1}
 FIRST_GPU = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 os.environ["CUDA_VISIBLE_DEVICES"] = FIRST_GPU if DEVICE.type == "cuda" else ""
 
@@ -89,10 +91,20 @@ def _scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def device() -> torch.device:
     """The device that TEST_DEVICE names."""
     return DEVICE
+
+
+@pytest.fixture(scope="module")
+def on_device(device: torch.device) -> Iterator[None]:
+    """All tests of a module make their tensors and networks on that device."""
+    if device.type == "cpu":  # a default device is a mode, which watches all functions of torch
+        yield
+        return
+    with device:
+        yield
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SMALL
+from conftest import DEVICE, ROOT, SMALL
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
     BaseFinetuning,
@@ -20,7 +20,6 @@ from cifar_lightning.compiled.step import CompiledStep
 from cifar_lightning.training import choice, execution
 from cifar_lightning.training.choice import choose_execution
 from cifar_lightning.training.execution import Executor
-from cifar_lightning.training.obstacles import find_obstacle
 
 BASE = [
     f"--config={ROOT}/configs/one_cycle.yaml",
@@ -37,7 +36,10 @@ EVERY_10 = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n
             "--trainer.callbacks.save_top_k=-1", "--trainer.callbacks.filename=step{step}"]  # fmt: skip
 
 
-pytestmark = pytest.mark.usefixtures("uncompiled")
+pytestmark = [
+    pytest.mark.usefixtures("uncompiled"),
+    pytest.mark.skipif(DEVICE.type != "cpu", reason="of compiled steps on a CPU; test_graphed_training.py is of GPUs"),
+]
 
 
 def outcome(folder):
@@ -410,96 +412,3 @@ def test_unknown_choices_are_named(fail):
     assert "steps out of range: expected 1 or more, received 0" in fail("fit", *BASE, "--execution.steps=0")
     with pytest.raises(ValueError, match="unknown compile: expected one of auto, always, never; received 'on'"):
         Executor("on")
-
-
-# -------------------------------------------------------------------------------------------------------- CUDA graphs
-
-
-@pytest.fixture
-def graphed(monkeypatch):
-    """Make the steps as on a GPU; on a CPU a direct call takes the place of a graph."""
-    for module in ("choice", "obstacles"):
-        monkeypatch.setattr(f"cifar_lightning.training.{module}.makes_graphs", lambda device: True)
-
-
-def check_close(ours, theirs):
-    (ours, our_files, our_rows), (theirs, their_files, their_rows) = ours, theirs
-    assert our_files == their_files
-    assert (ours["global_step"], ours["epoch"]) == (theirs["global_step"], theirs["epoch"])
-    assert ours["lr_schedulers"] == theirs["lr_schedulers"]
-    for name, value in theirs["state_dict"].items():
-        torch.testing.assert_close(ours["state_dict"][name], value, rtol=1e-8, atol=1e-9)
-    assert [list(row) for row in our_rows] == [list(row) for row in their_rows]
-    for our_row, their_row in zip(our_rows, their_rows, strict=True):
-        for name, value in their_row.items():
-            assert (our_row[name] == "") == (value == ""), name
-            assert value == "" or float(our_row[name]) == pytest.approx(float(value), rel=1e-5), name
-
-
-@pytest.mark.usefixtures("graphed")
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    "flags",
-    [
-        [],
-        ["--trainer.max_steps=31"],
-        ["--trainer.val_check_interval=4"],
-        EVERY_10,
-        ["--trainer.gradient_clip_val=0.01"],
-        ["--model.max_norm=0.5"],
-        ["--model.l1=0.001", "--model.optimizer=NAdam", "--model.lr=0.001", "--model.schedule=Constant"],
-        ["--model.normalization=batch", "--model.optimizer=NAdam", "--model.schedule=Performance"],
-        ["--model.optimizer=Adam", "--model.max_norm=0.5"],
-    ],
-    ids=lambda flags: " ".join(flag.split("=", 1)[0].split(".")[-1] + "=" + flag.split("=", 1)[1] for flag in flags),
-)
-def test_graphs_train_as_plain_steps_do(run, tmp_path, flags):
-    results = []
-    for compile, words in (("never", "plain"), ("always", "CUDA graphs, 50 at once")):
-        root = tmp_path / compile
-        said = run("fit", *BASE, *DOUBLE, f"--execution.compile={compile}", *flags,
-                   f"--trainer.default_root_dir={root}")  # fmt: skip
-        assert f"Training steps: {words}, 1 thread" in said
-        assert "Compiling" not in said
-        results.append(outcome(root))
-    check_close(*results)
-
-
-@pytest.mark.usefixtures("graphed")
-@pytest.mark.filterwarnings("ignore")
-def test_a_training_by_graphs_resumes_to_the_last_bit(run, tmp_path):
-    always = ["--execution.compile=always", "--model.dropout=alpha", "--model.optimizer=NAdam", "--model.lr=0.001",
-              "--model.schedule=Constant"]  # fmt: skip
-    for folder, flags in (("whole", []), ("parts", ["--trainer.max_steps=20"])):  # in the midst of the second epoch
-        run("fit", *BASE, *always, *flags, f"--trainer.default_root_dir={tmp_path / folder}")
-    checkpoint = next((tmp_path / "parts").rglob("last.ckpt"))
-    said = run("fit", *BASE, *always, f"--ckpt_path={checkpoint}",
-               f"--trainer.default_root_dir={tmp_path / 'resumed'}")  # fmt: skip
-    assert "Training steps: CUDA graphs, 50 at once, 1 thread (as before)" in said
-    ours, theirs = (outcome(tmp_path / folder)[0] for folder in ("resumed", "whole"))
-    for name, value in theirs["state_dict"].items():
-        assert torch.equal(ours["state_dict"][name], value), name
-
-
-@pytest.mark.usefixtures("graphed")
-def test_images_are_moved_to_the_device_of_the_graphs(monkeypatch):
-    module = MLPClassifier(hidden_sizes="1x8")
-    data = CIFAR10DataModule(source="synthetic", synthetic_size=300, val_size=60)
-    module.executor = Executor("always")
-    seen = []
-
-    class Look(Callback):
-        def on_train_epoch_start(self, trainer, pl_module):
-            seen.append(trainer.train_dataloader.dataset.device)
-
-    trainer = Trainer(max_steps=3, callbacks=[Look()], logger=False, enable_checkpointing=False,
-                      enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0)  # fmt: skip
-    trainer.fit(module, data)
-    assert seen == [trainer.strategy.root_device]
-    assert data.train_dataloader().dataset.device is None  # there are no steps any more
-
-
-def test_a_gpu_that_is_none_of_cudas_gets_no_compiled_steps(monkeypatch):
-    trainer, module = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu"), MLPClassifier()
-    monkeypatch.setattr(type(trainer.strategy), "root_device", torch.device("mps"))
-    assert find_obstacle(trainer, module) == "a device of type mps"
