@@ -8,8 +8,10 @@ from conftest import ACCELERATOR, ROOT, SMALL
 from lightning.pytorch import Callback, Trainer
 
 from cifar_lightning import CIFAR10DataModule, MLPClassifier
+from cifar_lightning.training.copies import Copy
 from cifar_lightning.training.execution import Executor
 from cifar_lightning.training.obstacles import find_obstacle
+from cifar_lightning.training.stacked_classifier import StackedClassifier
 
 BASE = [
     f"--config={ROOT}/configs/one_cycle.yaml",
@@ -119,3 +121,28 @@ def test_a_gpu_that_is_none_of_cudas_gets_no_compiled_steps(monkeypatch):
     trainer, module = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu"), MLPClassifier()
     monkeypatch.setattr(type(trainer.strategy), "root_device", torch.device("mps"))
     assert find_obstacle(trainer, module) == "a device of type mps"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("seeds", [[1, 1, 1], [1, 2, 3]], ids=["shared batches", "batches of their own"])
+def test_a_stack_by_graphs_trains_as_a_plain_one_does(seeds):
+    results = []
+    for compile in ("never", "always"):
+        copies = []
+        for lr, seed in zip((0.001, 0.01, 0.1), seeds, strict=True):
+            torch.manual_seed(seed)
+            classifier = MLPClassifier(lr=lr, optimizer="SGD", hidden_sizes=[20, 20], max_norm=1.0, activation="elu")
+            copies.append(Copy(f"lr={lr}", classifier, seed))
+        base = MLPClassifier(hidden_sizes=[20, 20])
+        base.executor = Executor(compile)
+        stack = StackedClassifier(base, copies)
+        data = CIFAR10DataModule(source="synthetic", synthetic_size=300, val_size=60, batch_size=20)
+        trainer = Trainer(**ACCELERATOR, precision="64-true", max_epochs=3, logger=False, enable_checkpointing=False,
+                          enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=5)  # fmt: skip
+        trainer.fit(stack, data)
+        assert stack.executor.execution.graphs == (compile == "always")
+        results.append((stack.state_dict(), {name: value.item() for name, value in trainer.callback_metrics.items()}))
+    (plain_state, plain_metrics), (state, metrics) = results
+    for name, value in plain_state.items():
+        torch.testing.assert_close(state[name], value, rtol=1e-8, atol=1e-9)
+    assert metrics == pytest.approx(plain_metrics, rel=1e-5)
