@@ -46,7 +46,11 @@ class Synchronizations:
 
     def _count(self, message: Any, *args: Any, **kwargs: Any) -> None:
         if "synchroniz" in str(message):
-            frames = [f for f in traceback.extract_stack() if "/torch/" not in f.filename and f.filename != __file__]
+            frames = [
+                f
+                for f in traceback.extract_stack()
+                if not f.filename.endswith((__file__, "/warnings.py")) and "/torch/" not in f.filename
+            ]
             self.places[f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"] += 1
 
 
@@ -179,6 +183,6 @@ def _floor(settings: Settings, batch_size: int, eager: float, replayed: float) -
     ) as seen:
         step()
         settings.synchronize()
-    kernels = sum(event.count for event in seen.key_averages() if event.key.startswith("cudaLaunchKernel"))
+    kernels = sum(event.count for event in seen.key_averages() if "LaunchKernel" in event.key)
     count = kernels * (settings.images // batch_size)
     return {"kernels_a_step": kernels, "seconds": round(count * eager, 4), "in_graphs": round(count * replayed, 4)}
