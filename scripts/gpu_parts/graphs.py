@@ -84,10 +84,8 @@ def graphs(settings: Settings) -> Iterator[Row]:
     for batch_size in BATCH_SIZES:
         yield check(f"direct calls, batch {batch_size}", partial(run, 1, NEVER, batch_size))
         for several in (1, 10, 50):
-            yield check(
-                f"graphs of {several} step{'s' * (several > 1)}, batch {batch_size}",
-                partial(run, several, 3, batch_size),
-            )
+            what = f"graphs of {several} step{'s' * (several > 1)}, batch {batch_size}"
+            yield check(what, partial(run, several, 3, batch_size))
 
 
 def _compare(settings: Settings, dropout: str) -> Row:

@@ -22,6 +22,8 @@ from gpu_parts.common import LeftOut, Row, Settings, check
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 BATCH_SIZES = (128, 32, 512)
+#: Files that are between the place and its warning.
+NOT_THE_PLACE = (__file__, "/warnings.py")
 #: Kernels that are launched in a row to time a launch.
 LAUNCHES = 5_000
 
@@ -46,11 +48,8 @@ class Synchronizations:
 
     def _count(self, message: Any, *args: Any, **kwargs: Any) -> None:
         if "synchroniz" in str(message):
-            frames = [
-                f
-                for f in traceback.extract_stack()
-                if not f.filename.endswith((__file__, "/warnings.py")) and "/torch/" not in f.filename
-            ]
+            frames = [frame for frame in traceback.extract_stack() if not frame.filename.endswith(NOT_THE_PLACE)]
+            frames = [frame for frame in frames if "/torch/" not in frame.filename]
             self.places[f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"] += 1
 
 
