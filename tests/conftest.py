@@ -1,8 +1,11 @@
-"""What the tests share: one thread, a scratch directory, small data, and the real files where they are."""
+"""What the tests share: a device, one thread, a scratch directory, small data, and the real files where they are.
+
+TEST_DEVICE=cuda runs the tests on the first GPU, where they have a meaning there; by default they see none.
+"""
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import lightning.pytorch  # noqa: F401 (its log handler keeps the stream of its import: not a test's, which is closed)
@@ -23,6 +26,13 @@ SMALL = [
     "--trainer.enable_progress_bar=false",
 ]
 CIFAR10_DIR = os.environ.get(ENVIRONMENT_VARIABLE)
+#: Where tests that use the fixtures `device` and `on_device` compute, and trainings without an accelerator run.
+DEVICE = torch.device(os.environ.get("TEST_DEVICE", "cpu"))
+# A training takes what it sees: no GPU, or the first. (Torch looks when it is first asked.)
+#: For a Trainer on that device.
+ACCELERATOR = {"accelerator": "gpu" if DEVICE.type == "cuda" else "cpu", "devices": 1}
+FIRST_GPU = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+os.environ["CUDA_VISIBLE_DEVICES"] = FIRST_GPU if DEVICE.type == "cuda" else ""
 
 
 def rates(schedule: Schedule, steps: int, lr: float = 0.05) -> list[float]:
@@ -55,6 +65,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """A device that is not there is no reason to pass on another one."""
+    if DEVICE.type not in ("cpu", "cuda") or (DEVICE.type == "cuda" and not torch.cuda.is_available()):
+        raise pytest.UsageError(f"wrong TEST_DEVICE: expected cpu, or cuda where there is a GPU; received {DEVICE}")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests marked slow, unless they are asked for by --slow or -m."""
     if config.getoption("--slow") or config.getoption("-m"):
@@ -73,6 +89,22 @@ def _scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which Lightning takes away when it is used
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """The device that TEST_DEVICE names."""
+    return DEVICE
+
+
+@pytest.fixture(scope="module")
+def on_device(device: torch.device) -> Iterator[None]:
+    """All tests of a module make their tensors and networks on that device."""
+    if device.type == "cpu":  # a default device is a mode, which watches all functions of torch
+        yield
+        return
+    with device:
+        yield
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import DEVICE, ROOT
 
 
 @pytest.fixture
@@ -77,6 +77,49 @@ def test_installs_when_pyproject_is_newer(checkout, script, wanted):
     os.utime(checkout / "pyproject.toml", (0, 0))
     assert call(checkout, script)[1] == ""
     assert printed
+
+
+def check_gpu(out, *arguments):
+    """Run scripts/gpu_check; its status, what it printed, and the lines that it wrote."""
+    command = [sys.executable, ROOT / "scripts" / "gpu_check", f"--out={out}", "--hidden_sizes=2x8", "--epochs=1"]
+    done = subprocess.run([*command, "--images=600", "--networks=2", *arguments], capture_output=True, text=True)
+    path = out / "gpu_check.jsonl"
+    return done, [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_gpu_check_writes_each_result_twice(tmp_path):
+    done, lines = check_gpu(tmp_path, "--cpu", "--parts", "devices", "floors")
+    assert done.returncode == 0, done.stderr
+    assert [(line["part"], line["ok"]) for line in lines] == [("start", True), ("devices", True), ("floors", None)]
+    table = (tmp_path / "gpu_check.md").read_text()
+    assert table in done.stdout
+    assert "| devices | an absent device's message | ok | devices cpu" in table
+    assert "| floors | the launch floor | left out | why a CPU launches nothing |" in table
+
+
+def test_gpu_check_ends_a_part_that_takes_too_long(tmp_path):
+    done, lines = check_gpu(tmp_path, "--cpu", "--parts", "resumes", "--slower=0.0001")
+    assert done.returncode == 1
+    assert lines[-1] == {"part": "resumes", "what": "the rest", "ok": False, "why": "not at its end after 0 s"}
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="there is a GPU")
+def test_gpu_check_without_a_gpu(tmp_path):
+    done, lines = check_gpu(tmp_path / "out")
+    assert done.returncode == 2
+    assert "no CUDA device: expected one, or --device cpu, which tries the script itself; found none" in done.stderr
+    assert not lines
+
+
+@pytest.mark.slow
+def test_every_part_of_gpu_check_runs_on_a_cpu(tmp_path):
+    done, lines = check_gpu(tmp_path, "--cpu", "--slower=5")
+    assert done.returncode == 0, done.stdout
+    assert {line["part"] for line in lines} >= {"steps", "graphs", "speed", "stacks", "tests"}
+    assert all(line["ok"] is not False for line in lines)
+    epochs = [line for line in lines if "seconds" in line]
+    assert all(line["seconds"] > 0 for line in epochs)
+    assert sum("our fit" in line["what"] for line in epochs) == 6
 
 
 @pytest.mark.slow

@@ -33,6 +33,7 @@ from cifar_lightning.cli.arguments import CommandLine, gather_lists
 from cifar_lightning.cli.class_checks import check_stored_classes
 from cifar_lightning.cli.class_options import drop_arguments_of_other_classes
 from cifar_lightning.cli.command import command
+from cifar_lightning.cli.devices import check_devices
 from cifar_lightning.cli.find_run import SAVED_CONFIG, fingerprint, own_fingerprints
 from cifar_lightning.cli.own_classes import (
     GROUPS,
@@ -239,6 +240,7 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with the callbacks and loggers that every run has, in a folder of its own."""
         config = self.config_init[self.subcommand].trainer
+        check_devices(config.accelerator, config.devices)
         if self.folder is None:
             parent = self._root / name_of_runs(self.line.configs, self.ckpt_path)
             self.folder = make_run_folder(parent, self._kind, keep=not config.fast_dev_run)
@@ -249,10 +251,7 @@ class CLI(LightningCLI):
         self.trainer_defaults["callbacks"] = self._make_callbacks(config)
         kwargs["enable_model_summary"] = False  # RunSummary says what a table of one layer does not
         self.save_config_kwargs |= {"fingerprints": self._fingerprints, "class_paths": class_paths(self.classes)}
-        try:
-            trainer = super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
-        except TypeError as error:  # Lightning's answer to --trainer.devices abc
-            raise ValueError(f"wrong trainer: {error}") from error
+        trainer = super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpoints()
         if self.subcommand == "fit" and self._is_ours:

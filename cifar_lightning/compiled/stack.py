@@ -71,13 +71,13 @@ class Stack:
         if penalties is not None and any(map(any, penalties)):
             with_l1, with_l2 = (any(factors) for factors in zip(*penalties, strict=True))
             module = PenaltyOfEach(module, with_l1, with_l2)
-            factors = torch.tensor(penalties, dtype=self._first.dtype, device=self._first.device)
+            factors = torch.tensor(penalties, dtype=self.parameter.dtype, device=self.parameter.device)
             buffers |= {"l1": factors[:, 0].contiguous(), "l2": factors[:, 1].contiguous()}
         # (Parameters, then what the updates keep for them, then buffers.)
         tensors = [*(tensor for stacked in self._stack_state() for tensor in stacked), *buffers.values()]
         step, description = self._make_step(module, list(buffers), clip)
-        self._eager: Step = lambda *args: step(*args, *tensors)
-        self._compiled = compile_once(step, tensors, module, description) if compiled else self._eager
+        self.eager: Step = lambda *args: step(*args, *tensors)
+        self._compiled = compile_once(step, tensors, module, description) if compiled else self.eager
         self._shape: torch.Size | None = None
 
     @property
@@ -91,7 +91,8 @@ class Stack:
         return bool(self._updates)
 
     @property
-    def _first(self) -> Tensor:
+    def parameter(self) -> Tensor:
+        """The first parameter of all networks, (M, ...)."""
         first: Tensor = next(iter(self._parameters.values()))
         return first
 
@@ -154,12 +155,21 @@ class Stack:
             The losses (M,), and the logits (M, B, C) from before the update; those of released networks are of no use.
         """
         self._shape = self._shape or inputs.shape
+        factors = torch.tensor(self.advance(), dtype=self.parameter.dtype, device=self.parameter.device)
+        losses, logits, *gradients = self._run(inputs, targets, factors)
+        self.finish(gradients)
+        return losses, logits
+
+    def advance(self) -> tuple[tuple[float, ...], ...]:
+        """Count a step; the factors of its updates, of each for all networks, if they are part of the step."""
         steps = {i: update.advance() for i, update in enumerate(self._updates) if i not in self._released}
         # (Factors of 0 leave the stack's own copy of a released network where it is.)
         nothing = tuple(0.0 for _ in next(iter(steps.values()), ()))
         rows = [steps.get(index, nothing) for index in range(len(self._updates))]
-        factors = torch.tensor(list(zip(*rows, strict=True)), dtype=self._first.dtype, device=self._first.device)
-        losses, logits, *gradients = self._run(inputs, targets, factors)
+        return tuple(zip(*rows, strict=True))
+
+    def finish(self, gradients: Gradients) -> None:
+        """Let the optimizers step by the gradients, if the updates are not part of the step."""
         if not self._updates:
             for index, (network, optimizer) in enumerate(zip(self._networks, self._optimizers, strict=True)):
                 if index in self._released:
@@ -167,19 +177,18 @@ class Stack:
                 for parameter, gradient in zip(network.parameters(), gradients, strict=True):
                     parameter.grad = gradient[index].contiguous()  # as fused optimizers read it
                 optimizer.step()
-        return losses, logits
 
     def _run(self, inputs: Tensor, *args: Tensor) -> tuple[Tensor, ...]:
         if inputs.shape != self._shape:
-            return self._eager(inputs, *args)
+            return self.eager(inputs, *args)
         try:
             return self._compiled(inputs, *args)
         except CompileError as error:  # nothing has run yet
             if self._on_failure is None:
                 raise
             self._on_failure(error)
-            self._compiled = self._eager
-            return self._eager(inputs, *args)
+            self._compiled = self.eager
+            return self.eager(inputs, *args)
 
     def release(self, index: int) -> None:
         """Leave a network as it is from now on: it gets memory of its own, and its optimizer does not step.

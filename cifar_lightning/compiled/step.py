@@ -78,7 +78,7 @@ class CompiledStep:
         self._kept = self._update.tensors if self._update else [parameters]  # each list in the parameters' order
         self._flat = [flatten_(self._layout, tensors) for tensors in self._kept]
         self._flat[0].requires_grad_()
-        self._eager = self._make_eager(watched, clip)
+        self.eager = self._make_eager(watched, clip)
         self._compiled = self._make_compiled(watched, [names[id(parameter)] for parameter in parameters], clip)
         self._batch_size, self._on_failure = batch_size, on_failure
         self._kind: list[tuple[object, ...]] = []
@@ -91,15 +91,29 @@ class CompiledStep:
     @property
     def is_compiled(self) -> bool:
         """Whether the step runs compiled code; not if torch could not compile it."""
-        return self._compiled is not self._eager
+        return self._compiled is not self.eager
 
     @property
     def entry(self) -> Path | None:
         """The file in the code cache that holds the step's code; None before the first step, and where none does."""
         return self._compiled.entry if isinstance(self._compiled, Code) else None
 
+    @property
+    def compiled(self) -> Step:
+        """The same function as `eager`, which its first call compiles for batches of that size."""
+        return self._compiled
+
+    @property
+    def parameter(self) -> Tensor:
+        """All parameters, (N,)."""
+        return self._flat[0]
+
     def _make_eager(self, model: "_Penalized", clip: Clip | None) -> Step:
         def step(inputs: Tensor, targets: Tensor, factors: Tensor) -> tuple[Tensor, ...]:
+            with _without_autocast(self.parameter):
+                return compute(inputs, targets, factors)
+
+        def compute(inputs: Tensor, targets: Tensor, factors: Tensor) -> tuple[Tensor, ...]:
             logits, penalty = model(inputs)
             loss = F.cross_entropy(logits, targets) + penalty
             gradient = self._layout.join(torch.autograd.grad(loss, self._parameters))
@@ -143,24 +157,25 @@ class CompiledStep:
     def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Update the parameters; return the loss (), and the logits (B, C) from before the update."""
         self._batch_size = self._batch_size or len(inputs)
-        # (The step has its own; whoever called it may have turned one on, which would keep weights of an earlier step.)
-        with torch.autocast(self._flat[0].device.type, enabled=False):
-            return self._step(inputs, targets)
-
-    def _step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        numbers = self._update.advance() if self._update else ()
-        flat = self._flat[0]
-        factors = torch.tensor(numbers, dtype=flat.dtype, device=flat.device)
+        factors = torch.tensor(self.advance(), dtype=self.parameter.dtype, device=self.parameter.device)
         if len(inputs) == self._batch_size and self._is_as_compiled(inputs, targets):
             loss, logits, *gradients = self._run_compiled(inputs, targets, factors)
         else:
-            loss, logits, *gradients = self._eager(inputs, targets, factors)
+            loss, logits, *gradients = self.eager(inputs, targets, factors)
+        self.finish(gradients)
+        return loss, logits
+
+    def advance(self) -> tuple[float, ...]:
+        """Count a step; the factors of its update, if that is part of the step."""
+        return self._update.advance() if self._update else ()
+
+    def finish(self, gradients: Gradients) -> None:
+        """Let the optimizer step by the gradients, if the update is not part of the step."""
         if self._update is None:
             (gradient,) = gradients
             for parameter, view in zip(self._parameters, self._layout.views(gradient), strict=True):
                 parameter.grad = view
             self._optimizer.step()
-        return loss, logits
 
     def _is_as_compiled(self, *batch: Tensor) -> bool:
         """Whether a batch has the shapes, strides and dtypes that the code is for: those of the first full one."""
@@ -170,18 +185,24 @@ class CompiledStep:
 
     def _run_compiled(self, *args: Tensor) -> tuple[Tensor, ...]:
         try:
-            return self._compiled(*args)
+            with _without_autocast(self.parameter):
+                return self._compiled(*args)
         except CompileError as error:  # nothing has run yet
             if self._on_failure is None:
                 raise
             self._on_failure(error)
-            self._compiled = self._eager
-            return self._eager(*args)
+            self._compiled = self.eager
+            return self.eager(*args)
 
     def close(self) -> None:
         """Give each parameter memory of its own again; the step must not be called any more."""
         for tensors in self._kept:
             separate_(tensors)
+
+
+def _without_autocast(parameter: Tensor) -> torch.autocast:
+    """Where only the step's own autocast acts: one around several steps would keep the first one's weights."""
+    return torch.autocast(parameter.device.type, enabled=False)
 
 
 class _Penalized(nn.Module):

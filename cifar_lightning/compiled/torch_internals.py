@@ -81,7 +81,7 @@ def is_newer_than_tested() -> bool:
 
 
 @contextmanager
-def _settings() -> Iterator[None]:
+def _settings(on_cpu: bool = True) -> Iterator[None]:
     """Within the context, Dynamo and Inductor compile and load as this package needs it."""
     import torch._dynamo.config
     import torch._inductor.config
@@ -94,7 +94,9 @@ def _settings() -> Iterator[None]:
     }
     if hasattr(torch._dynamo.config, "enable_aot_compile"):  # torch 2.11 offers `aot_compile` only with it
         dynamo["enable_aot_compile"] = True
-    with torch._dynamo.config.patch(dynamo), torch._inductor.config.patch(OPTIONS):
+    # (A CUDA graph does without a wrapper, which would need CUDA's headers.)
+    options = OPTIONS | {"cpp_wrapper": on_cpu}
+    with torch._dynamo.config.patch(dynamo), torch._inductor.config.patch(options):
         yield
 
 
@@ -103,7 +105,7 @@ def compile_ahead(function: Step, example: Sequence[Tensor]) -> Step:
 
     The function may hold modules, functions and primitives in its closure, but no tensors of its own.
     """
-    with _settings():
+    with _settings(on_cpu=not any(tensor.is_cuda for tensor in example)):
         compiled: Any = torch.compile(
             function,
             fullgraph=True,

@@ -179,7 +179,7 @@ def _states_of(optimizer: Optimizer, *products: str) -> list[State]:
 
 def _join_(states: Sequence[State], name: str) -> Tensor:
     """Make the numbers called `name` elements of one tensor (N,), and return it."""
-    joined = torch.stack([state[name] for state in states])
+    joined = torch.stack([state[name] for state in states]).cpu()  # to read it is not to wait for a GPU
     for state, number in zip(states, joined, strict=True):
         state[name] = number
     return joined

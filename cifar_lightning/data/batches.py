@@ -86,10 +86,14 @@ class InMemoryImages(Dataset[tuple[Tensor, Tensor]]):
         images: (N, 3, 32, 32), uint8.
         labels: (N,), int64.
         indices: (M,), which of them the split has, in order; by default all. The images are not copied.
+        device: To which all images and labels are moved with the first batch, so that those of each are chosen there;
+            by default they stay where they are.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, indices: Tensor | None = None) -> None:
-        self.images, self.labels = images, labels
+    def __init__(
+        self, images: Tensor, labels: Tensor, indices: Tensor | None = None, device: torch.device | None = None
+    ) -> None:
+        self.images, self.labels, self.device = images, labels, device
         self.indices = torch.arange(len(labels)) if indices is None else indices
         #: If set, maps indices of images, (...), to what takes the images' place, (..., 3, 32, 32).
         self.variants: Callable[[Tensor], Tensor] | None = None
@@ -110,8 +114,12 @@ class InMemoryImages(Dataset[tuple[Tensor, Tensor]]):
         if isinstance(index, list) and index and isinstance(index[0], Tensor) and index[0].ndim:
             images, labels = self[torch.cat(index, -1)]
             return Batches(images, labels, index[0].shape[-1])
+        if self.device is not None:  # now, since many a loader is made only to be asked for its length
+            self.images, self.labels = self.images.to(self.device), self.labels.to(self.device)
         chosen = self.indices[index]
         flat = chosen.flatten()
+        if self.images.is_cuda:  # from pinned memory, so that nothing waits for the device
+            flat = flat.pin_memory().to(self.images.device, non_blocking=True)
         # (`index_select` copies whole images, where indexing would copy bytes.)
         images = self.variants(chosen) if self.variants else self.images.index_select(0, flat)
         labels = self.labels.index_select(0, flat)

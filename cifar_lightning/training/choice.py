@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from cifar_lightning.compiled.cuda_graph import makes_graphs
 from cifar_lightning.compiled.threads import choose_threads
 from cifar_lightning.compiled.torch_internals import is_newer_than_tested, missing_names
 from cifar_lightning.training.length import count_optimizer_steps
@@ -27,15 +28,18 @@ class Execution:
         steps: Largest number of steps in one of Lightning's hooks.
         threads: Number of threads.
         reason: Why not compiled, or why one step at a time; "" if there is none.
+        graphs: Whether compiled steps are CUDA graphs.
     """
 
     compiled: bool
     steps: int
     threads: int
     reason: str = ""
+    graphs: bool = False
 
     def __str__(self) -> str:
-        kind = "compiled" + f", {self.steps} at once" * (self.steps > 1) if self.compiled else "plain"
+        kind = "CUDA graphs" if self.graphs else "compiled"
+        kind = kind + f", {self.steps} at once" * (self.steps > 1) if self.compiled else "plain"
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
         return f"Training steps: {kind}, {threads}" + (f" ({self.reason})" if self.reason else "")
 
@@ -69,30 +73,32 @@ def choose_execution(
     """
     obstacle = obstacle or find_obstacle(trainer, module)
     impatient = find_watcher(trainer, module)
+    device = trainer.strategy.root_device
+    graphs = makes_graphs(device)
     if resumed is not None and (compile == "auto" or (compile == "always" and resumed.compiled)):
         if resumed.compiled and obstacle:
             raise ValueError(
                 "the resumed training's steps can't be compiled: expected a training without what follows, as before, "
                 f"or --execution.compile never, whose sums differ in their last bits; received {obstacle}"
             )
-        return replace(resumed, steps=1 if impatient else resumed.steps, reason="as before")
-    on_cpu = trainer.strategy.root_device.type == "cpu"
+        steps = 1 if impatient else resumed.steps
+        return replace(resumed, steps=steps, reason="as before", graphs=resumed.compiled and graphs)
     if compile == "never" and resumed:
         return Execution(False, 1, resumed.threads)
-    if compile == "always":
+    if compile == "always" and not graphs:
         obstacle = obstacle or _missing()
     if compile == "always" and obstacle:
         raise ValueError(
             f"the training step can't be compiled: expected --execution.compile auto or never, or a training without "
             f"that; received {obstacle}"
         )
-    threads = choose_threads(*widths, batch_size) if on_cpu else torch.get_num_threads()
+    threads = choose_threads(*widths, batch_size) if device.type == "cpu" else torch.get_num_threads()
     if compile == "auto":
         obstacle = obstacle or _reason_to_train_plainly(trainer, seconds(threads))
     if compile == "never" or obstacle:
         return Execution(False, 1, threads, "" if compile == "never" else obstacle)
     reason = f"{impatient} follows each batch" if impatient and steps > 1 else ""
-    return Execution(True, 1 if impatient else steps, threads, reason)
+    return Execution(True, 1 if impatient else steps, threads, reason, graphs)
 
 
 def _missing() -> str:
@@ -104,7 +110,7 @@ def _missing() -> str:
 def _reason_to_train_plainly(trainer: Trainer, seconds: float) -> str:
     """Why "auto" does not compile a step that could be compiled; "" for no reason."""
     if trainer.strategy.root_device.type != "cpu":
-        return "--execution.compile auto compiles on CPUs only"
+        return "--execution.compile auto compiles on CPUs only; always makes CUDA graphs"
     length = count_optimizer_steps(trainer)
     if length is not None and length * SAVED_SECONDS < seconds:
         return f"compiling may take {seconds:.0f} s, more than {length:,} steps win back"

@@ -176,7 +176,8 @@ class MLPClassifier(LightningModule):
         penalty = partial(weight_penalty, l1=l1, l2=l2) if l1 or l2 else None
         obstacle = find_own_steps(self, MLPClassifier)
         layers = self if has_own_forward(self, MLPClassifier) else self.as_sequential()
-        self.executor.prepare_step(self.trainer, layers, self._batch_size, penalty, obstacle)
+        constrain = self.network.constrain_
+        self.executor.prepare_step(self.trainer, layers, self._batch_size, penalty, obstacle, constrain)
         self.cycle.begin(self.trainer)
 
     # --------------------------------------------------------------------------------------------------- the steps

@@ -24,6 +24,7 @@ from cifar_lightning.data.image_files import FileBatch, ImageFiles, find_images
 from cifar_lightning.data.sources import ImageSet, Source, select_classes
 from cifar_lightning.nn.standardize import Scaling, Statistics, compute_statistics
 from cifar_lightning.training.byte_images import standardizer, takes_bytes
+from cifar_lightning.training.execution import Executor
 from cifar_lightning.training.lightning_internals import global_seed
 
 Loader = DataLoader[tuple[Tensor, Tensor]]
@@ -159,7 +160,11 @@ class CIFAR10DataModule(LightningDataModule):
         A module that names several seeds as `order_seeds` gets images (S, B, 3, 32, 32) and labels (S, B).
         """
         images = self._loaded
-        split = InMemoryImages(images.train_images, images.train_labels, self._train)
+        executor: Any = getattr(self._module, "executor", None)
+        # (Variants are made on the CPU, and moved to the device as batches.)
+        known = isinstance(executor, Executor) and not self._augmentation
+        device = executor.device_of_images if known else None
+        split = InMemoryImages(images.train_images, images.train_labels, self._train, device)
         order = self._order(split, self.hparams["batch_size"], shuffle=True)
         seeds = getattr(self._module, "order_seeds", [])
         if seeds and self.hparams["order_seed"] is None:

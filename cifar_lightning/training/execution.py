@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from cifar_lightning.compiled.code_cache import SECONDS_TO_LOAD, remember, seconds_to_compile
+from cifar_lightning.compiled.cuda_graph import GraphedSteps
 from cifar_lightning.compiled.step import CompiledStep
 from cifar_lightning.compiled.threads import Pace
 from cifar_lightning.compiled.torch_internals import keeps_code
@@ -34,8 +35,8 @@ class Executor:
     """Executes a training's steps as is chosen before the first; process and trainer are left as they were.
 
     Args:
-        compile: Whether by compiled code: "auto" for wherever it is safe and worthwhile, which is in trainings of
-            thousands of steps on one CPU; "always", or an error says why not; or "never".
+        compile: Whether by compiled code, or on a GPU by CUDA graphs: "auto" for wherever it is safe and worthwhile,
+            which is in trainings of thousands of steps on one CPU; "always", or an error says why not; or "never".
         steps: Compiled, the largest number of optimizer steps in one of Lightning's hooks. Trainer flags count
             optimizer steps all the same.
 
@@ -51,7 +52,9 @@ class Executor:
         self._compile, self._steps = compile, steps
         self.execution: Execution | None = None
         self.resumed: Execution | None = None  # what a checkpoint says, until it is chosen again
-        self.step: CompiledStep | None = None
+        self.step: CompiledStep | GraphedSteps | None = None
+        #: Where the training images are best kept while there are steps; None for where they are.
+        self.device_of_images: torch.device | None = None
         self._watch: StepWatch | None = None
         self._pace = Pace()
         self._recipe, self._seconds = "", 0.0  # that the first step will take, if it is compiled
@@ -76,12 +79,13 @@ class Executor:
         execution = choose_execution(
             trainer, module, self._compile, self._steps, widths, batch_size, seconds, resumed, obstacle
         )
-        self._seconds = seconds(execution.threads)
+        self._seconds = 0.0 if execution.graphs else seconds(execution.threads)
         return execution
 
     def start(self, trainer: Trainer, execution: Execution) -> None:
         """Execute the steps so from now on, and say so."""
         self.execution, self._threads = execution, torch.get_num_threads()
+        self.device_of_images = trainer.strategy.root_device if execution.graphs else None
         torch.set_num_threads(execution.threads)
         leave_out_backward(trainer, execution.compiled)  # its gradients come with the step
         if not trainer.should_stop:  # as it is after a sweep
@@ -94,6 +98,7 @@ class Executor:
         batch_size: int | None,
         penalty: Callable[[nn.Module], Tensor] | None,
         obstacle: str,
+        constrain: Callable[[], None] | None = None,
     ) -> None:
         """Make the compiled step of `model`, if steps are compiled, for the trainer's optimizer as it is.
 
@@ -117,10 +122,9 @@ class Executor:
         kind = clip_by_value if trainer.gradient_clip_algorithm == "value" else clip_by_norm
         clip = partial(kind, bound=float(bound)) if (bound := trainer.gradient_clip_val) else None
         on_failure = None if self.must_compile else partial(_say_why_plain, trainer)
-        self.step, self._pace = (
-            CompiledStep(model, optimizer, clip, batch_size, penalty, on_failure, AUTOCAST[trainer.precision]),
-            Pace(),
-        )
+        autocast = AUTOCAST[trainer.precision]
+        step = CompiledStep(model, optimizer, clip, batch_size, penalty, on_failure, autocast)
+        self.step, self._pace = GraphedSteps(step, constrain) if self.execution.graphs else step, Pace()
         self._watch = StepWatch(trainer, module, model, optimizer if self.step.updates_itself else None)
         self.announce_compiler(trainer)
 
@@ -152,8 +156,16 @@ class Executor:
     def run(
         self, trainer: Trainer, batches: Iterable[Batch], soften: Callable[[Tensor, Tensor], Batch]
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Train on what `soften` makes of each batch; yield loss, logits and labels, before Lightning counts it."""
+        """Train on what `soften` makes of each batch; yield loss, logits and labels, before Lightning counts it.
+
+        Those of CUDA graphs come at once: the loss of the last, and all logits and labels.
+        """
         assert self.step is not None, "steps are compiled"
+        if isinstance(self.step, GraphedSteps):
+            for loss, logits, labels in run_graphs(self.step, one_by_one(trainer, batches), soften):
+                check_loss(trainer.lightning_module, loss, None)
+                yield loss, logits, labels
+            return
         start, count = time.perf_counter(), 0
         for images, labels in one_by_one(trainer, batches):
             loss, logits = self.step(*soften(images, labels))
@@ -193,7 +205,7 @@ class Executor:
         """Execute steps plainly from now on, as before `start`."""
         if self._threads is not None:
             torch.set_num_threads(self._threads)
-        self._threads = None
+        self._threads = self.device_of_images = None
         self._close(trainer)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -209,6 +221,22 @@ class Executor:
         """Execute steps as the training that wrote the checkpoint did, from when they are chosen again."""
         if "execution" in checkpoint:
             self.resumed = Execution(**checkpoint["execution"])
+
+
+def run_graphs(
+    steps: GraphedSteps, batches: Iterable[Batch], soften: Callable[[Tensor, Tensor], Batch]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Train on what `soften` makes of the batches; of several at once yield the last loss, all logits and labels."""
+    seen: list[Tensor] = []
+
+    def softened() -> Iterator[Batch]:
+        for images, labels in batches:
+            seen.append(labels)
+            yield soften(images, labels)
+
+    for loss, logits in steps.run_all(softened()):
+        yield loss, logits, torch.cat(seen, -1)
+        seen.clear()
 
 
 class StopAtException(Callback):

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim import LBFGS
 
+from cifar_lightning.compiled.cuda_graph import makes_graphs
 from cifar_lightning.compiled.hooks import has_hooks
 from cifar_lightning.compiled.step import find_misfit, has_compiler
 from cifar_lightning.compiled.watch import find_hooks
@@ -46,7 +47,10 @@ def find_obstacle(trainer: Trainer, module: LightningModule) -> str:
         return "accumulated gradients"
     if trainer.precision not in ("32-true", "64-true", "bf16-mixed"):
         return f"precision {trainer.precision}"
-    if trainer.strategy.root_device.type == "cpu" and not has_compiler():
+    device = trainer.strategy.root_device
+    if device.type not in ("cpu", "cuda"):
+        return f"a device of type {device.type}"
+    if not makes_graphs(device) and not has_compiler():
         return "no C++ compiler"
     if isinstance(trainer.optimizers[0], LBFGS):
         return "LBFGS"

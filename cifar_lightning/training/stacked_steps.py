@@ -12,11 +12,12 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from cifar_lightning.compiled.cuda_graph import GraphedSteps
 from cifar_lightning.compiled.stack import Stack
 from cifar_lightning.compiled.stack_template import StackedForward
 from cifar_lightning.compiled.updates import clip_by_norm, clip_by_value
 from cifar_lightning.training.classifier import MLPClassifier
-from cifar_lightning.training.execution import Executor
+from cifar_lightning.training.execution import Executor, run_graphs
 from cifar_lightning.training.lightning_internals import one_by_one
 from cifar_lightning.training.messages import say
 from cifar_lightning.training.obstacles import find_obstacle
@@ -39,6 +40,7 @@ class StackedSteps:
     def __init__(self, executor: Executor, classifiers: Sequence[MLPClassifier], orders: Sequence[int]) -> None:
         self._executor, self._classifiers, self._orders = executor, list(classifiers), list(orders)
         self._stack: Stack | None = None
+        self._graphs: GraphedSteps | None = None  # of the stack
         self._watches: dict[int, StepWatch] = {}  # of the classifiers that the stack trains
         self._forward: tuple[list[int], StackedForward] | None = None
 
@@ -82,12 +84,17 @@ class StackedSteps:
         networks = [each.network for each in self._classifiers]
         penalties = [(network.l1, network.l2) for network in networks]
         on_failure = None if self._executor.must_compile else self._say_why_plain
-        self._stack = Stack(networks, optimizers, True, clip, penalties, on_failure)
+        self._stack = Stack(networks, optimizers, not execution.graphs, clip, penalties, on_failure)
+        self._graphs = GraphedSteps(self._stack, self._constrain) if execution.graphs else None
         self._watches = {
             index: StepWatch(trainer, module, network, optimizer if self._stack.updates_itself else None)
             for index, (network, optimizer) in enumerate(zip(networks, optimizers, strict=True))
         }
         self._executor.announce_compiler(trainer)
+
+    def _constrain(self) -> None:
+        for each in self._classifiers:
+            each.network.constrain_()
 
     def _say_why_plain(self, error: Exception) -> None:
         reason = f"torch could not compile them: {str(error).splitlines()[0]}"
@@ -106,9 +113,13 @@ class StackedSteps:
         """
         assert self._stack is not None, "steps are whole"
         self._refuse_change()
+        every = range(len(self._classifiers))
+        if self._graphs is not None:
+            yield from run_graphs(self._graphs, one_by_one(trainer, batches), partial(self._of_each, active=every))
+            return
         start, count = time.perf_counter(), 0
         for images, labels in one_by_one(trainer, batches):
-            losses, logits = self._stack.step(*self._of_each(images, labels, range(len(self._classifiers))))
+            losses, logits = self._stack.step(*self._of_each(images, labels, every))
             yield losses, logits, labels
             count += 1
         self._executor.remember_code(self._stack.entry if self._stack else None)
@@ -160,13 +171,13 @@ class StackedSteps:
         """Leave trainer, process and networks as they were."""
         if self._stack is not None:
             self._stack.close()
-        self._stack = self._forward = None
+        self._stack = self._graphs = self._forward = None
         self._watches = {}
         self._executor.stop(trainer)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has no stack: that is of these parameters."""
-        return vars(self) | {"_stack": None, "_forward": None, "_watches": {}}
+        return vars(self) | {"_stack": None, "_graphs": None, "_forward": None, "_watches": {}}
 
 
 def _share(count: Callable[[], int], orders: int) -> int:

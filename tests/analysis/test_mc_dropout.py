@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 import torch
 import torch.nn.functional as F
+from conftest import DEVICE
 from networks import NETWORKS, Beside, Functional, Residual, deep, encoder
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
@@ -15,7 +16,9 @@ from cifar_lightning import AlphaDropout, DeepMLP, MLPClassifier, mc_dropout, mc
 from cifar_lightning.analysis.mc_dropout import dropout_modules, entropy, split_at_first_dropout
 from cifar_lightning.compiled.hooks import has_hooks
 
-X = torch.randn(12, 8, generator=torch.Generator().manual_seed(0))
+X = torch.randn(12, 8, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+
+pytestmark = pytest.mark.usefixtures("on_device")
 
 
 @pytest.fixture(autouse=True)
@@ -58,14 +61,14 @@ def test_moments_are_those_of_the_samples(make, batch):
     torch.testing.assert_close(p.sum(-1), torch.ones(37, 12))
     torch.testing.assert_close(prediction.mean, p.mean(0))
     torch.testing.assert_close(prediction.std, p.std(0, correction=0), atol=1e-6, rtol=1e-4)
-    samples = p.double().numpy()
+    samples = p.double().cpu().numpy()
     total = scipy.stats.entropy(samples.mean(0), axis=-1)
     expected = scipy.stats.entropy(samples, axis=-1).mean(0)
-    np.testing.assert_allclose(prediction.predictive_entropy, total, rtol=1e-4)
-    np.testing.assert_allclose(prediction.expected_entropy, expected, rtol=1e-4)
-    np.testing.assert_allclose(prediction.mutual_information, total - expected, atol=1e-5)
+    np.testing.assert_allclose(prediction.predictive_entropy.cpu(), total, rtol=1e-4)
+    np.testing.assert_allclose(prediction.expected_entropy.cpu(), expected, rtol=1e-4)
+    np.testing.assert_allclose(prediction.mutual_information.cpu(), total - expected, atol=1e-5)
     votes = scipy.stats.mode(samples.argmax(-1), axis=0).count
-    np.testing.assert_allclose(prediction.disagreement, 1 - votes / 37, atol=1e-6)
+    np.testing.assert_allclose(prediction.disagreement.cpu(), 1 - votes / 37, atol=1e-6)
 
 
 def assert_same_distribution(prediction, samples):
@@ -267,7 +270,7 @@ def test_what_cannot_be_looked_into_is_named():
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm1d(8), nn.InstanceNorm1d(8, track_running_stats=True), nn.RReLU()])
 def test_what_is_no_dropout_stays_in_evaluation_mode(norm):
-    net = nn.Sequential(nn.Unflatten(1, (8, 1)), norm, nn.Flatten(), encoder()).train()
+    net = nn.Sequential(nn.Unflatten(1, (8, 1)), norm, nn.Flatten(), encoder()).to(DEVICE).train()
     x, before = torch.randn(5, 8), [buffer.clone() for buffer in norm.buffers()]
     with mc_dropout(net):
         net(x)
@@ -396,7 +399,7 @@ class Undropped(nn.Module):
 )
 def test_nothing_to_sample(net):
     with pytest.raises(ValueError, match="Monte-Carlo dropout has nothing to sample: expected a network with"):
-        mc_predict(net, X)
+        mc_predict(net.to(DEVICE), X)
 
 
 def test_wrong_numbers():

@@ -3,14 +3,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL
+from conftest import ACCELERATOR, SMALL
 from lightning.pytorch import LightningModule, Trainer
 from rich import get_console
 
 from cifar_lightning import CIFAR10DataModule, MLPClassifier, RunReport
 from cifar_lightning.callbacks.report import _table
 
-FLAGS = [*SMALL, "--model.hidden_sizes=1x8", "--trainer.accelerator=cpu"]
+FLAGS = [*SMALL, "--model.hidden_sizes=1x8"]
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -51,7 +51,7 @@ def test_the_curves_of_a_fit_are_drawn_in_a_line():
     data = CIFAR10DataModule(source="synthetic", synthetic_size=60, val_size=20, batch_size=8)  # 5 steps an epoch
     report = RunReport()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(accelerator="cpu", max_epochs=2, callbacks=[report], default_root_dir="runs", **quiet)
+    trainer = Trainer(**ACCELERATOR, max_epochs=2, callbacks=[report], default_root_dir="runs", **quiet)
     trainer.fit(MLPClassifier(hidden_sizes=[4], optimizer="SGD", schedule="OneCycle", lr=0.1), data)
     loss, _, rate = report.plot().axes
     assert [len(line.get_xdata()) for line in loss.lines[:2]] == [2, 2]

@@ -158,12 +158,6 @@ def test_a_wrong_value_ends_in_one_message(fail, flags, message):
     assert not list(Path().rglob("*"))  # nothing half-written
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-@pytest.mark.parametrize("devices", ["1", "[1]"])
-def test_a_missing_gpu_ends_in_one_message(fail, devices):
-    assert "gpu" in fail("fit", *SMALL, "--trainer.accelerator=gpu", f"--trainer.devices={devices}").lower()
-
-
 def test_a_directory_that_is_a_file_or_read_only(fail, tmp_path):
     Path("taken").write_text("")
     assert "taken" in fail("fit", *SHORT, "--trainer.default_root_dir=taken")

@@ -290,10 +290,6 @@ def test_what_is_right_is_taken(flags):
     assert Parsed(["fit", *SMALL, *flags]).subconfig.data.source == "synthetic"  # or it would have ended
 
 
-def test_devices_that_are_none(fail):
-    assert "wrong trainer: `devices`" in fail("fit", *SMALL, "--trainer.accelerator=cpu", "--trainer.devices=abc")
-
-
 def test_an_empty_config_says_nothing(run):
     Path("a.yaml").write_text("# nothing yet")
     assert "epoch   1" in run("fit", "-c", "a.yaml", *SMALL, "--model.hidden_sizes=1x8", "--trainer.max_epochs=1")

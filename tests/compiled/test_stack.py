@@ -12,6 +12,8 @@ from cifar_lightning.compiled.stack_template import StackedForward
 from cifar_lightning.compiled.step import has_compiler
 from cifar_lightning.compiled.updates import clip_by_norm, clip_by_value
 
+pytestmark = pytest.mark.usefixtures("on_device")
+
 
 def networks(count=3, **arguments):
     return [DeepMLP(12, 3, "3x8", **arguments).double() for _ in range(count)]

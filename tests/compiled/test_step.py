@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, SMALL
+from conftest import DEVICE, ROOT, SMALL
 from torch import nn
 
 from cifar_lightning import DeepMLP
@@ -42,7 +42,7 @@ def twins(optimizer, dtype=torch.float64, **arguments):
     results = []
     for _ in range(2):
         torch.manual_seed(0)
-        model = DeepMLP(12, 3, "3x8").to(dtype)
+        model = DeepMLP(12, 3, "3x8").to(DEVICE, dtype)
         results += [model, optimizer(model.parameters(), lr=0.05, **arguments)]
     return results
 
@@ -50,7 +50,8 @@ def twins(optimizer, dtype=torch.float64, **arguments):
 def batches(count=20, dtype=torch.float64):
     generator = torch.Generator().manual_seed(1)
     sizes = [16] * (count - 1) + [5]  # the last is a short one
-    return [(torch.randn(n, 12, generator=generator, dtype=dtype), torch.arange(n) % 3) for n in sizes]
+    made = [(torch.randn(n, 12, generator=generator, dtype=dtype), torch.arange(n) % 3) for n in sizes]
+    return [(inputs.to(DEVICE), targets.to(DEVICE)) for inputs, targets in made]
 
 
 @pytest.mark.usefixtures("uncompiled")
@@ -114,7 +115,7 @@ def test_batches_of_another_kind_run_eagerly(monkeypatch):
     monkeypatch.setattr("cifar_lightning.compiled.step.compile_once", count)
     model, optimizer, _, _ = twins(torch.optim.SGD)
     step = CompiledStep(model, optimizer)
-    inputs, targets = torch.randn(16, 12, dtype=torch.float64), torch.arange(16) % 3
+    inputs, targets = torch.randn(16, 12, dtype=torch.float64, device=DEVICE), torch.arange(16, device=DEVICE) % 3
     for batch in (inputs, inputs.T.contiguous().T, inputs.view(16, 3, 4), inputs):
         step(batch, targets)
     assert len(calls) == 2

@@ -25,7 +25,7 @@ def all_variants(image, flip, shift):
     return found
 
 
-@pytest.mark.parametrize(("flip", "shift"), [(True, 0), (False, 1), (True, 2), (False, 5)])
+@pytest.mark.parametrize(("flip", "shift"), [(True, 0), (False, 1), (True, 2), (False, 4)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_each_variant_comes_up_about_as_often(flip, shift, channels):
     image = IMAGES[0, :channels]

@@ -11,6 +11,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from cifar_lightning import AlphaDropout, DeepMLP, alpha_dropout
 from cifar_lightning.nn.alpha_dropout import ALPHA_PRIME, affine_correction
 
+pytestmark = pytest.mark.usefixtures("on_device")
+
 probabilities = st.floats(0.01, 0.5)
 seeds = st.integers(0, 2**31)
 

@@ -15,6 +15,8 @@ from cifar_lightning.nn.layers import (
     make_normalization,
 )
 
+pytestmark = pytest.mark.usefixtures("on_device")
+
 FORMULAS = {
     "relu": lambda x: x.clamp(min=0),
     "leaky_relu": lambda x: torch.where(x > 0, x, 0.01 * x),

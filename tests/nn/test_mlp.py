@@ -7,6 +7,8 @@ from torch import nn
 from cifar_lightning import AlphaDropout, DeepMLP
 from cifar_lightning.nn.mlp import parse_hidden_sizes
 
+pytestmark = pytest.mark.usefixtures("on_device")
+
 
 def names(module):
     return [type(m).__name__ for m in module]

@@ -6,6 +6,13 @@ from cifar_lightning import Standardize, compute_statistics
 IMAGES = torch.randint(0, 256, (300, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.parametrize("scaling", ["raw", "unit", "channel", "feature"])
+def test_images_are_standardized_where_the_module_is(device, scaling):
+    module = Standardize()
+    module.set_statistics(compute_statistics(IMAGES, scaling))
+    torch.testing.assert_close(module.to(device)(IMAGES.to(device)).cpu(), standardized(IMAGES, scaling))
+
+
 def standardized(images, scaling):
     module = Standardize()
     module.set_statistics(compute_statistics(IMAGES, scaling))

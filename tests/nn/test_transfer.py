@@ -3,6 +3,8 @@ import torch
 
 from cifar_lightning import DeepMLP, copy_hidden_layers
 
+pytestmark = pytest.mark.usefixtures("on_device")
+
 
 def net(**options):
     return DeepMLP(**{"in_features": 12, "hidden_sizes": [6, 5, 4], "activation": "elu"} | options)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SMALL, rates
+from conftest import ACCELERATOR, ROOT, SMALL, rates
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 
@@ -95,7 +95,7 @@ def test_a_second_fit_of_a_trainer_has_a_cycle_for_the_steps_that_are_left():
     seen = []
     note = lambda trainer, *_: seen.append(trainer.optimizers[0].param_groups[0]["lr"])  # noqa: E731
     watch = LambdaCallback(on_train_batch_start=note)
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_epochs=2, callbacks=[watch])
+    trainer = Trainer(**ACCELERATOR, logger=False, enable_checkpointing=False, max_epochs=2, callbacks=[watch])
     trainer.fit(module, data)
     trainer.fit_loop.max_epochs = 4
     trainer.fit(module, data)

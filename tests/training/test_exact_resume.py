@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ACCELERATOR
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint, Timer
 from lightning.pytorch.loggers import CSVLogger
@@ -143,7 +144,7 @@ def train(folder, stop, callbacks, flags, compiled, checkpoint=None, hook=None):
         module.network.input.append(Signal(hook))
     module.executor = Executor("always" if compiled else "never", steps=3)
     trainer = Trainer(
-        accelerator="cpu", logger=CSVLogger(folder, "", ""), log_every_n_steps=1, enable_progress_bar=False,
+        **ACCELERATOR, logger=CSVLogger(folder, "", ""), log_every_n_steps=1, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder, **{"max_epochs": -1} | flags,
         callbacks=[RunReport(), ExactResume(), *(make() for make in callbacks), BestCheckpoint(), LastCheckpoint()],
     )  # fmt: skip

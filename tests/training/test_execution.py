@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SMALL
+from conftest import DEVICE, ROOT, SMALL
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
     BaseFinetuning,
@@ -35,7 +35,10 @@ EVERY_10 = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n
             "--trainer.callbacks.save_top_k=-1", "--trainer.callbacks.filename=step{step}"]  # fmt: skip
 
 
-pytestmark = pytest.mark.usefixtures("uncompiled")
+pytestmark = [
+    pytest.mark.usefixtures("uncompiled"),
+    pytest.mark.skipif(DEVICE.type != "cpu", reason="of compiled steps on a CPU; test_graphed_training.py is of GPUs"),
+]
 
 
 def outcome(folder):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL
+from conftest import ACCELERATOR, ROOT, SMALL
 from lightning.pytorch import Trainer
 
 from cifar_lightning import CIFAR10DataModule, MLPClassifier
@@ -173,7 +173,7 @@ def test_epochs_without_validation_have_no_validation_metrics():
     report = RunReport()
     data = CIFAR10DataModule(source="synthetic", synthetic_size=60, val_size=20)
     flags = {"logger": False, "enable_checkpointing": False, "check_val_every_n_epoch": 2, "callbacks": [report]}
-    Trainer(accelerator="cpu", max_epochs=5, **flags).fit(MLPClassifier(hidden_sizes=[4]), data)
+    Trainer(**ACCELERATOR, max_epochs=5, **flags).fit(MLPClassifier(hidden_sizes=[4]), data)
     assert ["val_loss" in row for row in report.rows] == [False, True, False, True, False]
 
 
@@ -184,7 +184,7 @@ def test_the_best_epoch_has_a_loss(losses, best, capsys, tmp_path):
         {"epoch": index + 1.0, "seconds": 1.0, "lr": 0.1, "val_loss": loss, "val_accuracy": 0.5}
         for index, loss in enumerate(losses)
     ]
-    report.on_fit_end(Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path), MLPClassifier())
+    report.on_fit_end(Trainer(**ACCELERATOR, logger=False, default_root_dir=tmp_path), MLPClassifier())
     shown = capsys.readouterr().out
     assert re.search(rf"best epoch, by validation loss *│ {best} ", shown)
 

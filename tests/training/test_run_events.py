@@ -14,7 +14,7 @@ from tensorboard.plugins.hparams.metadata import (
 
 from cifar_lightning.training.run_events import tag_of
 
-FIT = ["fit", *SMALL, "--model.hidden_sizes=2x8", "--trainer.accelerator=cpu", "--trainer.max_epochs=3"]
+FIT = ["fit", *SMALL, "--model.hidden_sizes=2x8", "--trainer.max_epochs=3"]
 QUIET = "--trainer.enable_progress_bar=false"
 
 
