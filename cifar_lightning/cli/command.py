@@ -8,10 +8,12 @@ from contextlib import contextmanager
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from cifar_lightning.cli.mistakes import one_message
 from cifar_lightning.errors import DivergenceError
+from cifar_lightning.training.ranks import lost_rank
 
 #: Exit statuses of a process that Ctrl-C or SIGTERM has ended: 128 and the signal's number.
 CTRL_C, TERMINATED = 130, 143
@@ -62,10 +64,24 @@ def command() -> Iterator[None]:
                 raise SystemExit(CTRL_C) from None
             raise
         except DivergenceError as error:
-            print(f"error: {error}", file=sys.stderr)
+            _print_once(f"error: {error}")
             raise SystemExit(1) from None
         except RuntimeError as error:
+            if lost := lost_rank(error):
+                print(
+                    "error: another process of this training has ended, and what it printed says why: expected all of "
+                    f"them until the end, received {lost!r}. The same command with --ckpt_path last goes on from the "
+                    "last checkpoint",
+                    file=sys.stderr,
+                )
+                raise SystemExit(1) from None
             # Lightning reports some mistakes of its user, such as early stopping without validation, by a RuntimeError.
             if "conditioned on metric" not in str(error):
                 raise
             raise ValueError(str(error)) from error
+
+
+@rank_zero_only
+def _print_once(text: str) -> None:
+    """Print what all ranks know of."""
+    print(text, file=sys.stderr)

@@ -232,6 +232,7 @@ class CLI(LightningCLI):
                 "data": dict(self.datamodule.hparams),
                 "pretrained": {k: v for k, v in self.subconfig.pretrained.as_dict().items() if v is not None},
             }
+            options.forget_what_other_devices_replace(self._given, self.checkpoint, self.trainer.world_size)
             options.refuse_contradictions(self._given, used, self.checkpoint, str(self.subcommand))
             built.pretrained.checkpoint = None  # the checkpoint has its layers, so their file may be gone
             options.check_members(self.subconfig.evaluation.ensemble or [], self.checkpoint)

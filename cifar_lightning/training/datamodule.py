@@ -1,7 +1,7 @@
 """CIFAR-10 for Lightning: source, split, standardization and loaders."""
 
 from collections.abc import Callable, Sized
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -21,11 +21,13 @@ from cifar_lightning.data.batches import (
 )
 from cifar_lightning.data.image_files import FileBatch, ImageFiles, find_images
 from cifar_lightning.data.sources import ImageSet, Source, select_classes
+from cifar_lightning.errors import unknown_name
 from cifar_lightning.nn.standardize import Scaling, Statistics, compute_statistics
 from cifar_lightning.training.byte_images import standardizer, takes_bytes
 from cifar_lightning.training.lightning_internals import global_seed
 
 Loader = DataLoader[tuple[Tensor, Tensor]]
+BatchPer = Literal["device", "step"]
 
 
 class CIFAR10DataModule(LightningDataModule):
@@ -50,7 +52,9 @@ class CIFAR10DataModule(LightningDataModule):
             taken too; by default all.
         scaling: raw is 0 to 255, unit divides by 255, channel and feature standardize by 3 and by 3,072 means and
             deviations of the training split.
-        batch_size: Number of training images a step and device.
+        batch_size: Number of training images a step, on each device or on all together.
+        batch_per: Which of the two: device, so that more devices make larger steps, or step, so that they share a step
+            of this size, and a training on any number of devices is the same. The learning rate is as given either way.
         eval_batch_size: Number of images a batch in validation, testing and prediction.
         images: For `predict`, image files, folders or globs in the place of the test images.
         order_seed: Seed of the order of the training images; by default the one of `seed_everything`, else 0.
@@ -75,12 +79,15 @@ class CIFAR10DataModule(LightningDataModule):
         eval_batch_size: int = 1000,
         images: list[str] | str | None = None,
         order_seed: int | None = None,
+        batch_per: BatchPer = "device",
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["images"])  # what is predicted is no property of the training
         for name in ("batch_size", "eval_batch_size", "synthetic_size"):
             if self.hparams[name] < 1:
                 raise ValueError(f"{name} out of range: expected at least 1, received {self.hparams[name]}")
+        if batch_per not in get_args(BatchPer):
+            raise unknown_name("batch_per", batch_per, get_args(BatchPer))
         self.files = find_images(images) if images else []
         self._resumed_seed: int | None = None
         self.images: ImageSet | None = None
@@ -153,13 +160,30 @@ class CIFAR10DataModule(LightningDataModule):
         """
         images = self._loaded
         split = InMemoryImages(images.train_images, images.train_labels, self._train)
-        order = self._order(split, self.hparams["batch_size"], shuffle=True)
+        size = self.device_batch_size
+        order = self._order(split, size, shuffle=True)
         seeds = getattr(self._module, "order_seeds", [])
         if seeds and self.hparams["order_seed"] is None:
-            size = self.hparams["batch_size"]
             order = JoinedOrder(split, size, seeds) if len(seeds) > 1 else BatchOrder(split, size, True, *seeds)
         order.batches_at_once = getattr(self._module, "batches_at_once", None)
         return make_loader(split, order, ResumableLoader, self._convert)
+
+    @property
+    def device_batch_size(self) -> int:
+        """Number of training images a step on each device.
+
+        Raises:
+            ValueError: If the devices can't share a step evenly.
+        """
+        size, ranks = int(self.hparams["batch_size"]), self.trainer.world_size if self.trainer else 1
+        if self.hparams["batch_per"] == "device":
+            return size
+        if size % ranks:
+            raise ValueError(
+                f"a step that {ranks} devices can't share: expected a batch_size that is a multiple of {ranks}, or "
+                f"batch_per device; received {size}"
+            )
+        return size // ranks
 
     def val_dataloader(self) -> Loader:
         """The validation split, in order."""

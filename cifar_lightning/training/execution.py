@@ -48,6 +48,7 @@ class Executor:
         self.resumed: Execution | None = None  # what a checkpoint says, until it is chosen again
         self.step: CompiledStep | None = None
         self._watch: StepWatch | None = None
+        self._last_batch: tuple[Tensor, Tensor] | None = None
         self._pace = Pace()
         self._recipe, self._seconds = "", 0.0  # that the first step will take, if it is compiled
         self._threads: int | None = None  # of the process, before the training took another number
@@ -138,7 +139,7 @@ class Executor:
     def _close(self, trainer: Trainer) -> None:
         if self.step is not None:
             self.step.close()
-        self.step = self._watch = None
+        self.step = self._watch = self._last_batch = None
         leave_out_backward(trainer, False)
 
     def run(
@@ -149,7 +150,8 @@ class Executor:
         start, count = time.perf_counter(), 0
         for images, labels in one_by_one(trainer, batches):
             loss, logits = self.step(images, labels)
-            check_loss(trainer.lightning_module, loss, None)
+            check_loss(trainer.lightning_module, loss, images, self._last_batch)
+            self._last_batch = images, labels
             yield loss, logits, labels
             count += 1
         self.remember_code(self.step.entry)
@@ -190,7 +192,7 @@ class Executor:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, or a module that is saved as a whole, has no step: that is of these parameters and this trainer."""
-        return vars(self) | {"step": None, "_watch": None, "_threads": None}
+        return vars(self) | {"step": None, "_watch": None, "_last_batch": None, "_threads": None}
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Write into a checkpoint how the steps are executed."""
