@@ -72,8 +72,7 @@ class CLI(LightningCLI):
     def __init__(self, args: ArgsType = None, callbacks: Sequence[Callback] = (), folder: Path | None = None) -> None:
         self.ckpt_path: str | None = None
         self.checkpoint: dict[str, Any] = {}
-        self.callbacks = callbacks
-        self.folder = folder
+        self.callbacks, self.folder = callbacks, folder
         try:
             self._read(list(sys.argv[1:] if args is None else args))
             super().__init__(
@@ -249,7 +248,8 @@ class CLI(LightningCLI):
             kwargs["logger"] = make_loggers(self.folder)
         self.trainer_defaults["callbacks"] = self._make_callbacks(config)
         kwargs["enable_model_summary"] = False  # RunSummary says what a table of one layer does not
-        self.save_config_kwargs |= {"fingerprints": self._fingerprints, "class_paths": class_paths(self.classes)}
+        saved = {"fingerprints": self._fingerprints, "class_paths": class_paths(self.classes)}
+        self.save_config_kwargs |= saved | {"arguments": self.line.arguments}
         try:
             trainer = super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
         except TypeError as error:  # Lightning's answer to --trainer.devices abc

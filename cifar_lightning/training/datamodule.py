@@ -1,6 +1,7 @@
 """CIFAR-10 for Lightning: source, split, standardization and loaders."""
 
 from collections.abc import Callable, Sized
+from hashlib import blake2b
 from typing import Any, Literal, get_args
 
 import torch
@@ -136,6 +137,17 @@ class CIFAR10DataModule(LightningDataModule):
     def data_set(self) -> str:
         """Name of the data set that is in use, for logs and titles."""
         return self._loaded.name
+
+    @property
+    def fingerprint(self) -> str | None:
+        """A digest of images, labels and split, the same wherever the data come from; None before `setup`."""
+        digest, images = blake2b(digest_size=16), self.images
+        if images is None:
+            return None
+        parts = (images.train_images, images.train_labels, images.test_images, images.test_labels)
+        for part in (*parts, self._train, self._val):
+            digest.update(part.contiguous().numpy().data)
+        return digest.hexdigest()
 
     @property
     def split_sizes(self) -> tuple[int, int]:
