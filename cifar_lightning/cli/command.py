@@ -45,8 +45,8 @@ def command() -> Iterator[None]:
     """Set the process up for a command, and end it in one message on a user's mistake.
 
     Raises:
-        SystemExit: With status 2 for a user's mistake and 1 for a training that has diverged, after the message; with
-            130 after Ctrl-C, and with 143 after SIGTERM.
+        SystemExit: After a message, with status 2 for a user's mistake, and 1 for a training that has diverged, lost
+            another process, or run out of a GPU's memory; with 130 after Ctrl-C, and with 143 after SIGTERM.
     """
     _silence_what_does_not_concern_the_user()
     # Units that died leave gradients' running means that shrink for ever, and denormal numbers take a hundred times as
@@ -65,6 +65,10 @@ def command() -> Iterator[None]:
             raise
         except DivergenceError as error:
             _print_once(f"error: {error}")
+            raise SystemExit(1) from None
+        except torch.OutOfMemoryError as error:
+            said = ". ".join(str(error).split(". ")[:2])  # what follows are figures of each process, and of torch's own
+            print("; ".join([f"error: {said}", *getattr(error, "__notes__", [])]), file=sys.stderr)
             raise SystemExit(1) from None
         except RuntimeError as error:
             if lost := lost_rank(error):

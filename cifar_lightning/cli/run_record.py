@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer
 
 from cifar_lightning import __version__
 from cifar_lightning.callbacks.run_folder import data_set_name
+from cifar_lightning.training.datamodule import CIFAR10DataModule
 
 #: The record's name in a run's folder.
 RECORD = "environment.json"
@@ -57,9 +58,12 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return None if done.returncode else done.stdout.strip()
 
 
-def _data(trainer: Trainer) -> dict[str, Any]:
-    fingerprint = getattr(trainer.datamodule, "fingerprint", None)  # type: ignore[attr-defined]
-    return {"name": data_set_name(trainer), "fingerprint": fingerprint}
+def _data(trainer: Trainer) -> dict[str, Any] | None:
+    """The data set, as far as it can be told; None where image files alone are predicted, which the command names."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    if isinstance(data, CIFAR10DataModule) and data.fingerprint is None:
+        return None
+    return {"name": data_set_name(trainer), "fingerprint": getattr(data, "fingerprint", None)}
 
 
 def _device(trainer: Trainer) -> dict[str, Any]:

@@ -243,6 +243,13 @@ class CIFAR10DataModule(LightningDataModule):
                 return int(seed)
         return 0
 
+    def on_exception(self, exception: BaseException) -> None:
+        """Note on an error for want of memory on a GPU which batch size to try."""
+        if isinstance(exception, torch.OutOfMemoryError) and self.trainer is not None:
+            name = "batch_size" if self.trainer.training else "eval_batch_size"
+            if (size := self.hparams[name]) > 1:
+                exception.add_note(f"expected batches that fit: try --data.{name} {size // 2}; received {size}")
+
     def state_dict(self) -> dict[str, Any]:
         """The data set and the seed of its order, so that a resume can't go on with others."""
         return {"data_set": self.data_set, "order_seed": self._order_seed()}
