@@ -126,3 +126,28 @@ def test_everything_on_with_two_processes():
     two = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
     (printed,) = finish(start("test", ckpt, *two, "--evaluation.mc_samples=3"))
     assert len(re.findall(r"MC dropout, 3", printed)) == 1
+
+SRUN = """\
+#!/usr/bin/env bash
+# Starts what srun would on two nodes: a process for each, told apart by SLURM's variables.
+for rank in 0 1; do SLURM_PROCID=$rank SLURM_NODEID=$rank SLURM_LOCALID=0 "$@" & pids+=($!); done
+for pid in "${pids[@]}"; do wait "$pid" || exit 1; done
+"""
+
+
+def test_two_nodes_of_slurm_train_as_one(tmp_path):
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "srun").write_text(SRUN)
+    (programs / "srun").chmod(0o755)
+    slurm = {"NTASKS": 2, "NNODES": 2, "JOB_NUM_NODES": 2, "NTASKS_PER_NODE": 1, "JOB_ID": 15123}
+    slurm |= {"JOB_NAME": "cifar", "NODELIST": "127.0.0.1", "JOB_NODELIST": "127.0.0.1"}
+    environment = os.environ | {f"SLURM_{name}": str(value) for name, value in slurm.items()}
+    environment |= {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    flags = [flag for flag in FLAGS if "strategy" not in flag]
+    command = [ROOT / "scripts" / "slurm.sbatch", *flags, "--trainer.max_epochs=1"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Devices: 2, each with 16 of a step's 32 images" in done.stdout
+    assert torch.load(last_checkpoint(), weights_only=True)["global_step"] == 8
+    assert len(list(Path("runs/default").iterdir())) == 1
