@@ -127,6 +127,7 @@ def test_everything_on_with_two_processes():
     (printed,) = finish(start("test", ckpt, *two, "--evaluation.mc_samples=3"))
     assert len(re.findall(r"MC dropout, 3", printed)) == 1
 
+
 SRUN = """\
 #!/usr/bin/env bash
 # Starts what srun would on two nodes: a process for each, told apart by SLURM's variables.

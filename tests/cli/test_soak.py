@@ -33,7 +33,9 @@ def test_200_trainings_leave_nothing_in_the_process(capfd):
         seen.append(measure())
     (first, threads, files), (last, last_threads, last_files) = seen[WARM], seen[-1]
     with capfd.disabled():
-        print(f"{RUNS} trainings: {seen[0][0]:.0f}, {first:.0f}, {last:.0f} MB after the 1st, {WARM}th and last; ", end="")
+        print(
+            f"{RUNS} trainings: {seen[0][0]:.0f}, {first:.0f}, {last:.0f} MB after the 1st, {WARM}th and last; ", end=""
+        )
         print(f"{threads} and {last_threads} threads, {files} and {last_files} open files")
     assert last - first < SLACK
     assert last_threads <= threads
