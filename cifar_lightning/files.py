@@ -12,6 +12,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
     It does so once it is on the disk. Until then, and if writing fails or the process dies, the old file stays. The
     name is in the same folder, since a file can't be moved in one go from one file system to another.
+
+    Raises:
+        OSError: If writing fails; it names the file, as the system's own, of a full disk say, does not.
     """
     # Another process may write the same file. The suffix stays, by which some libraries choose a format.
     beside = path.with_name(f".new-{os.getpid()}-{path.name}")
@@ -21,6 +24,10 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(beside, path)
         if os.name == "posix":  # elsewhere a folder can't be opened
             _flush(path.parent, os.O_RDONLY)
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         beside.unlink(missing_ok=True)
 

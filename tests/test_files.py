@@ -1,5 +1,6 @@
 """Files are written whole, or the old ones stay."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,12 @@ def test_it_is_on_the_disk_before_it_replaces(monkeypatch):
     monkeypatch.setattr("os.replace", lambda old, new: done.append("replace"))
     write_whole(Path("a.txt"), b"new")
     assert done[:2] == ["flush", "replace"]
+
+
+def test_an_error_of_the_system_names_the_file(monkeypatch):
+    def fill(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(OSError, match=r"No space left on device: 'a\.txt'"):
+        write_whole(Path("a.txt"), b"new")

@@ -13,7 +13,7 @@ from cifar_lightning.training.stacked_classifier import StackedClassifier
 
 
 class RunSummary(Callback):
-    """Before anything else of a training, print what is trained, how, and on what, in two lines.
+    """Before anything else of a training, print what is trained, how, and on what, in two lines; three if on several.
 
     Lightning's table of layers has one row for the whole network.
     """
@@ -25,6 +25,8 @@ class RunSummary(Callback):
         count = sum(parameter.numel() for parameter in pl_module.parameters())
         say(f"Network: {_describe_module(pl_module)}; {count:,} parameters")
         say(f"Training: {_describe_training(trainer, pl_module)}")
+        if trainer.world_size > 1:
+            say(f"Devices: {_describe_devices(trainer)}")
 
 
 def _describe_module(module: LightningModule) -> str:
@@ -62,6 +64,14 @@ def _describe_training(trainer: Trainer, module: LightningModule) -> str:
     if trainer.max_epochs not in (None, -1):
         parts.append(f"{trainer.max_epochs} epoch{'s' * (trainer.max_epochs != 1)} at most")
     return "; ".join(parts)
+
+
+def _describe_devices(trainer: Trainer) -> str:
+    """What a step is on several devices, as far as it is known."""
+    count, data = trainer.world_size, trainer.datamodule  # type: ignore[attr-defined]
+    size = getattr(data, "device_batch_size", None)
+    share = f", each with {size:,} of a step's {count * size:,} images" if size else ", each with its own batches"
+    return f"{count}{share}; gradients are averaged, and the learning rate is as given, not scaled by the number"
 
 
 def _short(component: Any) -> str:

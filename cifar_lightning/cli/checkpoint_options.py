@@ -193,6 +193,16 @@ def forget_what_a_finder_replaced(given: Mapping[str, MutableMapping[str, Any]],
                 given["model"].pop(state["attribute"].partition(".")[0])
 
 
+def forget_what_other_devices_replace(
+    given: Mapping[str, MutableMapping[str, Any]], checkpoint: Checkpoint, devices: int
+) -> None:
+    """Another batch size a device does not contradict the checkpoint if as many images a step come of it."""
+    stored, before = checkpoint.get("datamodule_hyper_parameters", {}), len(checkpoint.get("random_generators", ()))
+    size, per = given.get("data", {}).get("batch_size"), stored.get("batch_per", "device")
+    if size and before != devices and per == "device" and size * devices == stored.get("batch_size", 0) * before:
+        del given["data"]["batch_size"]
+
+
 def refuse_contradictions(given: Options, used: Options, checkpoint: Checkpoint, subcommand: str) -> None:
     """Refuse given options that differ from those that the checkpoint's network was trained with.
 

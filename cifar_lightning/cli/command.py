@@ -8,10 +8,12 @@ from contextlib import contextmanager
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from cifar_lightning.cli.mistakes import one_message
 from cifar_lightning.errors import DivergenceError
+from cifar_lightning.training.ranks import lost_rank
 
 #: Exit statuses of a process that Ctrl-C or SIGTERM has ended: 128 and the signal's number.
 CTRL_C, TERMINATED = 130, 143
@@ -43,8 +45,8 @@ def command() -> Iterator[None]:
     """Set the process up for a command, and end it in one message on a user's mistake.
 
     Raises:
-        SystemExit: With status 2 for a user's mistake and 1 for a training that has diverged, after the message; with
-            130 after Ctrl-C, and with 143 after SIGTERM.
+        SystemExit: After a message, with status 2 for a user's mistake, and 1 for a training that has diverged, lost
+            another process, or run out of a GPU's memory; with 130 after Ctrl-C, and with 143 after SIGTERM.
     """
     _silence_what_does_not_concern_the_user()
     # Units that died leave gradients' running means that shrink for ever, and denormal numbers take a hundred times as
@@ -62,10 +64,28 @@ def command() -> Iterator[None]:
                 raise SystemExit(CTRL_C) from None
             raise
         except DivergenceError as error:
-            print(f"error: {error}", file=sys.stderr)
+            _print_once(f"error: {error}")
+            raise SystemExit(1) from None
+        except torch.OutOfMemoryError as error:
+            said = ". ".join(str(error).split(". ")[:2])  # what follows are figures of each process, and of torch's own
+            print("; ".join([f"error: {said}", *getattr(error, "__notes__", [])]), file=sys.stderr)
             raise SystemExit(1) from None
         except RuntimeError as error:
+            if lost := lost_rank(error):
+                print(
+                    "error: another process of this training has ended, and what it printed says why: expected all of "
+                    f"them until the end, received {lost!r}. The same command with --ckpt_path last goes on from the "
+                    "last checkpoint",
+                    file=sys.stderr,
+                )
+                raise SystemExit(1) from None
             # Lightning reports some mistakes of its user, such as early stopping without validation, by a RuntimeError.
             if "conditioned on metric" not in str(error):
                 raise
             raise ValueError(str(error)) from error
+
+
+@rank_zero_only
+def _print_once(text: str) -> None:
+    """Print what all ranks know of."""
+    print(text, file=sys.stderr)

@@ -72,9 +72,23 @@ def find_in_newest_run(named: str, configs: Sequence[str], root: Path, kind: str
         newest = f" (the newest of other configs is {others[-1]}: to take it, name its file)" if others else ""
         raise ValueError(f"no {named} checkpoint: expected {what}, received none of that content{newest}")
     path = runs[-1] / "checkpoints" / f"{named}.ckpt"
+    if named == "last" and not path.is_file():
+        path = _last_before(runs) or path
     if not path.is_file():
         raise ValueError(f"no {named} checkpoint: expected {path}, of the newest training; received none")
     return _newest_whole(path) if named == "last" else path
+
+
+def _last_before(runs: Sequence[Path]) -> Path | None:
+    """The last checkpoint of the training before the newest, which was killed before it wrote any of its own.
+
+    It may have a best one all the same, which a resumed training takes along.
+    """
+    for run in reversed(runs[:-1]):
+        if (path := run / "checkpoints" / "last.ckpt").is_file():
+            rank_zero_warn(f"{runs[-1]} was ended before its first last.ckpt: {path} is taken, of the training before")
+            return path
+    return None
 
 
 def _newest_whole(last: Path) -> Path:

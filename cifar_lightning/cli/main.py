@@ -73,8 +73,7 @@ class CLI(LightningCLI):
     def __init__(self, args: ArgsType = None, callbacks: Sequence[Callback] = (), folder: Path | None = None) -> None:
         self.ckpt_path: str | None = None
         self.checkpoint: dict[str, Any] = {}
-        self.callbacks = callbacks
-        self.folder = folder
+        self.callbacks, self.folder = callbacks, folder
         try:
             self._read(list(sys.argv[1:] if args is None else args))
             super().__init__(
@@ -233,6 +232,7 @@ class CLI(LightningCLI):
                 "data": dict(self.datamodule.hparams),
                 "pretrained": {k: v for k, v in self.subconfig.pretrained.as_dict().items() if v is not None},
             }
+            options.forget_what_other_devices_replace(self._given, self.checkpoint, self.trainer.world_size)
             options.refuse_contradictions(self._given, used, self.checkpoint, str(self.subcommand))
             built.pretrained.checkpoint = None  # the checkpoint has its layers, so their file may be gone
             options.check_members(self.subconfig.evaluation.ensemble or [], self.checkpoint)
@@ -250,7 +250,8 @@ class CLI(LightningCLI):
             kwargs["logger"] = make_loggers(self.folder)
         self.trainer_defaults["callbacks"] = self._make_callbacks(config)
         kwargs["enable_model_summary"] = False  # RunSummary says what a table of one layer does not
-        self.save_config_kwargs |= {"fingerprints": self._fingerprints, "class_paths": class_paths(self.classes)}
+        saved = {"fingerprints": self._fingerprints, "class_paths": class_paths(self.classes)}
+        self.save_config_kwargs |= saved | {"arguments": self.line.arguments}
         trainer = super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpoints()

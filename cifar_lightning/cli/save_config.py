@@ -1,5 +1,6 @@
-"""A run's config, saved in the run's folder."""
+"""A run's config, and what else is needed to repeat it, saved in the run's folder."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,17 +11,19 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from cifar_lightning.callbacks.run_folder import run_folder
 from cifar_lightning.cli.find_run import MARK, SAVED_CONFIG
 from cifar_lightning.cli.own_classes import CHECKPOINT_KEY
+from cifar_lightning.cli.run_record import RECORD, make_record
 from cifar_lightning.files import write_whole
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Save the config where the run's other files are; Lightning's own asks the first logger, which may not know.
+    """Save both where the run's other files are; Lightning's own asks the first logger, which may not know.
 
     Args:
         parser: The parser of the options.
         config: The options.
         fingerprints: Of the configs that the run was started with.
         class_paths: Import paths of the classes of model and data, which checkpoints name too.
+        arguments: Of `cifar-lightning`.
     """
 
     def __init__(
@@ -29,17 +32,19 @@ class SaveRunConfig(SaveConfigCallback):
         config: Namespace,
         fingerprints: Sequence[str],
         class_paths: Mapping[str, str],
+        arguments: Sequence[str],
     ) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
-        self.class_paths = dict(class_paths)
+        self.class_paths, self.arguments = dict(class_paths), list(arguments)
         self.text = f"{MARK} {' '.join(fingerprints)}\n{parser.dump(config, skip_none=False)}"
         del self.parser, self.config  # which could not be sent to the processes of ddp_spawn
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write it; Lightning asks the first rank only."""
+        """Write both; Lightning asks the first rank only."""
         folder = run_folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / SAVED_CONFIG, self.text.encode())
+        write_whole(folder / RECORD, json.dumps(make_record(trainer, self.arguments), indent=1).encode())
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Name the classes in a checkpoint, which is then enough to make them again."""

@@ -118,6 +118,7 @@ class CompiledStep:
             loss = F.cross_entropy(logits, targets) + penalty
             gradient = self._layout.join(torch.autograd.grad(loss, self._parameters))
             (gradient,) = clip([gradient]) if clip else [gradient]
+            gradient, factors = _only_if_finite(loss, gradient, factors)
             if self._update is None:
                 return loss.detach(), logits.detach(), gradient
             with torch.no_grad():
@@ -145,10 +146,11 @@ class CompiledStep:
             gradients: Gradients = torch.autograd.grad(loss, [flat])
             if clip is not None:
                 gradients = clip(gradients)
+            gradient, factors = _only_if_finite(loss, *gradients, factors)
             if update is None:
-                return loss.detach(), logits.detach(), *gradients
+                return loss.detach(), logits.detach(), gradient
             with torch.no_grad():
-                update(factors, gradients, *([tensor] for tensor in tensors[:count]))
+                update(factors, [gradient], *([tensor] for tensor in tensors[:count]))
             return loss.detach(), logits.detach()
 
         description = [names, layout.shapes, count, shapes, clip, update]
@@ -203,6 +205,15 @@ class CompiledStep:
 def _without_autocast(parameter: Tensor) -> torch.autocast:
     """Where only the step's own autocast acts: one around several steps would keep the first one's weights."""
     return torch.autocast(parameter.device.type, enabled=False)
+
+
+def _only_if_finite(loss: Tensor, *values: Tensor) -> list[Tensor]:
+    """The values; zeros if the loss is not finite, so that an update leaves the parameters finite.
+
+    They are then still there to tell which layer it came from.
+    """
+    is_finite = loss.detach().isfinite()
+    return [torch.where(is_finite, value, 0.0) for value in values]
 
 
 class _Penalized(nn.Module):

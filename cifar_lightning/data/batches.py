@@ -209,12 +209,18 @@ class BatchOrder(DistributedSampler[Tensor]):
             self.position = self._start = 0
         super().set_epoch(epoch)
 
+    @property
+    def step_size(self) -> int:
+        """Number of images that all ranks take in a step, which are the same for any number of ranks."""
+        return self.batch_size * self.num_replicas
+
     def state_dict(self) -> dict[str, int]:
         """Where the order stands."""
-        return {"seed": self.seed, "epoch": self.epoch, "position": self.position}
+        state = {"seed": self.seed, "epoch": self.epoch, "position": self.position}
+        return state | {"step_size": self.step_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from where `state` stood."""
+        """Go on from where `state` stood, be it with another number of ranks that take steps of the same size."""
         self.seed, self.epoch = state["seed"], state["epoch"]
         self.position = self._start = state["position"]
 

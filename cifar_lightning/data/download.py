@@ -48,7 +48,8 @@ def download(
 ) -> Path:
     """Download `url` to `target`, which appears only once it is whole and its checksum right.
 
-    Several processes may do so at once: one downloads, and the others wait and take its file.
+    A download that breaks off goes on where it was, at once or in a later call, if the host can do that. Several
+    processes may download at once: one does, and the others wait and take its file.
 
     Raises:
         DataUnavailableError: If nothing answers within `reach_seconds`, the connection breaks, or `target` can't be
@@ -86,36 +87,79 @@ def _one_at_a_time(target: Path) -> Iterator[None]:
         lock.release()
 
 
-def _is_whole(target: Path, md5: str) -> bool:
-    if not target.exists():
-        return False
-    with target.open("rb") as file:
-        return hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest() == md5
+def _is_whole(path: Path, md5: str) -> bool:
+    return path.exists() and _md5(path) == md5
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
 
 
 def _fetch(url: str, target: Path, md5: str, reach_seconds: float, patience: float) -> None:
-    response = _open(url, reach_seconds)
+    """Download to a file beside `target`, which a later try goes on with if this one breaks off, and then rename it."""
     part = target.with_name(target.name + ".part")
+    begun, kind = part.exists(), ""
     try:
-        received = _stream(response, part, url, patience)
-        if received != md5:
-            kind = response.headers.get_content_type()
+        if not _is_whole(part, md5):  # as of a process that was killed before it could rename it
+            kind = _fetch_part(url, part, reach_seconds, patience)
+        if begun and _md5(part) != md5:  # what was there is not the beginning of it
+            part.unlink()
+            kind = _fetch_part(url, part, reach_seconds, patience)
+        if (received := _md5(part)) != md5:
             raise ValueError(
                 f"wrong download from {url}: expected the MD5 {md5}, received {received} "
                 f"({part.stat().st_size:,} bytes of {kind})"
             )
         part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    except _BrokenOffError as error:
+        raise DataUnavailableError(
+            f"the download of {url} broke: expected the whole file, received {error}. {part} is kept: the next try "
+            f"goes on from there\n{ALTERNATIVES}"
+        ) from error
+    except BaseException as error:
+        if not isinstance(error, KeyboardInterrupt | DataUnavailableError):
+            part.unlink(missing_ok=True)
+        raise
 
 
-def _open(url: str, seconds: float) -> http.client.HTTPResponse:
-    """Open `url`, or give up after `seconds`: in a thread, for a name look-up knows no time-out of its own."""
+class _BrokenOffError(Exception):
+    """A connection broke before all had come."""
+
+
+def _fetch_part(url: str, part: Path, reach_seconds: float, patience: float) -> str:
+    """Download to `part`, after what is there, again and again while more comes; return the content type.
+
+    Raises:
+        _BrokenOffError: If a connection breaks before anything new has come by it.
+        DataUnavailableError: If the host is out of reach.
+    """
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        response = _open(url, reach_seconds, before)
+        if response is None:  # no file is so long
+            part.unlink()
+            continue
+        try:
+            _stream(response, part, url, patience)
+            return response.headers.get_content_type()
+        except _BrokenOffError as error:
+            if part.stat().st_size <= before:
+                raise
+            Console(stderr=True).print(f"the connection broke ({error}): it goes on from there", highlight=False)
+
+
+def _open(url: str, seconds: float, start: int) -> http.client.HTTPResponse | None:
+    """Open `url` from byte `start` on, or give up after `seconds`; None if the host has nothing from there on.
+
+    It is done in a thread, for a name look-up knows no time-out of its own.
+    """
     answer: SimpleQueue[http.client.HTTPResponse | Exception] = SimpleQueue()
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
 
     def ask() -> None:
         try:
-            answer.put(urllib.request.urlopen(url, timeout=seconds))
+            answer.put(urllib.request.urlopen(request, timeout=seconds))
         except (OSError, http.client.HTTPException) as error:  # URLError and time-outs; what is not HTTP
             answer.put(error)
 
@@ -125,6 +169,8 @@ def _open(url: str, seconds: float) -> http.client.HTTPResponse:
         response = answer.get(timeout=seconds)
     except Empty:
         response = TimeoutError(f"no answer within {seconds:g} s")
+    if start and getattr(response, "code", 0) == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        return None
     if isinstance(response, Exception):
         raise DataUnavailableError(
             f"CIFAR-10 is out of reach: expected an answer from {url}, received: {response}\n{ALTERNATIVES}"
@@ -132,13 +178,15 @@ def _open(url: str, seconds: float) -> http.client.HTTPResponse:
     return response
 
 
-def _stream(response: http.client.HTTPResponse, part: Path, url: str, patience: float) -> str:
-    """Write the response to `part` under a progress bar, and return its MD5."""
-    size = response.length or 0  # 0 if the host does not say
+def _stream(response: http.client.HTTPResponse, part: Path, url: str, patience: float) -> None:
+    """Write the response to `part`, or after what is there if that was asked for, under a progress bar."""
+    goes_on = response.status == http.HTTPStatus.PARTIAL_CONTENT
+    first = part.stat().st_size if goes_on else 0
+    size = first + response.length if response.length else 0  # 0 if the host does not say
     console = Console(stderr=True)
-    console.print(f"downloading {url} ({size / 1e6:,.0f} MB)", highlight=False)
-    digest = hashlib.md5(usedforsecurity=False)
-    start, received, warned = time.monotonic(), 0, False
+    rest = f", from {first / 1e6:,.0f} MB on" if first else ""
+    console.print(f"downloading {url} ({size / 1e6:,.0f} MB{rest})", highlight=False)
+    start, received, warned = time.monotonic(), first, False
     columns = (
         TextColumn("CIFAR-10"),
         BarColumn(),
@@ -146,37 +194,33 @@ def _stream(response: http.client.HTTPResponse, part: Path, url: str, patience: 
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with response, part.open("wb") as file, Progress(*columns, console=console) as progress:
-        task = progress.add_task("download", total=size or None)
-        for block in _blocks(response, url, size):
+    with response, part.open("ab" if goes_on else "wb") as file, Progress(*columns, console=console) as progress:
+        task = progress.add_task("download", total=size or None, completed=first)
+        for block in _blocks(response, size - first):
             file.write(block)
-            digest.update(block)
             received += len(block)
             progress.update(task, completed=received)
             elapsed = time.monotonic() - start
-            left = elapsed * (size - received) / received
+            left = elapsed * (size - received) / (received - first)
             if left > patience and elapsed > min(5.0, patience) and not warned:
                 warned = True
                 progress.console.print(
                     f"The host is slow: about {left / 60:.0f} minutes left.\n{ALTERNATIVES}", highlight=False
                 )
-    return digest.hexdigest()
 
 
-def _blocks(response: http.client.HTTPResponse, url: str, size: int) -> Iterator[bytes]:
+def _blocks(response: http.client.HTTPResponse, size: int) -> Iterator[bytes]:
     """What `response` holds, piece by piece.
 
     Raises:
-        DataUnavailableError: If the connection breaks, so that less than `size` bytes come.
+        _BrokenOffError: If the connection breaks, so that less than `size` bytes come.
     """
     received = 0
     try:
         while block := response.read(1 << 16):
             received += len(block)
             yield block
-        if received < size:
-            raise ConnectionError(f"{received:,} of {size:,} bytes")
     except (OSError, http.client.HTTPException) as error:
-        raise DataUnavailableError(
-            f"the download of {url} broke: expected the whole file, received {error!r}\n{ALTERNATIVES}"
-        ) from error
+        raise _BrokenOffError(repr(error)) from error
+    if received < size:
+        raise _BrokenOffError(f"{received:,} of {size:,} bytes")

@@ -199,7 +199,7 @@ class MLPClassifier(LightningModule):
             logits = self(inputs)
             loss = F.cross_entropy(logits, targets) + self.network.penalty()
             if self.executor.execution is not None:  # a finder's sweep may diverge
-                check_loss(self, loss, images)
+                check_loss(self, loss, inputs)
             self._record(logits.detach(), labels, loss)
             return loss
         batches = batch.split() if isinstance(batch, Batches) else [(as_floats(batch[0]), batch[1])]

@@ -1,7 +1,8 @@
 """CIFAR-10 for Lightning: source, split, standardization and loaders."""
 
 from collections.abc import Callable, Sized
-from typing import Any
+from hashlib import blake2b
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -22,12 +23,14 @@ from cifar_lightning.data.batches import (
 )
 from cifar_lightning.data.image_files import FileBatch, ImageFiles, find_images
 from cifar_lightning.data.sources import ImageSet, Source, select_classes
+from cifar_lightning.errors import unknown_name
 from cifar_lightning.nn.standardize import Scaling, Statistics, compute_statistics
 from cifar_lightning.training.byte_images import standardizer, takes_bytes
 from cifar_lightning.training.execution import Executor
 from cifar_lightning.training.lightning_internals import global_seed
 
 Loader = DataLoader[tuple[Tensor, Tensor]]
+BatchPer = Literal["device", "step"]
 
 
 class CIFAR10DataModule(LightningDataModule):
@@ -55,7 +58,9 @@ class CIFAR10DataModule(LightningDataModule):
         flip: Whether training images are mirrored left to right with a probability of 1/2.
         shift: The largest number of pixels by which a training image is moved horizontally and vertically, at random;
             what comes in at an edge is its own reflection.
-        batch_size: Number of training images a step and device.
+        batch_size: Number of training images a step, on each device or on all together.
+        batch_per: Which of the two: device, so that more devices make larger steps, or step, so that they share a step
+            of this size, and a training on any number of devices is the same. The learning rate is as given either way.
         eval_batch_size: Number of images a batch in validation, testing and prediction.
         images: For `predict`, image files, folders or globs in the place of the test images.
         order_seed: Seed of the order of the training images; by default the one of `seed_everything`, else 0.
@@ -82,6 +87,7 @@ class CIFAR10DataModule(LightningDataModule):
         eval_batch_size: int = 1000,
         images: list[str] | str | None = None,
         order_seed: int | None = None,
+        batch_per: BatchPer = "device",
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["images"])  # what is predicted is no property of the training
@@ -89,6 +95,8 @@ class CIFAR10DataModule(LightningDataModule):
             if self.hparams[name] < 1:
                 raise ValueError(f"{name} out of range: expected at least 1, received {self.hparams[name]}")
         self._augmentation = Augmentation(flip, shift)
+        if batch_per not in get_args(BatchPer):
+            raise unknown_name("batch_per", batch_per, get_args(BatchPer))
         self.files = find_images(images) if images else []
         self._resumed_seed: int | None = None
         self.images: ImageSet | None = None
@@ -139,6 +147,17 @@ class CIFAR10DataModule(LightningDataModule):
         return self._loaded.name
 
     @property
+    def fingerprint(self) -> str | None:
+        """A digest of images, labels and split, the same wherever the data come from; None before `setup`."""
+        digest, images = blake2b(digest_size=16), self.images
+        if images is None:
+            return None
+        parts = (images.train_images, images.train_labels, images.test_images, images.test_labels)
+        for part in (*parts, self._train, self._val):
+            digest.update(part.contiguous().numpy().data)
+        return digest.hexdigest()
+
+    @property
     def split_sizes(self) -> tuple[int, int]:
         """Number of training and of validation images."""
         return len(self._train), len(self._val)
@@ -165,15 +184,32 @@ class CIFAR10DataModule(LightningDataModule):
         known = isinstance(executor, Executor) and not self._augmentation
         device = executor.device_of_images if known else None
         split = InMemoryImages(images.train_images, images.train_labels, self._train, device)
-        order = self._order(split, self.hparams["batch_size"], shuffle=True)
+        size = self.device_batch_size
+        order = self._order(split, size, shuffle=True)
         seeds = getattr(self._module, "order_seeds", [])
         if seeds and self.hparams["order_seed"] is None:
-            size = self.hparams["batch_size"]
             order = JoinedOrder(split, size, seeds) if len(seeds) > 1 else BatchOrder(split, size, True, *seeds)
         if self._augmentation:
             split.variants = Variants(images.train_images, self._augmentation, order)
         order.batches_at_once = getattr(self._module, "batches_at_once", None)
         return make_loader(split, order, ResumableLoader, self._convert)
+
+    @property
+    def device_batch_size(self) -> int:
+        """Number of training images a step on each device.
+
+        Raises:
+            ValueError: If the devices can't share a step evenly.
+        """
+        size, ranks = int(self.hparams["batch_size"]), self.trainer.world_size if self.trainer else 1
+        if self.hparams["batch_per"] == "device":
+            return size
+        if size % ranks:
+            raise ValueError(
+                f"a step that {ranks} devices can't share: expected a batch_size that is a multiple of {ranks}, or "
+                f"batch_per device; received {size}"
+            )
+        return size // ranks
 
     def val_dataloader(self) -> Loader:
         """The validation split, in order."""
@@ -220,6 +256,13 @@ class CIFAR10DataModule(LightningDataModule):
             if seed is not None:
                 return int(seed)
         return 0
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Note on an error for want of memory on a GPU which batch size to try."""
+        if isinstance(exception, torch.OutOfMemoryError) and self.trainer is not None:
+            name = "batch_size" if self.trainer.training else "eval_batch_size"
+            if (size := self.hparams[name]) > 1:
+                exception.add_note(f"expected batches that fit: try --data.{name} {size // 2}; received {size}")
 
     def state_dict(self) -> dict[str, Any]:
         """The data set and the seed of its order, so that a resume can't go on with others."""

@@ -67,8 +67,9 @@ class EpochMetrics(nn.Module):
         return {"sums": sums, "pending": list(self._pending)}
 
     def restore(self, trainer: Trainer, saved: Saved) -> None:
-        """Go on from what `save` returned; one rank alone takes the sums, or they would count twice."""
-        self._pending = [(logits.to(self._device), labels.to(self._device)) for logits, labels in saved["pending"]]
+        """Go on from what `save` returned; one rank alone takes it, or it would count twice."""
+        pending = saved["pending"] if trainer.is_global_zero else []
+        self._pending = [(logits.to(self._device), labels.to(self._device)) for logits, labels in pending]
         for name, metric in self.metrics.items(keep_base=True):
             # Without any update torchmetrics warns that nothing was measured; the states of this one are replaced.
             example = torch.zeros(1, self._num_classes), torch.zeros(1, dtype=torch.long)

@@ -56,6 +56,7 @@ class Executor:
         #: Where the training images are best kept while there are steps; None for where they are.
         self.device_of_images: torch.device | None = None
         self._watch: StepWatch | None = None
+        self._last_batch: tuple[Tensor, Tensor] | None = None
         self._pace = Pace()
         self._recipe, self._seconds = "", 0.0  # that the first step will take, if it is compiled
         self._threads: int | None = None  # of the process, before the training took another number
@@ -150,7 +151,7 @@ class Executor:
     def _close(self, trainer: Trainer) -> None:
         if self.step is not None:
             self.step.close()
-        self.step = self._watch = None
+        self.step = self._watch = self._last_batch = None
         leave_out_backward(trainer, False)
 
     def run(
@@ -162,14 +163,16 @@ class Executor:
         """
         assert self.step is not None, "steps are compiled"
         if isinstance(self.step, GraphedSteps):
-            for loss, logits, labels in run_graphs(self.step, one_by_one(trainer, batches), soften):
-                check_loss(trainer.lightning_module, loss, None)
+            for loss, logits, labels, last in run_graphs(self.step, one_by_one(trainer, batches), soften):
+                check_loss(trainer.lightning_module, loss, last)
                 yield loss, logits, labels
             return
         start, count = time.perf_counter(), 0
         for images, labels in one_by_one(trainer, batches):
-            loss, logits = self.step(*soften(images, labels))
-            check_loss(trainer.lightning_module, loss, None)
+            inputs, targets = soften(images, labels)
+            loss, logits = self.step(inputs, targets)
+            check_loss(trainer.lightning_module, loss, inputs, self._last_batch)
+            self._last_batch = inputs, targets
             yield loss, logits, labels
             count += 1
         self.remember_code(self.step.entry)
@@ -210,7 +213,7 @@ class Executor:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, or a module that is saved as a whole, has no step: that is of these parameters and this trainer."""
-        return vars(self) | {"step": None, "_watch": None, "_threads": None}
+        return vars(self) | {"step": None, "_watch": None, "_last_batch": None, "_threads": None}
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Write into a checkpoint how the steps are executed."""
@@ -225,17 +228,21 @@ class Executor:
 
 def run_graphs(
     steps: GraphedSteps, batches: Iterable[Batch], soften: Callable[[Tensor, Tensor], Batch]
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Train on what `soften` makes of the batches; of several at once yield the last loss, all logits and labels."""
-    seen: list[Tensor] = []
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Train on what `soften` makes of the batches, several at once.
+
+    Yields:
+        The last one's loss, logits and labels of all, and the last one's images.
+    """
+    seen: list[Batch] = []
 
     def softened() -> Iterator[Batch]:
-        for images, labels in batches:
-            seen.append(labels)
-            yield soften(images, labels)
+        for batch in batches:
+            seen.append(batch)
+            yield soften(*batch)
 
     for loss, logits in steps.run_all(softened()):
-        yield loss, logits, torch.cat(seen, -1)
+        yield loss, logits, torch.cat([labels for _, labels in seen], -1), seen[-1][0]
         seen.clear()
 
 

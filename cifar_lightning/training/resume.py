@@ -14,11 +14,13 @@ from cifar_lightning.training.lightning_internals import (
     is_within_a_step,
     pause_early_stopping,
     start_from_position,
+    train_loader,
     validation_is_due,
 )
 from cifar_lightning.training.messages import say
 from cifar_lightning.training.position import rewrite_position
 from cifar_lightning.training.random_state import collect_generators, restore_generators
+from cifar_lightning.training.ranks import draw_apart, gather_objects
 
 
 class ExactResume(Callback):
@@ -26,7 +28,7 @@ class ExactResume(Callback):
 
     - A checkpoint holds the random generators of Python, NumPy, torch and CUDA. They are restored before the first
       batch, and not earlier: making the loader's iterator and the sanity check draw random numbers. Each rank keeps
-      its own.
+      its own; on more devices than before, the new ones draw numbers of their own.
     - The training goes on after the last batch that it was trained on. An epoch that was cut short, by `max_steps` or
       a time limit, is continued, and early stopping does not judge it before its end.
     - A training that had stopped early does not go on, as Lightning's would, unless the limit that stopped it has been
@@ -36,6 +38,7 @@ class ExactResume(Callback):
 
     def __init__(self) -> None:
         self._state: dict[str, Any] | None = None  # of this rank's generators, until the first batch
+        self._is_new_rank = True  # whether it has no state of its own in the checkpoint
         self._before: dict[str, Any] | None = None  # the same before the present step
         self._keeps_before = False  # where a checkpoint may be written within a step
         self._gradients: dict[str, Tensor] = {}  # until the first batch, which adds its own
@@ -47,11 +50,7 @@ class ExactResume(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Collect the states of all ranks, gradients that wait for others, and the metrics that callbacks go by."""
         before = self._before if is_within_a_step(trainer) else self._state
-        states = [before or collect_generators()]
-        if trainer.world_size > 1:
-            states *= trainer.world_size
-            torch.distributed.all_gather_object(states, states[0])
-        checkpoint["random_generators"] = states
+        checkpoint["random_generators"] = gather_objects(trainer, before or collect_generators())
         if gradients := self._gradients or _waiting_gradients(trainer, pl_module):
             checkpoint["gradients"] = gradients
         checkpoint["callback_metrics"] = {name: value.clone() for name, value in trainer.callback_metrics.items()}
@@ -60,17 +59,16 @@ class ExactResume(Callback):
         """Keep this rank's state until the first batch, and make the loops go on from where they stood.
 
         Raises:
-            ValueError: If the number of devices has changed, with which the batches change too.
+            ValueError: If the number of devices has changed, and with it the images of a step.
         """
         states = checkpoint.get("random_generators")
         if states is None or trainer.state.fn != TrainerFn.FITTING:
             return
         if len(states) != trainer.world_size:
-            raise ValueError(
-                f"another number of devices: expected {len(states)}, as when the checkpoint was written; received "
-                f"{trainer.world_size}. A resume could not go on with the same batches"
-            )
-        self._state, self._metrics = states[trainer.global_rank], checkpoint.get("callback_metrics", {})
+            _check_same_steps(trainer, checkpoint, len(states))
+        self._is_new_rank = trainer.global_rank >= len(states)
+        self._state = states[0 if self._is_new_rank else trainer.global_rank]
+        self._metrics = checkpoint.get("callback_metrics", {})
         self._gradients = checkpoint.get("gradients", {})
         rewrite_position(checkpoint)
         for callback in trainer.early_stopping_callbacks:  # the patience that is given now counts
@@ -89,7 +87,9 @@ class ExactResume(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start from where the checkpoint was written, with the metrics that were known then."""
-        if self._metrics is not None:
+        if self._metrics is None:
+            draw_apart(trainer.global_rank)
+        else:
             start_from_position(trainer)
             trainer.callback_metrics.update(self._metrics)
             self._metrics = None
@@ -102,6 +102,8 @@ class ExactResume(Callback):
         self._interrupt.act()
         if self._state is not None:
             restore_generators(self._state)
+            if self._is_new_rank:
+                draw_apart(trainer.global_rank)
             for name, gradient in self._gradients.items():
                 pl_module.get_parameter(name).grad = gradient.to(pl_module.device)
             self._state, self._gradients = None, {}
@@ -130,6 +132,24 @@ class ExactResume(Callback):
         """Let early stopping not judge an epoch that is cut short."""
         if not trainer.is_last_batch:
             pause_early_stopping(trainer, True)
+
+
+def _check_same_steps(trainer: Trainer, checkpoint: dict[str, Any], devices: int) -> None:
+    """Check that a step is of the same images on another number of devices; a loader that is not ours can't tell.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
+    before = {loader.get("step_size") for loader in loaders}
+    now = getattr(getattr(train_loader(trainer), "sampler", None), "step_size", None)
+    if now is None or before != {now}:
+        sizes = f"{now} images" if now else "an unknown number of images"
+        raise ValueError(
+            f"another number of devices, with other steps: expected {devices}, as when the checkpoint was written, or "
+            f"steps of {', '.join(map(str, before)) or 'as many'} images as well, by --data.batch_size; received "
+            f"{trainer.world_size} with steps of {sizes}"
+        )
 
 
 def _writes_within_steps(callback: Checkpoint) -> bool:

@@ -115,7 +115,9 @@ class StackedSteps:
         self._refuse_change()
         every = range(len(self._classifiers))
         if self._graphs is not None:
-            yield from run_graphs(self._graphs, one_by_one(trainer, batches), partial(self._of_each, active=every))
+            soften = partial(self._of_each, active=every)
+            for losses, logits, labels, _ in run_graphs(self._graphs, one_by_one(trainer, batches), soften):
+                yield losses, logits, labels
             return
         start, count = time.perf_counter(), 0
         for images, labels in one_by_one(trainer, batches):

@@ -39,7 +39,7 @@ def test_everything_is_in_the_runs_folder_whatever_the_loggers(run, monkeypatch,
         run("fit", *FLAGS, *extra)
         folders = sorted(Path("runs/default").iterdir())
         assert len(folders) == count
-        expected = {"config.yaml", "learning_curves.png", "signals.csv", "signals.png"}
+        expected = {"config.yaml", "environment.json", "learning_curves.png", "signals.csv", "signals.png"}
         expected |= {f"checkpoints/{name}.ckpt" for name in ("best", "last", "mine")}
         assert file_names(folders[-1]) == expected
         assert {path.name for path in Path().iterdir()} <= {"runs", "logs", "logs.db", "mlruns", "lightning_logs"}
@@ -48,6 +48,7 @@ def test_everything_is_in_the_runs_folder_whatever_the_loggers(run, monkeypatch,
     assert "Validation" in said or "val split" in said
     assert file_names(evaluated) == {
         "config.yaml",
+        "environment.json",
         "evaluation.csv",
         "reliability.png",
         "confusion_matrix.png",

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import SMALL
 
+from cifar_lightning import MLPClassifier
 from cifar_lightning.training.checkpoint_files import read_checkpoint
 
 FLAGS = [*SMALL, "--trainer.max_epochs=100000", "--model.hidden_sizes=1x8", "--execution.compile=never"]
@@ -35,3 +37,22 @@ def test_a_training_leaves_a_checkpoint_and_says_that_it_was_stopped(how, status
     (last,) = Path().glob("runs/*/*/checkpoints/last.ckpt")
     assert read_checkpoint(last)["epoch"] >= 1
     assert (last.parent.parent / "learning_curves.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("where", "advice"),
+    [
+        ("training_step", "; expected batches that fit: try --data.batch_size 16; received 32"),
+        ("validation_step", "; expected batches that fit: try --data.eval_batch_size 20; received 40"),
+    ],
+)
+def test_a_gpu_without_memory_left_ends_in_a_batch_size_to_try(fail, monkeypatch, where, advice):
+    def fill(self, batch, batch_idx):
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ..."
+        )
+
+    monkeypatch.setattr(MLPClassifier, where, fill)
+    sizes = ["--data.batch_size=32", "--data.eval_batch_size=40"]
+    message = fail("fit", *FLAGS, *sizes, "--trainer.num_sanity_val_steps=0")
+    assert message == f"error: CUDA out of memory. Tried to allocate 2.00 GiB{advice}\n"

@@ -159,3 +159,11 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before():
     best.write_bytes(b"")
     with pytest.raises(ValueError, match="received damaged ones only"), pytest.warns(UserWarning, match="wrong"):
         find_in_newest_run("last", ["lr: 1"], Path("runs"))
+
+
+def test_a_training_that_was_killed_before_its_last_checkpoint_gives_way_to_the_one_before():
+    old = make_run("a/1", "lr: 1", age=1)
+    new = make_run("a/2", "lr: 1", ["best"])  # which a resumed training takes along
+    assert find("best", "lr: 1") == new
+    with pytest.warns(UserWarning, match=r"runs/a/2 was ended before its first last\.ckpt: runs/a/1/.* is taken"):
+        assert find("last", "lr: 1") == old

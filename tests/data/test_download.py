@@ -1,4 +1,6 @@
+import errno
 import hashlib
+import io
 import multiprocessing
 import os
 import signal
@@ -7,6 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -15,13 +18,20 @@ from cifar_lightning.data.sources import DataUnavailableError
 
 CONTENT = bytes(range(256)) * 2000
 MD5 = hashlib.md5(CONTENT).hexdigest()
+THIRD = len(CONTENT) // 3 + 1
 
 
 class Handler(BaseHTTPRequestHandler):
-    """/whole sends all, /garbled does but says no size, /broken sends half, /slow a little at a time, /html a page."""
+    """/whole sends all, /garbled does but says no size, /broken sends half, /slow a little at a time, /html a page.
+
+    /flaky sends a third and breaks off, but goes on from where it is asked to; so does /once, which then is gone.
+    """
 
     def do_GET(self):
         self.server.asked.append(self.path)
+        if self.path in ("/flaky", "/once"):
+            self.send_a_third()
+            return
         if self.path == "/html":
             self.send_response(200)
             self.send_header("Content-Type", "text/html; charset=utf-8")
@@ -41,6 +51,21 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.wfile.write(CONTENT[: len(CONTENT) // (2 if self.path == "/broken" else 1)])
 
+    def send_a_third(self):
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        self.server.starts.append(start)
+        if start >= len(CONTENT):
+            self.send_error(416)
+            return
+        if self.path == "/once" and len(self.server.starts) > 1 and not self.server.is_back:
+            self.send_error(503)
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
+        self.end_headers()
+        self.wfile.write(CONTENT[start : start + THIRD])
+
     def log_message(self, *args):
         pass
 
@@ -48,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.asked = []
+    server.asked, server.starts, server.is_back = [], [], False
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -79,6 +104,65 @@ def test_what_a_killed_process_left_is_no_obstacle(host, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_download_that_breaks_off_goes_on_where_it_was(host, server, tmp_path, capfd):
+    assert download(f"{host}/flaky", tmp_path / "file", MD5).read_bytes() == CONTENT
+    assert server.starts == [0, THIRD, 2 * THIRD]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert "(1 MB, from 0 MB on)" in (said := capfd.readouterr().err)
+    assert said.count("the connection broke") == 2
+
+
+def test_a_later_call_goes_on_where_an_earlier_one_broke_off(host, server, tmp_path):
+    with pytest.raises(DataUnavailableError, match="out of reach.*503"):
+        download(f"{host}/once", tmp_path / "file", MD5)
+    assert (tmp_path / "file.part").read_bytes() == CONTENT[:THIRD]
+    server.is_back = True
+    assert download(f"{host}/once", tmp_path / "file", MD5).read_bytes() == CONTENT
+    assert server.starts == [0, THIRD, THIRD, 2 * THIRD]
+
+
+@pytest.mark.parametrize("left", [b"x" * THIRD, CONTENT + b"x", CONTENT, b""], ids=["other", "longer", "all", "none"])
+def test_what_is_left_of_an_earlier_try_does_no_harm(host, server, tmp_path, left):
+    (tmp_path / "file.part").write_bytes(left)
+    assert download(f"{host}/flaky", tmp_path / "file", MD5).read_bytes() == CONTENT
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (server.asked == []) == (left == CONTENT)
+
+
+def test_a_disk_that_is_full(host, tmp_path, monkeypatch):
+    """The error of the system, raised where the file is written: no disk is filled."""
+    opened = Path.open
+
+    def open_full(path, mode="r", *args, **kwargs):
+        file = opened(path, mode, *args, **kwargs)
+        if "w" in mode or "a" in mode:
+            file = io.BufferedWriter(FullDisk(file.detach()))
+        return file
+
+    monkeypatch.setattr(Path, "open", open_full)
+    with pytest.raises(DataUnavailableError, match="can't write .* room for the file, .*No space left on device"):
+        download(f"{host}/whole", tmp_path / "file", MD5)
+    assert list(tmp_path.iterdir()) == []
+
+
+class FullDisk(io.RawIOBase):
+    def __init__(self, file):
+        self.file, self.room = file, 100_000
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        if len(data) > self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.room -= len(data)
+        return self.file.write(data)
+
+    def close(self):
+        self.file.close()
+        super().close()
+
+
 @pytest.mark.parametrize(
     ("path", "md5", "message"),
     [
@@ -91,7 +175,7 @@ def test_what_a_killed_process_left_is_no_obstacle(host, tmp_path):
 def test_leaves_nothing_behind_that_is_not_right(host, tmp_path, path, md5, message):
     with pytest.raises(ValueError, match=message):
         download(f"{host}/{path}", tmp_path / "file", md5)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == ([tmp_path / "file.part"] if path == "broken" else [])
 
 
 def test_names_the_alternatives_when_it_is_slow(host, tmp_path, capfd):
@@ -182,8 +266,8 @@ def test_processes_at_once_share_one_download(host, server, tmp_path, capfd):
 def test_processes_at_once_each_try_a_host_that_breaks_off(host, server, tmp_path):
     found = at_once(3, f"{host}/broken", tmp_path / "file")
     assert all("the download of" in each and "broke" in each for each in found)
-    assert len(server.asked) == 3
-    assert list(tmp_path.iterdir()) == []
+    assert len(server.asked) == 3 + 1  # the first goes on once, in vain
+    assert list(tmp_path.iterdir()) == [tmp_path / "file.part"]
 
 
 def test_whoever_waits_goes_on_when_the_other_is_killed(host, server, tmp_path):

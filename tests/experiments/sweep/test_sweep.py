@@ -279,7 +279,7 @@ def test_a_sweep_is_not_taken_for_a_training(sweep, run, tmp_path, undrawn, capf
 def test_nothing_is_written_where_nothing_is_to_be(sweep, run, tmp_path, undrawn):
     _, folder = sweep(RATES, "--trainer.logger=false", "--trainer.enable_checkpointing=false")
     names = {path.name for path in folder.rglob("*") if path.is_file()}
-    assert names == {"config.yaml", "results.csv", "results.md"}
+    assert names == {"config.yaml", "environment.json", "results.csv", "results.md"}
 
 
 @pytest.mark.parametrize("value", ["true", "3"])
