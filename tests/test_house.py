@@ -9,11 +9,12 @@ from conftest import ROOT
 PACKAGE = ROOT / "cifar_lightning"
 #: From below to above: a folder imports those before it.
 FLOORS = [
-    {"errors", "files"},
+    {"errors", "files", "extras"},
     {"style"},
     {"nn", "optim", "data"},
     {"compiled"},
     {"analysis"},
+    {"export"},
     {"training"},
     {"callbacks"},
     {"cli"},

@@ -6,8 +6,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+from cifar_lightning.export.checkpoint_files import read_checkpoint
 from cifar_lightning.nn.transfer import copy_hidden_layers
-from cifar_lightning.training.checkpoint_files import read_checkpoint
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.stacked_classifier import StackedClassifier
 

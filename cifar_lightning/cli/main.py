@@ -45,14 +45,15 @@ from cifar_lightning.cli.own_classes import (
 from cifar_lightning.cli.parser import Parser, end
 from cifar_lightning.cli.run_folder import discard_if_never_begun, make_loggers, make_run_folder, name_of_runs
 from cifar_lightning.cli.save_config import SaveRunConfig
+from cifar_lightning.export.checkpoint_files import read_checkpoint
 from cifar_lightning.optim.class_paths import public_path
-from cifar_lightning.training.checkpoint_files import WholeCheckpoints, read_checkpoint
 from cifar_lightning.training.checkpoints import BestCheckpoint, LastCheckpoint
 from cifar_lightning.training.checks import check_callbacks
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.cycle import Cycle
 from cifar_lightning.training.execution import Executor
 from cifar_lightning.training.resume import ExactResume
+from cifar_lightning.training.whole_checkpoints import WholeCheckpoints
 
 RUNS = "runs"
 

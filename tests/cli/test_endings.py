@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import SMALL
 
-from cifar_lightning.training.checkpoint_files import read_checkpoint
+from cifar_lightning.export.checkpoint_files import read_checkpoint
 
 FLAGS = [*SMALL, "--trainer.max_epochs=100000", "--model.hidden_sizes=1x8", "--execution.compile=never"]
 

@@ -26,7 +26,7 @@ from cifar_lightning.experiments.grid import Grid, Point, read_grid
 from cifar_lightning.experiments.sweep.check import refuse_what_has_no_meaning
 from cifar_lightning.experiments.sweep.points import make_copies, refuse_what_does_not_stack
 from cifar_lightning.experiments.sweep.report import SweepReport
-from cifar_lightning.training.checkpoint_files import read_checkpoint
+from cifar_lightning.export.checkpoint_files import read_checkpoint
 from cifar_lightning.training.checkpoints import BestCheckpoint, LastCheckpoint
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.copy_logger import CopyLogger
