@@ -4,6 +4,7 @@ import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from inspect import signature
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_lightning.errors import unknown_name
+from cifar_lightning.nn.hub import HubMethods
 from cifar_lightning.nn.initializers import InitName, initialize_
 from cifar_lightning.nn.layers import (
     ActivationName,
@@ -56,7 +58,7 @@ def _check_length(layers: int) -> None:
         raise ValueError(f"too many hidden_sizes: expected at most {MOST_LAYERS:,} layers, received {layers:,}")
 
 
-class DeepMLP(nn.Module):
+class DeepMLP(HubMethods, nn.Module):
     """Flatten, [norm], [dropout], hidden layers of (linear, [norm], activation, [norm], [dropout]), linear.
 
     The default is self-normalizing: SELU, LeCun normal, no normalization, no dropout (Klambauer et al. 2017).
@@ -110,8 +112,10 @@ class DeepMLP(nn.Module):
         l1: float = 0.0,
         l2: float = 0.0,
     ) -> None:
+        given = locals()
         super().__init__()
         self.hidden_sizes = sizes = parse_hidden_sizes(hidden_sizes)
+        self.options = {name: given[name] for name in signature(DeepMLP).parameters} | {"hidden_sizes": sizes}
         _check_choices(in_features, num_classes, normalization, norm_position, norm_input, dropout_position, max_norm)
         for name, factor in (("l1", l1), ("l2", l2)):
             if not 0 <= factor < float("inf"):
