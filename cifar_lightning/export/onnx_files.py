@@ -119,13 +119,17 @@ def _no_advice(record: Any) -> bool:
 def load_onnx(path: Path) -> Callable[..., list[Tensor]]:
     """A function that runs a file in ONNX Runtime: tensors in the order of `INPUTS` in, those of `OUTPUTS` out.
 
+    It runs on the CPU, on as many threads as torch.
+
     Raises:
         ValueError: If the extra `export` is missing.
     """
     require("export", "onnxruntime")
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def run(*inputs: Tensor) -> list[Tensor]:
         named = {name: value.numpy() for name, value in zip(INPUTS, inputs, strict=False)}

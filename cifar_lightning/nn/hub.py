@@ -38,7 +38,7 @@ class HubMethods:
         """
         try:
             loaded = _hub_class(cls).from_pretrained(name, **{"strict": True} | options)
-        except TypeError as error:  # of the class, about an argument that it lacks or needs
+        except (TypeError, RuntimeError) as error:  # of the class, or of the state
             raise ValueError(
                 f"wrong network {str(name)!r}: expected one that {cls.__name__} has saved, received another: {error}"
             ) from error
