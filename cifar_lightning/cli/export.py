@@ -12,9 +12,9 @@ from torch import Tensor
 from cifar_lightning.cli.check_set import CheckSet, find_check_set
 from cifar_lightning.cli.checkpoint_options import find_checkpoint
 from cifar_lightning.cli.configs import find_config
-from cifar_lightning.cli.main import RUNS
 from cifar_lightning.cli.mistakes import one_message
 from cifar_lightning.cli.own_parser import OwnParser
+from cifar_lightning.cli.run_folder import RUNS
 from cifar_lightning.export import formats
 from cifar_lightning.export.checkpoint_files import read_checkpoint
 from cifar_lightning.export.hub_folder import write_hub_folder
