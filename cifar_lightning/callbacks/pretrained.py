@@ -23,6 +23,11 @@ class Pretrained(Callback):
     Raises:
         ValueError: If layers are given without a checkpoint; from `fit`, for a file that is no checkpoint, or layers
             that differ from those of the new network.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from cifar_lightning import Pretrained
+        >>> trainer = Trainer(logger=False, callbacks=[Pretrained("runs/eight_classes/best.ckpt", layers=4)])
     """
 
     def __init__(self, checkpoint: str | None = None, layers: int | None = None) -> None:

@@ -36,13 +36,15 @@ def load_network(path: str | Path) -> ImageNetwork:
 
     Example:
         >>> import tempfile, torch
-        >>> from cifar_lightning import load_network
-        >>> from cifar_lightning.export.image_network import ImageNetwork
+        >>> from cifar_lightning import ImageNetwork, compute_statistics, load_network
         >>> from cifar_lightning.export.safetensors_files import write_safetensors
+        >>> images = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8)
+        >>> network = ImageNetwork({"hidden_sizes": [16]})
+        >>> network.standardize.set_statistics(compute_statistics(images, "feature"))
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_safetensors(ImageNetwork({"hidden_sizes": [16]}), Path(folder) / "net.safetensors")
-        ...     network = load_network(f"{folder}/net.safetensors")
-        >>> network(torch.zeros(5, 3, 32, 32, dtype=torch.uint8)).shape
+        ...     write_safetensors(network, Path(folder) / "net.safetensors")
+        ...     loaded = load_network(f"{folder}/net.safetensors")
+        >>> loaded(images).shape
         torch.Size([5, 10])
     """
     path = Path(path)

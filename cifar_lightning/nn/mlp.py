@@ -88,6 +88,12 @@ class DeepMLP(HubMethods, nn.Module):
 
     Raises:
         ValueError: For a value that is out of range or a name that is unknown.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import DeepMLP
+        >>> DeepMLP(in_features=12, num_classes=3, hidden_sizes="2x8")(torch.randn(5, 12)).shape
+        torch.Size([5, 3])
     """
 
     def __init__(

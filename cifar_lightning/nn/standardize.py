@@ -36,6 +36,13 @@ def compute_statistics(images: Tensor, scaling: Scaling, indices: Tensor | None 
 
     Raises:
         ValueError: For an unknown scaling, or if there are no images.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import compute_statistics
+        >>> images = torch.full((4, 3, 2, 2), 255, dtype=torch.uint8)
+        >>> compute_statistics(images, "channel").mean[0, 0, 0].item()
+        255.0
     """
     if scaling not in SCALINGS:
         raise unknown_name("scaling", scaling, SCALINGS)
@@ -70,6 +77,15 @@ class Standardize(nn.Module):
 
     Args:
         shape: Shape of an image, (C, H, W); that of the statistics counts once there are any.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import Standardize, compute_statistics
+        >>> images = torch.randint(256, (50, 3, 8, 8), dtype=torch.uint8)
+        >>> standardize = Standardize((3, 8, 8))
+        >>> standardize.set_statistics(compute_statistics(images, "feature"))
+        >>> bool(standardize(images).mean().abs() < 1e-5)
+        True
     """
 
     mean: Tensor

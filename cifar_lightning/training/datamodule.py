@@ -58,6 +58,14 @@ class CIFAR10DataModule(LightningDataModule):
 
     Raises:
         ValueError: For a batch size below 1; from `setup`, for data or a split that can't be had.
+
+    Example:
+        >>> from cifar_lightning import CIFAR10DataModule
+        >>> data = CIFAR10DataModule(source="synthetic", synthetic_size=100, val_size=20, batch_size=16)
+        >>> data.setup()
+        >>> images, labels = next(iter(data.train_dataloader()))
+        >>> images.shape, images.dtype, labels.shape
+        (torch.Size([16, 3, 32, 32]), torch.uint8, torch.Size([16]))
     """
 
     def __init__(
