@@ -9,6 +9,9 @@ from jsonargparse import Namespace
 from cifar_lightning.data.availability import describe_images
 from cifar_lightning.training.datamodule import CIFAR10DataModule
 
+#: The options of a network that follow from its data.
+FOLLOWED = ("in_features", "num_classes")
+
 
 def follow_data(config: Namespace, given: Mapping[str, Mapping[str, Any]], data: type) -> None:
     """Set `model.in_features` and `model.num_classes` as the data has them, unless they are given.
@@ -25,7 +28,6 @@ def follow_data(config: Namespace, given: Mapping[str, Mapping[str, Any]], data:
         return
     shape, classes = describe_images(config.data.source, config.data.data_dir)
     chosen = config.data.classes or classes
-    followed = {"in_features": math.prod(shape)} | ({"num_classes": len(chosen)} if chosen else {})
-    for name, value in followed.items():
-        if name not in given.get("model", {}):
+    for name, value in zip(FOLLOWED, (math.prod(shape), len(chosen or ())), strict=True):
+        if value and name not in given.get("model", {}):
             config.model[name] = value

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from cifar_lightning import load_network
+from cifar_lightning.__main__ import run as run_command
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 FLAGS = ["--data.source=folder", "--data.data_dir=mine", "--data.val_size=4", "--data.batch_size=4"]
@@ -35,6 +36,12 @@ def test_all_commands_follow_grey_images_of_their_own_size(run):
     assert len(table.read_text().splitlines()) == 14
     assert list(Path().glob("runs/*/predict_*/predictions.png"))
     run("fit", "--ckpt_path", str(checkpoint.with_name("last.ckpt")), "--trainer.max_epochs=2")
+
+
+def test_a_sweep_follows_too():
+    run_command(["sweep", "--vary", "{model.lr: [0.02, 0.05]}", *FLAGS])
+    found = [load_network(path).classes for path in Path().glob("runs/*/sweep_*/*/checkpoints/best.ckpt")]
+    assert found == 2 * [("cat", "dog", "eel")]
 
 
 def test_chosen_classes_are_followed_too(run):
