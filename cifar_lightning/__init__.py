@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from cifar_lightning.callbacks.report import RunReport
     from cifar_lightning.callbacks.signal_picture import SignalPicture
     from cifar_lightning.compiled.step import CompiledStep
+    from cifar_lightning.export.image_network import ImageNetwork
+    from cifar_lightning.export.load import load_network
     from cifar_lightning.nn.alpha_dropout import AlphaDropout, alpha_dropout
     from cifar_lightning.nn.initializers import initialize_, variance_scaling_
     from cifar_lightning.nn.mlp import DeepMLP
@@ -47,6 +49,7 @@ __all__ = [
     "DeepMLP",
     "Exponential",
     "FreezePretrained",
+    "ImageNetwork",
     "LRFinder",
     "LRSweep",
     "LayerSignal",
@@ -65,6 +68,7 @@ __all__ = [
     "copy_hidden_layers",
     "find_lr",
     "initialize_",
+    "load_network",
     "mc_dropout",
     "mc_predict",
     "measure_signals",
@@ -79,6 +83,7 @@ _MODULES = {
     "CompiledStep": "compiled.step",
     "DeepMLP": "nn.mlp",
     "FreezePretrained": "callbacks.freeze_pretrained",
+    "ImageNetwork": "export.image_network",
     "LRFinder": "callbacks.lr_finder",
     "LRSweep": "optim.lr_range_test",
     "LayerSignal": "analysis.signals",
@@ -93,6 +98,7 @@ _MODULES = {
     "copy_hidden_layers": "nn.transfer",
     "find_lr": "optim.lr_range_test",
     "initialize_": "nn.initializers",
+    "load_network": "export.load",
     "mc_dropout": "analysis.mc_dropout",
     "mc_predict": "analysis.mc_dropout",
     "measure_signals": "analysis.signals",

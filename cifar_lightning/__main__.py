@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cifar_lightning import __version__
-from cifar_lightning.cli.extras import missing_modules, require
 from cifar_lightning.cli.mistakes import one_message
 from cifar_lightning.errors import unknown_name
+from cifar_lightning.extras import missing_modules, require
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -48,6 +48,7 @@ COMMANDS = {
     "study": Command("train configs with several seeds, and compare them", "experiments.study.command", "study"),
     "signals": Command("draw activations and gradients by layer, before a training", "cli.signals"),
     "plot-schedule": Command("draw a training's learning rate, step by step", "cli.plot_schedule"),
+    "export": Command("write a trained network as a file for other programs", "cli.export", trains=False),
     "configs": Command("list the configs that come with the package, or print one", "cli.configs", trains=False),
     "doctor": Command("say what this machine has, and what would have to be done", "cli.doctor", trains=False),
 }

@@ -12,15 +12,15 @@ import cifar_lightning
 from cifar_lightning import __main__ as commands
 from cifar_lightning.__main__ import COMMANDS, TRAINER, lightning, run, split
 
-TWELVE = ["fit", "validate", "test", "predict", "find-lr", "sweep", "search", "study", "signals", "plot-schedule"]
-TWELVE += ["configs", "doctor"]
+NAMES = ["fit", "validate", "test", "predict", "find-lr", "sweep", "search", "study", "signals", "plot-schedule"]
+NAMES += ["export", "configs", "doctor"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["-h", "fit"]])
 def test_help_lists_all_commands_with_a_line_each(capsys, arguments):
     run(arguments)
     printed = capsys.readouterr().out
-    assert [line.split()[0] for line in printed.splitlines() if re.match(r"  [a-z-]+  +\w", line)] == TWELVE
+    assert [line.split()[0] for line in printed.splitlines() if re.match(r"  [a-z-]+  +\w", line)] == NAMES
     assert max(map(len, printed.splitlines())) <= 80
 
 
@@ -40,7 +40,7 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"cifar-lightning {cifar_lightning.__version__}\n"
 
 
-@pytest.mark.parametrize("name", TWELVE)
+@pytest.mark.parametrize("name", NAMES)
 def test_each_command_has_a_help_of_its_own(capsys, name):
     with pytest.raises(SystemExit) as stop:
         run([name, "--help"])
@@ -48,7 +48,7 @@ def test_each_command_has_a_help_of_its_own(capsys, name):
     assert "usage: " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", [name for name in TWELVE if COMMANDS[name].module != TRAINER])
+@pytest.mark.parametrize("name", [name for name in NAMES if COMMANDS[name].module != TRAINER])
 def test_each_module_has_a_parser_and_a_main(name):
     module = import_module(f"cifar_lightning.{COMMANDS[name].module}")
     assert module.make_parser().prog == f"cifar-lightning {name}"
@@ -136,7 +136,7 @@ def test_completion_knows_all_commands_and_their_options(shell):
     # In a process of its own, for it lists every class that any test has imported, and takes twice as long.
     command = [sys.executable, "-m", "cifar_lightning", "--print_completion", f"shtab-{shell}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    for name in TWELVE:
+    for name in NAMES:
         assert f"_{name.replace('-', '_')}" in done.stdout, name
     for option in ("--model.activation", "--max_lr", "--num_images", "--vary", "--seeds", "--trials"):
         assert option in done.stdout, option

@@ -16,7 +16,7 @@ from cifar_lightning.data.image_files import ImageFiles
 from cifar_lightning.data.sources import load_official
 from cifar_lightning.experiments.grid import read_grid
 from cifar_lightning.experiments.results import Result
-from cifar_lightning.training.checkpoint_files import read_checkpoint
+from cifar_lightning.export.checkpoint_files import read_checkpoint
 
 #: Seconds that a reader may take for one of these small files.
 PATIENCE = 10

@@ -70,7 +70,7 @@ def draw_images(
         colour = TEXT if known[index] is None else RIGHT if known[index] == _best(row) else WRONG
         if image.is_floating_point():
             image = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-12)
-        picture.imshow(image.permute(1, 2, 0).cpu().numpy())
+        picture.imshow(image.permute(1, 2, 0).cpu().numpy(), cmap="gray", vmin=0, vmax=255)  # (of grey images)
         picture.set(xticks=[], yticks=[])
         picture.spines[:].set(visible=colour != TEXT, color=colour, linewidth=3)
         picture.set_title("\n".join(heads[index]), fontsize=8, color=colour, fontweight="bold", loc="left")

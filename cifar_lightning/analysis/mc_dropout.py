@@ -54,6 +54,14 @@ def mc_dropout(module: nn.Module) -> Iterator[nn.Module]:
 
     Warns:
         UserWarning: If a module of neither torch's nor ours does not run in training mode.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import mc_dropout
+        >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5)).eval()
+        >>> with mc_dropout(model):
+        ...     [part.training for part in model]
+        [False, True]
     """
     parts = list(module.modules())
     _refuse_torchscript(module)
@@ -97,6 +105,13 @@ class MCPrediction:
         expected_entropy: (N,), mean entropy of a pass, in nats: what more data could not remove.
         disagreement: (N,), share of the passes that do not vote for the most voted class (variation ratio).
         samples: (S, N, K), the probabilities of each pass, if they were asked for.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import MCPrediction
+        >>> certain = torch.tensor([[1.0, 0.0]])
+        >>> MCPrediction(certain, torch.zeros(1, 2), torch.zeros(1), torch.zeros(1)).mutual_information
+        tensor([0.])
     """
 
     mean: Tensor
@@ -159,6 +174,14 @@ def mc_predict(
     Raises:
         ValueError: If there is no dropout or some that can't be switched on, `samples` or `batch` is below 1, or the
             output is something else than logits.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import DeepMLP, mc_predict
+        >>> model = DeepMLP(in_features=12, num_classes=3, hidden_sizes=[8], dropout="alpha")
+        >>> prediction = mc_predict(model, torch.randn(5, 12), samples=10, seed=0)
+        >>> prediction.mean.shape, prediction.mutual_information.shape
+        (torch.Size([5, 3]), torch.Size([5]))
     """
     if samples < 1 or batch < 1:
         raise ValueError(

@@ -31,6 +31,13 @@ def plot_signals(
     Args:
         signals: A signal for each layer, or those of several epochs by their number, 0 for the initialization.
         title: The figure's title.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import DeepMLP, measure_signals, plot_signals
+        >>> network = DeepMLP(in_features=12, num_classes=3, hidden_sizes="4x16")
+        >>> signals = measure_signals(network, network.hidden, torch.randn(50, 12), torch.arange(50) % 3)
+        >>> plot_signals(signals).savefig("signals.png")
     """
     by_epoch = signals if isinstance(signals, Mapping) else {0: signals}
     rows = [

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from cifar_lightning.nn.temperature import Temperature
-from cifar_lightning.training.checkpoint_files import WholeCheckpoints
+from cifar_lightning.training.whole_checkpoints import WholeCheckpoints
 
 
 class Calibration:

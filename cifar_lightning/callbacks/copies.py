@@ -12,10 +12,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from cifar_lightning.callbacks.progress_bar import RunProgressBar
 from cifar_lightning.callbacks.run_folder import run_folder
 from cifar_lightning.files import write_whole
-from cifar_lightning.training.checkpoint_files import WholeCheckpoints
 from cifar_lightning.training.copies import Copy
 from cifar_lightning.training.lightning_internals import is_within_a_step
 from cifar_lightning.training.stacked_classifier import StackedClassifier
+from cifar_lightning.training.whole_checkpoints import WholeCheckpoints
 
 
 class CopyCheckpoints(Checkpoint):

@@ -19,6 +19,12 @@ class FreezePretrained(BaseFinetuning):
 
     Raises:
         ValueError: If it is below 1; from `fit`, on several devices, or if no layers are reused.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from cifar_lightning import FreezePretrained, Pretrained
+        >>> reuse = [Pretrained("runs/eight_classes/best.ckpt", layers=4), FreezePretrained(epochs=4)]
+        >>> trainer = Trainer(logger=False, callbacks=reuse)
     """
 
     def __init__(self, epochs: int = 4) -> None:

@@ -59,6 +59,11 @@ class LRFinder(Callback):
     Raises:
         ValueError: For a wrong range, a module with several optimizers or without the hyperparameter, no data, only
             skipped batches, a sweep that suggests nothing, or a resumed training where it is to stop after the sweep.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from cifar_lightning import LRFinder
+        >>> trainer = Trainer(max_epochs=5, logger=False, callbacks=[LRFinder(max_lr=1.0, num_steps=100)])
     """
 
     def __init__(

@@ -6,8 +6,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+from cifar_lightning.export.checkpoint_files import read_checkpoint
 from cifar_lightning.nn.transfer import copy_hidden_layers
-from cifar_lightning.training.checkpoint_files import read_checkpoint
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.stacked_classifier import StackedClassifier
 
@@ -23,6 +23,11 @@ class Pretrained(Callback):
     Raises:
         ValueError: If layers are given without a checkpoint; from `fit`, for a file that is no checkpoint, or layers
             that differ from those of the new network.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from cifar_lightning import Pretrained
+        >>> trainer = Trainer(logger=False, callbacks=[Pretrained("runs/eight_classes/best.ckpt", layers=4)])
     """
 
     def __init__(self, checkpoint: str | None = None, layers: int | None = None) -> None:

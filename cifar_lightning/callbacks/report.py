@@ -31,6 +31,11 @@ class RunReport(Callback):
 
     Both go by the metrics that the module logs: train_loss, train_accuracy, val_loss, val_accuracy. The rows are
     kept in checkpoints, so a resumed run reports the whole training.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from cifar_lightning import RunReport
+        >>> trainer = Trainer(max_epochs=5, logger=False, callbacks=[RunReport()])
     """
 
     def __init__(self) -> None:

@@ -39,6 +39,11 @@ class SignalPicture(Callback):
 
     Raises:
         ValueError: For a number below 1, or a module or data module of another package.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from cifar_lightning import SignalPicture
+        >>> trainer = Trainer(max_epochs=5, logger=False, callbacks=[SignalPicture(every_n_epochs=5)])
     """
 
     def __init__(self, every_n_epochs: int = 1, num_images: int = 500, stop: bool = False) -> None:

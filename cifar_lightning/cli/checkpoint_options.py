@@ -13,7 +13,7 @@ from typing import Any
 
 from cifar_lightning.cli.arguments import CommandLine
 from cifar_lightning.cli.find_run import CHECKPOINTS, find_in_newest_run
-from cifar_lightning.training.checkpoint_files import read_checkpoint
+from cifar_lightning.export.checkpoint_files import read_checkpoint
 
 Options = Mapping[str, Mapping[str, Any]]
 Checkpoint = Mapping[str, Any]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from cifar_lightning.cli.extras import EXTRAS, install_command, missing_modules
+from cifar_lightning.extras import EXTRAS, install_command, missing_modules
 
 PROVIDE_DATA = (
     "put cifar-10-python.tar.gz, or the folder cifar-10-batches-py, into a folder that CIFAR10_DIR names; or train on "

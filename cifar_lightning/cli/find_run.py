@@ -13,7 +13,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 
 from cifar_lightning.cli.config_files import config_text, load_config
-from cifar_lightning.training.checkpoint_files import read_checkpoint
+from cifar_lightning.export.checkpoint_files import read_checkpoint
 
 #: A run's own config, in its folder.
 SAVED_CONFIG = "config.yaml"

@@ -35,6 +35,7 @@ from cifar_lightning.cli.class_options import drop_arguments_of_other_classes
 from cifar_lightning.cli.command import command
 from cifar_lightning.cli.devices import check_devices
 from cifar_lightning.cli.find_run import SAVED_CONFIG, fingerprint, own_fingerprints
+from cifar_lightning.cli.follow_data import follow_data
 from cifar_lightning.cli.own_classes import (
     GROUPS,
     choose_classes,
@@ -44,18 +45,17 @@ from cifar_lightning.cli.own_classes import (
     without_classes,
 )
 from cifar_lightning.cli.parser import Parser, end
-from cifar_lightning.cli.run_folder import discard_if_never_begun, make_loggers, make_run_folder, name_of_runs
+from cifar_lightning.cli.run_folder import RUNS, discard_if_never_begun, make_loggers, make_run_folder, name_of_runs
 from cifar_lightning.cli.save_config import SaveRunConfig
+from cifar_lightning.export.checkpoint_files import read_checkpoint
 from cifar_lightning.optim.class_paths import public_path
-from cifar_lightning.training.checkpoint_files import WholeCheckpoints, read_checkpoint
 from cifar_lightning.training.checkpoints import BestCheckpoint, LastCheckpoint
 from cifar_lightning.training.checks import check_callbacks
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.cycle import Cycle
 from cifar_lightning.training.execution import Executor
 from cifar_lightning.training.resume import ExactResume
-
-RUNS = "runs"
+from cifar_lightning.training.whole_checkpoints import WholeCheckpoints
 
 
 class CLI(LightningCLI):
@@ -141,6 +141,8 @@ class CLI(LightningCLI):
         options.refuse_what_can_not_act(self.subconfig.as_dict(), self._given, subcommand)
         if self.ckpt_path:
             self._take_options_of_checkpoint()
+        elif self._is_ours:
+            follow_data(self.subconfig, self._given, self.classes["data"])
         self._subcommand_parsers[subcommand].check_needed(self.subconfig)  # type: ignore[attr-defined]
         # Lightning would let the checkpoint's hyperparameters override the command line's if it saw the path now.
         self.subconfig.ckpt_path = None

@@ -12,6 +12,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from cifar_lightning.cli.find_run import SAVED_CONFIG, SWEEP, is_saved_config
 from cifar_lightning.training.run_events import RunEvents
 
+#: Where the runs are, unless --trainer.default_root_dir says otherwise.
+RUNS = "runs"
+
 
 def name_of_runs(configs: Sequence[str], checkpoint: str | None) -> str:
     """What the folder of a command's runs is called: as its configs, or as the runs that its checkpoint is from.

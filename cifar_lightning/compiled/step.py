@@ -53,6 +53,14 @@ class CompiledStep:
     Raises:
         ValueError: If the parameters are not exactly the optimizer's, are frozen or tied, differ in dtype or
             device, or share memory.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import CompiledStep, DeepMLP
+        >>> model = DeepMLP(in_features=12, num_classes=3, hidden_sizes=[8])
+        >>> step = CompiledStep(model, torch.optim.NAdam(model.parameters()))
+        >>> loss, logits = step(torch.randn(5, 12), torch.arange(5) % 3)  # doctest: +SKIP
+        >>> step.close()
     """
 
     def __init__(

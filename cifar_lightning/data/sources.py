@@ -1,4 +1,4 @@
-"""Where the images come from: CIFAR-10's official files, or a synthetic set in their format."""
+"""Data sets in memory: CIFAR-10 from its official files, a synthetic set, and what all sources share."""
 
 import hashlib
 import io
@@ -17,7 +17,7 @@ from cifar_lightning.data.synthetic import synthetic_images
 from cifar_lightning.errors import unknown_name
 
 #: cifar10_or_synthetic takes the synthetic set, with a banner, when CIFAR-10 is neither on the disk nor in reach.
-Source = Literal["cifar10", "synthetic", "cifar10_or_synthetic"]
+Source = Literal["cifar10", "synthetic", "cifar10_or_synthetic", "folder", "fashion_mnist"]
 
 ENVIRONMENT_VARIABLE = "CIFAR10_DIR"
 DEFAULT_DIR = "data"
@@ -25,6 +25,7 @@ ALTERNATIVES = f"""\
 To provide CIFAR-10, put one of these into a directory and name it by --data.data_dir or {ENVIRONMENT_VARIABLE}:
   cifar-10-python.tar.gz   the official archive, https://www.cs.toronto.edu/~kriz/cifar.html
   cifar-10-batches-py/     the same, unpacked (torchvision and Keras keep it in this form)
+  plain_text/              the two parquet files of the Hugging Face Hub's uoft-cs/cifar10
 Or train on made-up images: --data.source synthetic"""
 
 
@@ -34,14 +35,14 @@ class DataUnavailableError(ValueError):
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A data set in CIFAR-10's format, in memory.
+    """A data set in memory.
 
     Args:
         name: Name that logs, plots and tables show.
         classes: Name of each class.
-        train_images: (N, 3, 32, 32), uint8.
+        train_images: (N, C, H, W), uint8.
         train_labels: (N,), int64, an index into `classes`.
-        test_images: (M, 3, 32, 32), uint8.
+        test_images: (M, C, H, W), uint8.
         test_labels: (M,), int64.
 
     Raises:
@@ -55,14 +56,20 @@ class ImageSet:
     test_images: Tensor
     test_labels: Tensor
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an image, (C, H, W)."""
+        return tuple(self.train_images.shape[1:])
+
     def __post_init__(self) -> None:
         for images, labels in (
             (self.train_images, self.train_labels),
             (self.test_images, self.test_labels),
         ):
-            if images.dtype != torch.uint8 or images.shape != (len(labels), 3, 32, 32):
+            is_image = len(self.shape) == 3 and self.shape[0] in (1, 3)
+            if images.dtype != torch.uint8 or images.shape != (len(labels), *self.shape) or not is_image:
                 raise ValueError(
-                    f"wrong images in {self.name}: expected uint8 of shape ({len(labels)}, 3, 32, 32), "
+                    f"wrong images in {self.name}: expected uint8 of shape ({len(labels)}, C, H, W), C 1 or 3, "
                     f"received {images.dtype} of shape {tuple(images.shape)}"
                 )
             if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):

@@ -25,8 +25,8 @@ from cifar_lightning.cli.config_files import load_config
 from cifar_lightning.cli.find_run import SAVED_CONFIG
 from cifar_lightning.cli.main import CLI
 from cifar_lightning.experiments.results import Result
+from cifar_lightning.export.checkpoint_files import read_checkpoint
 from cifar_lightning.files import write_whole
-from cifar_lightning.training.checkpoint_files import read_checkpoint
 from cifar_lightning.training.checkpoints import BestCheckpoint
 
 #: Options that say where a training runs, and not what it comes to: a run may go on with others.

@@ -61,6 +61,12 @@ def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace
 
     Raises:
         ValueError: If `p` is out of range, or elements are to be dropped from an input that is not real and floating.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import alpha_dropout
+        >>> alpha_dropout(torch.zeros(2), p=0.5, training=False)
+        tensor([0., 0.])
     """
     check_probability(p)
     if not training or p == 0:
@@ -86,6 +92,13 @@ class AlphaDropout(nn.AlphaDropout):
 
     Raises:
         ValueError: If `p` is out of range.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import AlphaDropout
+        >>> y = AlphaDropout(p=0.5)(torch.randn(100_000))
+        >>> bool(abs(y.mean()) < 0.05 and abs(y.std() - 1) < 0.05)
+        True
     """
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:

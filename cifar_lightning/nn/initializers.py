@@ -60,6 +60,13 @@ def variance_scaling_(
     Raises:
         ValueError: If `weight` has fewer than two dimensions or `scale` is not positive, or for an unknown mode or
             distribution.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import variance_scaling_
+        >>> weight = variance_scaling_(torch.empty(400, 100), scale=3.0, distribution="uniform")
+        >>> round(weight.var().item() * 100)
+        3
     """
     if weight.ndim < 2:
         raise ValueError(f"wrong weight shape: expected (outputs, inputs, ...), received {tuple(weight.shape)}")
@@ -90,6 +97,13 @@ def initialize_(weight: Tensor, init: InitName, generator: torch.Generator | Non
 
     Raises:
         ValueError: For an unknown name.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import initialize_
+        >>> weight = initialize_(torch.empty(400, 100), "he_normal")
+        >>> round(weight.var().item() * 100)
+        2
     """
     if init not in get_args(InitName):
         raise unknown_name("initializer", init, get_args(InitName))

@@ -4,6 +4,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from inspect import signature
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from cifar_lightning.errors import unknown_name
 from cifar_lightning.nn.blocks import BlockName, Blocks, NormPosition, chain
+from cifar_lightning.nn.hub import HubMethods
 from cifar_lightning.nn.initializers import InitName, initialize_
 from cifar_lightning.nn.layers import (
     ActivationName,
@@ -56,7 +58,7 @@ def _check_length(layers: int) -> None:
         raise ValueError(f"too many hidden_sizes: expected at most {MOST_LAYERS:,} layers, received {layers:,}")
 
 
-class DeepMLP(nn.Module):
+class DeepMLP(HubMethods, nn.Module):
     """Flatten, [norm], [dropout], hidden layers of (linear, [norm], activation, [norm], [dropout]), linear.
 
     `block` says what a hidden layer is. The default is self-normalizing: SELU, LeCun normal, no normalization, no
@@ -91,6 +93,12 @@ class DeepMLP(nn.Module):
 
     Raises:
         ValueError: For a value that is out of range or a name that is unknown.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import DeepMLP
+        >>> DeepMLP(in_features=12, num_classes=3, hidden_sizes="2x8")(torch.randn(5, 12)).shape
+        torch.Size([5, 3])
     """
 
     def __init__(
@@ -117,8 +125,10 @@ class DeepMLP(nn.Module):
         l1: float = 0.0,
         l2: float = 0.0,
     ) -> None:
+        given = locals()
         super().__init__()
         self.hidden_sizes = sizes = parse_hidden_sizes(hidden_sizes)
+        self.options = {name: given[name] for name in signature(DeepMLP).parameters} | {"hidden_sizes": sizes}
         _check_choices(in_features, num_classes, normalization, norm_position, norm_input, dropout_position, max_norm)
         _check_block(block, expansion, norm_position)
         for name, factor in (("l1", l1), ("l2", l2)):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cifar_lightning.errors import unknown_name
 
-#: raw: 0 to 255 as they are; unit: divided by 255; channel: 3 means and deviations; feature: 3,072 of each.
+#: raw: 0 to 255 as they are; unit: divided by 255; channel: a mean and a deviation each; feature: for each value.
 Scaling = Literal["raw", "unit", "channel", "feature"]
 SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
 
@@ -20,8 +20,8 @@ class Statistics(NamedTuple):
     """What an image is standardized with, in units of a pixel, 0 to 255."""
 
     scaling: Scaling
-    mean: Tensor  # (3, 32, 32), float32
-    std: Tensor  # (3, 32, 32), float32, positive
+    mean: Tensor  # (C, H, W), float32
+    std: Tensor  # (C, H, W), float32, positive
 
 
 def compute_statistics(images: Tensor, scaling: Scaling, indices: Tensor | None = None) -> Statistics:
@@ -36,6 +36,13 @@ def compute_statistics(images: Tensor, scaling: Scaling, indices: Tensor | None 
 
     Raises:
         ValueError: For an unknown scaling, or if there are no images.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import compute_statistics
+        >>> images = torch.full((4, 3, 2, 2), 255, dtype=torch.uint8)
+        >>> compute_statistics(images, "channel").mean[0, 0, 0].item()
+        255.0
     """
     if scaling not in SCALINGS:
         raise unknown_name("scaling", scaling, SCALINGS)
@@ -69,7 +76,16 @@ class Standardize(nn.Module):
     The identity, apart from the cast, until `set_statistics` is called or a state is loaded.
 
     Args:
-        shape: Shape of an image, (C, H, W).
+        shape: Shape of an image, (C, H, W); that of the statistics counts once there are any.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import Standardize, compute_statistics
+        >>> images = torch.randint(256, (50, 3, 8, 8), dtype=torch.uint8)
+        >>> standardize = Standardize((3, 8, 8))
+        >>> standardize.set_statistics(compute_statistics(images, "feature"))
+        >>> bool(standardize(images).mean().abs() < 1e-5)
+        True
     """
 
     mean: Tensor
@@ -98,9 +114,15 @@ class Standardize(nn.Module):
         """
         _check_scaling(self.scaling, statistics.scaling)
         if self.scaling is None:
+            self.adopt_shape(statistics.mean.shape)
             self.mean.copy_(statistics.mean)
             self.std.copy_(statistics.std)
             self.scaling_index.fill_(SCALINGS.index(statistics.scaling))
+
+    def adopt_shape(self, shape: torch.Size) -> None:
+        """Have statistics of images of another shape, unless there are some already."""
+        if self.scaling is None and self.mean.shape != shape:
+            self.mean, self.std = self.mean.new_zeros(shape), self.std.new_ones(shape)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W), uint8 or floating, in units of a pixel, to (B, C, H, W), standardized.
@@ -122,7 +144,9 @@ def _scaling(index: Tensor) -> Scaling | None:
 
 
 def _refuse_another_scaling(module: Standardize, state: Mapping[str, Tensor], prefix: str, *_: object) -> None:
-    """Refuse a state that contradicts the statistics that are there; called before it is loaded."""
+    """Refuse a state that contradicts the statistics that are there, or take its shape; called before it is loaded."""
+    if (mean := state.get(f"{prefix}mean")) is not None:
+        module.adopt_shape(mean.shape)
     if (index := state.get(f"{prefix}scaling_index")) is not None:
         _check_scaling(module.scaling, _scaling(index))
 

@@ -21,6 +21,12 @@ def copy_hidden_layers(source: DeepMLP, target: DeepMLP, layers: int | None = No
 
     Raises:
         ValueError: If the networks have fewer hidden layers, or if one of these is built in another way.
+
+    Example:
+        >>> from cifar_lightning import DeepMLP, copy_hidden_layers
+        >>> trained, new = (DeepMLP(num_classes=n, hidden_sizes="4x16") for n in (8, 2))
+        >>> copy_hidden_layers(trained, new, layers=3)
+        3
     """
     count = len(source.hidden) if layers is None else layers
     most = min(len(source.hidden), len(target.hidden))

@@ -50,6 +50,14 @@ class LRSweep:
         lrs: The rates, ascending.
         losses: The raw loss of the step at each rate.
         num_steps: Number of steps that were to be made; a sweep that diverges has fewer.
+
+    Example:
+        >>> from cifar_lightning import LRSweep
+        >>> rates = [10 ** (k / 10 - 4) for k in range(40)]
+        >>> losses = [2.0 - k / 20 for k in range(30)] + [0.5 + k for k in range(10)]
+        >>> sweep = LRSweep(rates, losses, num_steps=40)
+        >>> 1e-4 < sweep.suggest() < 0.1
+        True
     """
 
     lrs: list[float]
@@ -261,6 +269,16 @@ def find_lr(
 
     Raises:
         ValueError: For a wrong range, or an empty loader.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import find_lr
+        >>> model = torch.nn.Linear(4, 1)
+        >>> batches = [(x, x.sum(1, keepdim=True)) for x in torch.randn(20, 32, 4)]
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        >>> sweep = find_lr(model, optimizer, torch.nn.functional.mse_loss, batches, num_steps=50)
+        >>> 1e-4 < sweep.suggest() < 1
+        True
     """
     lrs = make_rates(min_lr, max_lr, num_steps, mode)
     device = next(model.parameters()).device

@@ -34,6 +34,17 @@ class OneCycle(Schedule):
 
     Raises:
         ValueError: For a number out of range.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import OneCycle
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        >>> scheduler = OneCycle().build(optimizer, total_steps=20)
+        >>> for _ in range(2):
+        ...     optimizer.step()
+        ...     scheduler.step()
+        >>> round(optimizer.param_groups[0]["lr"], 4)
+        0.0325
     """
 
     max_lr: float | None = None

@@ -17,7 +17,19 @@ __all__ = ["Constant", "Cosine", "Exponential", "OneCycle", "Performance", "Piec
 
 @dataclass(frozen=True, repr=False)
 class Constant(Schedule):
-    """The optimizer's own rate throughout."""
+    """The optimizer's own rate throughout.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import Constant
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        >>> scheduler = Constant().build(optimizer, total_steps=20)
+        >>> for _ in range(2):
+        ...     optimizer.step()
+        ...     scheduler.step()
+        >>> round(optimizer.param_groups[0]["lr"], 4)
+        0.1
+    """
 
     def build(self, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
         """See `Schedule.build`."""
@@ -31,6 +43,17 @@ class Power(Schedule):
     Args:
         s: Number of steps after which the rate is divided by 2^c.
         c: The power.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import Power
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        >>> scheduler = Power(s=2).build(optimizer, total_steps=20)
+        >>> for _ in range(2):
+        ...     optimizer.step()
+        ...     scheduler.step()
+        >>> round(optimizer.param_groups[0]["lr"], 4)
+        0.05
     """
 
     s: int = 10_000
@@ -52,6 +75,17 @@ class Exponential(Schedule):
         factor: What the rate is multiplied by in s epochs or steps.
         s: Number of epochs or steps.
         by: Whether t and s count epochs or steps.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import Exponential
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        >>> scheduler = Exponential(s=2, by="step").build(optimizer, total_steps=20)
+        >>> for _ in range(2):
+        ...     optimizer.step()
+        ...     scheduler.step()
+        >>> round(optimizer.param_groups[0]["lr"], 4)
+        0.01
     """
 
     factor: float = 0.1
@@ -81,6 +115,17 @@ class PiecewiseConstant(Schedule):
 
     Raises:
         ValueError: If the numbers do not fit.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import PiecewiseConstant
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        >>> scheduler = PiecewiseConstant(epochs=[1], factors=[1.0, 0.1]).build(optimizer, total_steps=20)
+        >>> for _ in range(2):
+        ...     optimizer.step()
+        ...     scheduler.step()
+        >>> round(optimizer.param_groups[0]["lr"], 4)
+        0.01
     """
 
     epochs: list[int] = field(default_factory=lambda: [5, 15])
@@ -112,6 +157,17 @@ class Performance(Schedule):
         factor: What the rate is multiplied by.
         patience: Number of validations without improvement that are tolerated.
         min_lr: The rate is never below this.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import Performance
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        >>> scheduler = Performance(factor=0.5, patience=0).build(optimizer, total_steps=20)
+        >>> for _ in range(2):
+        ...     optimizer.step()
+        ...     scheduler.step(1.0)
+        >>> round(optimizer.param_groups[0]["lr"], 4)
+        0.05
     """
 
     metric: Literal["val_loss", "val_accuracy", "val_top3_accuracy"] = "val_loss"
@@ -154,6 +210,17 @@ class Cosine(Schedule):
     Args:
         warmup: Share of the steps in which the rate climbs from near 0.
         final: Last rate over the optimizer's rate.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import Cosine
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        >>> scheduler = Cosine(warmup=0.25).build(optimizer, total_steps=20)
+        >>> for _ in range(2):
+        ...     optimizer.step()
+        ...     scheduler.step()
+        >>> round(optimizer.param_groups[0]["lr"], 4)
+        0.05
     """
 
     warmup: float = 0.05

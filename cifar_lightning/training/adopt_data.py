@@ -24,6 +24,7 @@ def adopt_data(module: Any, data: Any, trained: Sequence[str] = (), averages: It
     if (images := getattr(data, "images", None)) is not None:
         module.classes = list(images.classes)
         checks.check_classes(module.classes, module.network.output.out_features, trained)
+        checks.check_shape(images.shape, module.network)
     statistics: Statistics | None = getattr(data, "statistics", None)
     if statistics is not None:
         for each in (module, *averages):

@@ -1,5 +1,6 @@
 """What does not fit an `MLPClassifier`: other classes, labels out of range, images without statistics, callbacks."""
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -52,6 +53,19 @@ def check_classes(classes: Sequence[str], num_classes: int, trained: Sequence[st
         )
     if list(trained) not in ([], list(classes)):
         raise ValueError(f"other classes: expected {list(trained)}, as in the training; received {list(classes)}")
+
+
+def check_shape(shape: Sequence[int], network: nn.Module) -> None:
+    """Check that a `DeepMLP` takes images of this shape, (C, H, W); a subclass may have another network.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if isinstance(network, DeepMLP) and math.prod(shape) != network.in_features:
+        raise ValueError(
+            f"wrong in_features: expected {math.prod(shape)}, the number of values in an image of shape "
+            f"{tuple(shape)}; received {network.in_features}"
+        )
 
 
 def check_labels(labels: Tensor, num_classes: int) -> None:

@@ -59,6 +59,15 @@ class MLPClassifier(LightningModule):
 
     Raises:
         ValueError: For a value that is out of range or a name that is unknown.
+
+    Example:
+        >>> import torch
+        >>> from cifar_lightning import MLPClassifier, compute_statistics
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
+        >>> classifier = MLPClassifier(hidden_sizes=[16])
+        >>> classifier.standardize.set_statistics(compute_statistics(images, "feature"))
+        >>> classifier.predict_proba(images).shape
+        torch.Size([8, 10])
     """
 
     def __init__(

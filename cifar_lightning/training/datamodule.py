@@ -21,10 +21,10 @@ from cifar_lightning.data.batches import (
     make_loader,
     split_indices,
 )
-from cifar_lightning.data.image_files import FileBatch, ImageFiles, find_images
+from cifar_lightning.data.image_files import SHAPE, FileBatch, ImageFiles, find_images
 from cifar_lightning.data.sources import ImageSet, Source, select_classes
 from cifar_lightning.errors import unknown_name
-from cifar_lightning.nn.standardize import Scaling, Statistics, compute_statistics
+from cifar_lightning.nn.standardize import Scaling, Standardize, Statistics, compute_statistics
 from cifar_lightning.training.byte_images import standardizer, takes_bytes
 from cifar_lightning.training.execution import Executor
 from cifar_lightning.training.lightning_internals import global_seed
@@ -42,7 +42,8 @@ class CIFAR10DataModule(LightningDataModule):
     Args:
         data_dir: Directory of the official files; by default the environment variable CIFAR10_DIR, else "data".
         source: cifar10 takes the official files, synthetic makes images up, and cifar10_or_synthetic makes them up
-            (and says so) only if CIFAR-10 is neither on the disk nor in reach.
+            (and says so) only if CIFAR-10 is neither on the disk nor in reach. folder takes your own images, a folder
+            for each class in data_dir, or in its folders train and test; fashion_mnist its official files.
         download: Whether to download the official archive into the directory if it is not there.
         synthetic_size: Number of training images that are made up; a fifth as many test images.
         val_split: Which training images are held out for validation; stratified is random with each class in its
@@ -67,6 +68,14 @@ class CIFAR10DataModule(LightningDataModule):
 
     Raises:
         ValueError: For a batch size below 1; from `setup`, for data or a split that can't be had.
+
+    Example:
+        >>> from cifar_lightning import CIFAR10DataModule
+        >>> data = CIFAR10DataModule(source="synthetic", synthetic_size=100, val_size=20, batch_size=16)
+        >>> data.setup()
+        >>> images, labels = next(iter(data.train_dataloader()))
+        >>> images.shape, images.dtype, labels.shape
+        (torch.Size([16, 3, 32, 32]), torch.uint8, torch.Size([16]))
     """
 
     def __init__(
@@ -223,7 +232,15 @@ class CIFAR10DataModule(LightningDataModule):
 
     def predict_dataloader(self) -> Loader | DataLoader[FileBatch]:
         """The image files that were named, or else the test images, in order."""
-        return self._in_order(ImageFiles(self.files)) if self.files else self.test_dataloader()
+        return self._in_order(ImageFiles(self.files, self._image_shape)) if self.files else self.test_dataloader()
+
+    @property
+    def _image_shape(self) -> tuple[int, ...]:
+        """Shape of the images that the module takes, (C, H, W)."""
+        standardize = getattr(self._module, "standardize", None)
+        if isinstance(standardize, Standardize):
+            return tuple(standardize.mean.shape)
+        return SHAPE if self.images is None else self.images.shape
 
     def _in_order(self, data: InMemoryImages | ImageFiles) -> DataLoader[Any]:
         return make_loader(data, self._order(data, self.hparams["eval_batch_size"]), convert=self._convert)

@@ -11,7 +11,7 @@ import torch
 from conftest import SMALL
 
 from cifar_lightning import MLPClassifier
-from cifar_lightning.training.checkpoint_files import read_checkpoint
+from cifar_lightning.export.checkpoint_files import read_checkpoint
 
 FLAGS = [*SMALL, "--trainer.max_epochs=100000", "--model.hidden_sizes=1x8", "--execution.compile=never"]
 

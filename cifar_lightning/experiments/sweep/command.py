@@ -17,6 +17,7 @@ from cifar_lightning.callbacks.report import RunReport
 from cifar_lightning.cli.arguments import CommandLine
 from cifar_lightning.cli.command import command
 from cifar_lightning.cli.find_run import SWEEP
+from cifar_lightning.cli.follow_data import FOLLOWED
 from cifar_lightning.cli.main import CLI
 from cifar_lightning.cli.own_classes import CHECKPOINT_KEY, class_paths
 from cifar_lightning.cli.own_parser import OwnParser
@@ -26,7 +27,7 @@ from cifar_lightning.experiments.grid import Grid, Point, read_grid
 from cifar_lightning.experiments.sweep.check import refuse_what_has_no_meaning
 from cifar_lightning.experiments.sweep.points import make_copies, refuse_what_does_not_stack
 from cifar_lightning.experiments.sweep.report import SweepReport
-from cifar_lightning.training.checkpoint_files import read_checkpoint
+from cifar_lightning.export.checkpoint_files import read_checkpoint
 from cifar_lightning.training.checkpoints import BestCheckpoint, LastCheckpoint
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.copy_logger import CopyLogger
@@ -87,7 +88,10 @@ class SweepCLI(CLI):
         self.line = CommandLine([*line.arguments, *point.flags], LightningCLI.subcommands())
         try:
             self._parse(parser)
-            return self.subconfig.seed_everything, self.subconfig.model.as_dict()
+            given = self._given.get("model", {})
+            # (What follows from the data was found for all points at once.)
+            followed = {name: config[config.subcommand].model[name] for name in FOLLOWED if name not in given}
+            return self.subconfig.seed_everything, self.subconfig.model.as_dict() | followed
         finally:
             self.line, self.config = line, config
 

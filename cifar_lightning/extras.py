@@ -6,12 +6,15 @@ from importlib.util import find_spec
 EXTRAS = {
     "search": ("optuna", "scipy"),
     "study": ("plotly",),
+    "export": ("onnx", "onnxscript", "onnxruntime", "safetensors"),
+    "hub": ("huggingface_hub", "safetensors"),
+    "parquet": ("pyarrow",),
 }
 
 
-def missing_modules(extra: str) -> list[str]:
-    """The modules of an extra that are not installed."""
-    return [module for module in EXTRAS[extra] if find_spec(module) is None]
+def missing_modules(extra: str, *needed: str) -> list[str]:
+    """The modules of an extra that are not installed: of all, or of those that are needed."""
+    return [module for module in needed or EXTRAS[extra] if find_spec(module) is None]
 
 
 def install_command(*extras: str) -> str:
@@ -19,14 +22,18 @@ def install_command(*extras: str) -> str:
     return f'pip install "cifar_lightning[{",".join(extras)}]"'
 
 
-def require(extra: str) -> None:
+def require(extra: str, *needed: str) -> None:
     """Check that an extra is installed.
+
+    Args:
+        extra: Its name.
+        needed: Those of its modules that will be used; by default all.
 
     Raises:
         ValueError: If it is not, with the command that installs it.
     """
-    if missing := missing_modules(extra):
+    if missing := missing_modules(extra, *needed):
         raise ValueError(
-            f"the extra {extra!r} is missing: expected {' and '.join(EXTRAS[extra])}, received no "
+            f"the extra {extra!r} is missing: expected {' and '.join(needed or EXTRAS[extra])}, received no "
             f"{' and no '.join(missing)}. This installs it: {install_command(extra)}"
         )

@@ -5,12 +5,15 @@ import tomllib
 import pytest
 from conftest import ROOT
 
-from cifar_lightning.cli.extras import EXTRAS, missing_modules, require
+from cifar_lightning.extras import EXTRAS, missing_modules, require
+
+#: Extras that no command of the package needs.
+OTHERS = {"test", "examples"}
 
 
 def test_the_extras_are_those_of_pyproject():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    named = {name: {re.match(r"[\w-]+", line)[0] for line in extras[name]} for name in extras if name != "test"}
+    named = {name: {re.match(r"[\w-]+", line)[0] for line in extras[name]} for name in extras if name not in OTHERS}
     assert named == {name: set(modules) for name, modules in EXTRAS.items()}
 
 

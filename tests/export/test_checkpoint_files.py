@@ -8,7 +8,8 @@ import pytest
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from cifar_lightning.training.checkpoint_files import WholeCheckpoints, read_checkpoint
+from cifar_lightning.export.checkpoint_files import read_checkpoint
+from cifar_lightning.training.whole_checkpoints import WholeCheckpoints
 
 WEIGHTS = torch.arange(3000.0)
 

@@ -1,0 +1,33 @@
+"""What a network must be like for its data: the number of its inputs, and of its classes."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from jsonargparse import Namespace
+
+from cifar_lightning.data.availability import describe_images
+from cifar_lightning.training.datamodule import CIFAR10DataModule
+
+#: The options of a network that follow from its data.
+FOLLOWED = ("in_features", "num_classes")
+
+
+def follow_data(config: Namespace, given: Mapping[str, Mapping[str, Any]], data: type) -> None:
+    """Set `model.in_features` and `model.num_classes` as the data has them, unless they are given.
+
+    Args:
+        config: The options of a training of an `MLPClassifier` without a checkpoint; they are changed.
+        given: The options that the user names.
+        data: The data module's class; another one than ours says nothing of its images.
+
+    Raises:
+        ValueError: If the data is a folder without images by class.
+    """
+    if not issubclass(data, CIFAR10DataModule):
+        return
+    shape, classes = describe_images(config.data.source, config.data.data_dir)
+    chosen = config.data.classes or classes
+    for name, value in zip(FOLLOWED, (math.prod(shape), len(chosen or ())), strict=True):
+        if value and name not in given.get("model", {}):
+            config.model[name] = value

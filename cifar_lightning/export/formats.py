@@ -1,0 +1,87 @@
+"""Comparing an exported file with the network that it is of, on images."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from cifar_lightning.export.image_network import ImageNetwork
+from cifar_lightning.export.load import load_network
+from cifar_lightning.export.onnx_files import exported_module, load_onnx, write_onnx
+from cifar_lightning.export.safetensors_files import write_safetensors
+from cifar_lightning.export.torch_export_files import load_program, write_program
+
+FileFormat = Literal["onnx", "torch-export", "safetensors"]
+SUFFIXES: dict[str, str] = dict(zip(get_args(FileFormat), (".onnx", ".pt2", ".safetensors"), strict=True))
+#: The largest difference of two probabilities that rounding in another order explains.
+TOLERANCE = 1e-5
+#: Images that are compared at a time, and passes of Monte-Carlo dropout for each.
+BATCH, PASSES = 1000, 10
+
+
+class Comparison(NamedTuple):
+    """What a file's probabilities are beside those of its network.
+
+    Args:
+        difference: The largest of any two probabilities.
+        probabilities: (N, K), the file's.
+    """
+
+    difference: float
+    probabilities: Tensor
+
+
+def write(network: ImageNetwork, path: Path, file_format: FileFormat, samples: bool = False) -> None:
+    """Write a network's file.
+
+    Args:
+        network: The network, in evaluation mode.
+        path: The file.
+        file_format: What to write.
+        samples: Whether with Monte-Carlo dropout.
+
+    Raises:
+        ValueError: If the network can't be written so.
+    """
+    match file_format:
+        case "onnx":
+            write_onnx(network, path, samples)
+        case "torch-export":
+            write_program(network, path, samples)
+        case "safetensors":
+            if samples:
+                raise ValueError(
+                    "Monte-Carlo dropout is code, and safetensors holds none: expected --format onnx or torch-export, "
+                    "or mc_predict with the loaded network; received --format safetensors"
+                )
+            write_safetensors(network, path)
+
+
+def load(path: Path, file_format: FileFormat) -> Callable[..., list[Tensor]]:
+    """A function that runs a file: tensors in, a list of tensors out, of which the first are probabilities."""
+    match file_format:
+        case "onnx":
+            return load_onnx(path)
+        case "torch-export":
+            return load_program(path)
+        case "safetensors":
+            network = load_network(path)
+            return lambda images: [network.predict_proba(images)]
+
+
+@torch.no_grad()
+def compare(
+    run: Callable[..., list[Tensor]], network: ImageNetwork, images: Tensor, samples: bool = False
+) -> Comparison:
+    """Compare a loaded file with its network, on images (N, C, H, W), uint8; with as many seeds as `PASSES`."""
+    module, seeds = exported_module(network, samples), (torch.arange(PASSES),) * samples
+    difference, parts = 0.0, []
+    for batch in images.split(BATCH):
+        expected = module(batch, *seeds)
+        probabilities = run(batch, *seeds)[0]
+        first = expected[0] if samples else expected
+        difference = max(difference, (probabilities - first).abs().max().item())
+        parts.append(probabilities)
+    return Comparison(difference, torch.cat(parts))

@@ -1,0 +1,93 @@
+"""A trained network with all that it needs around it, in plain torch."""
+
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cifar_lightning.nn.hub import HubMethods
+from cifar_lightning.nn.mlp import DeepMLP
+from cifar_lightning.nn.standardize import Standardize
+from cifar_lightning.nn.temperature import Temperature
+
+#: What a checkpoint's hyperparameters say of the network; the others are of its training.
+NETWORK_OPTIONS = frozenset(signature(DeepMLP).parameters)
+
+
+class ImageNetwork(HubMethods, nn.Module):
+    """Standardization, `DeepMLP` and temperature: uint8 images in, logits or probabilities out.
+
+    Its state has the names of an `MLPClassifier`'s, of which it is the part that classifies. `load_network` makes one
+    from a file.
+
+    Args:
+        network: What `DeepMLP` takes.
+        classes: Name of each class; none if they are not known.
+        shape: Shape of an image, (C, H, W).
+
+    Raises:
+        ValueError: For a value that `DeepMLP` does not take, or if an image or the classes do not fit it.
+
+    Example:
+        >>> network = ImageNetwork({"hidden_sizes": [16]}).eval()
+        >>> network.predict_proba(torch.zeros(5, 3, 32, 32, dtype=torch.uint8)).shape
+        torch.Size([5, 10])
+    """
+
+    def __init__(
+        self, network: Mapping[str, Any], classes: Sequence[str] = (), shape: Sequence[int] = (3, 32, 32)
+    ) -> None:
+        super().__init__()
+        self.network = DeepMLP(**network)
+        self.standardize, self.temperature = Standardize(tuple(shape)), Temperature()
+        self.classes, self.shape = tuple(classes), tuple(shape)
+        values, outputs = self.standardize.mean.numel(), self.network.output.out_features
+        if values != self.network.in_features or len(self.classes) not in (0, outputs):
+            raise ValueError(
+                f"images or classes that do not fit the network: expected {self.network.in_features} values an image "
+                f"and {outputs} classes, received the shape {self.shape} and {len(self.classes)} classes"
+            )
+        self.options = {"network": dict(network), "classes": list(self.classes), "shape": list(self.shape)}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W), uint8, to logits (B, num_classes).
+
+        Raises:
+            ValueError: For another dtype or shape.
+        """
+        if images.dtype != torch.uint8 or images.shape[1:] != self.shape:
+            raise ValueError(
+                f"wrong images: expected uint8 of shape (B, {', '.join(map(str, self.shape))}), from 0 to 255; "
+                f"received {images.dtype} of shape {tuple(images.shape)}"
+            )
+        logits: Tensor = self.temperature(self.network(self.standardize(images)))
+        return logits
+
+    @torch.no_grad()
+    def predict_proba(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W), uint8, to probabilities (B, num_classes), in the mode that the network is in."""
+        logits: Tensor = self(images)
+        return logits.softmax(-1)
+
+    def as_sequential(self) -> nn.Sequential:
+        """The same as layers in a row, for `mc_predict`, which then computes once what comes before any dropout."""
+        return nn.Sequential(self.standardize, self.network.as_sequential(), self.temperature)
+
+
+class Probabilities(nn.Module):
+    """The probabilities of an `ImageNetwork` as a forward pass, which is what an exported file has.
+
+    Args:
+        network: The network.
+    """
+
+    def __init__(self, network: ImageNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W), uint8, to probabilities (B, num_classes)."""
+        logits: Tensor = self.network(images)
+        return logits.softmax(-1)

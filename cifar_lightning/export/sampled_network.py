@@ -1,0 +1,106 @@
+"""Monte-Carlo dropout whose masks are a function of their seeds, so that any runtime draws the same ones."""
+
+from itertools import count
+
+import torch
+from torch import Tensor, nn
+
+from cifar_lightning.analysis.mc_dropout import entropy
+from cifar_lightning.export.image_network import ImageNetwork
+from cifar_lightning.nn.alpha_dropout import ALPHA_PRIME, affine_correction
+
+#: The multiplicative constants of an integer hash with low bias; both are below 2^31, so int64 holds each product.
+#: (C. Wellons, "Prospecting for Hash Functions", 2018.)
+FACTORS = ((16, 0x21F0AAAD), (15, 0x735A2D97))
+MASK = 2**32 - 1
+
+
+def hash_32(x: Tensor) -> Tensor:
+    """Map integers, int64, from 0 to 2^32 - 1 to such integers, one to one and without visible order."""
+    for shift, factor in FACTORS:
+        x = ((x ^ (x >> shift)) * factor) & MASK
+    return x ^ (x >> 15)
+
+
+class SeededDropout(nn.Module):
+    """Standard or alpha dropout in S passes at once, each with a mask that its seed decides.
+
+    Unit i of the batch is dropped where hash(hash(seed) ^ hash(i + layer's number)) < p · 2^32.
+
+    Args:
+        layer: The dropout whose place it takes.
+        number: Which of the network's dropouts it is.
+    """
+
+    def __init__(self, layer: nn.Dropout | nn.AlphaDropout, number: int) -> None:
+        super().__init__()
+        self.p, self.number = layer.p, number
+        if isinstance(layer, nn.AlphaDropout):
+            self.scale, self.shift = affine_correction(self.p)
+            self.dropped = self.scale * ALPHA_PRIME + self.shift
+        else:
+            self.scale, self.shift, self.dropped = 1 / (1 - self.p), 0.0, 0.0
+
+    def forward(self, x: Tensor, seeds: Tensor) -> Tensor:
+        """Map (S, B, F), or (1, B, F) of passes that are alike so far, with seeds (S,) to (S, B, F)."""
+        units = torch.arange(x.shape[1] * x.shape[2], device=x.device).reshape(1, x.shape[1], x.shape[2])
+        passes = hash_32(seeds & MASK).reshape(-1, 1, 1)
+        drawn = hash_32(passes ^ hash_32((units + self.number * 0x9E3779B1) & MASK))
+        kept = x * self.scale + self.shift
+        return torch.where(drawn < round(self.p * 2**32), torch.full_like(kept, self.dropped), kept)
+
+
+class SampledNetwork(nn.Module):
+    """An `ImageNetwork` with Monte-Carlo dropout: images and a seed for each pass in, what the passes say out.
+
+    The same seeds give the same probabilities in each runtime, to within rounding. All passes are computed at once.
+
+    Args:
+        network: The network, with some dropout.
+
+    Raises:
+        ValueError: If there is no dropout of p > 0.
+    """
+
+    def __init__(self, network: ImageNetwork) -> None:
+        super().__init__()
+        self.network = network
+        numbers = count()
+        self.layers = nn.ModuleList(
+            SeededDropout(layer, next(numbers)) if isinstance(layer, nn.Dropout | nn.AlphaDropout) else layer
+            for layer in _leaves(network.network.as_sequential())
+            if getattr(layer, "p", None) != 0
+        )
+        if not any(isinstance(layer, SeededDropout) for layer in self.layers):
+            raise ValueError(
+                "Monte-Carlo dropout has nothing to sample: expected a network with a dropout of p > 0, received none"
+            )
+
+    def forward(self, images: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Predict by as many passes as there are seeds.
+
+        Args:
+            images: (B, C, H, W), uint8.
+            seeds: (S,), int64, of each pass its own.
+
+        Returns:
+            The mean probabilities (B, K), their standard deviation over the passes (B, K), and the mutual information
+            (B,), in nats.
+        """
+        x = self.network.standardize(images).flatten(1).unsqueeze(0)  # (1, B, F), and (S, B, F) from a dropout on
+        for layer in self.layers:
+            if isinstance(layer, SeededDropout):
+                x = layer(x, seeds)
+            elif not isinstance(layer, nn.Flatten):
+                x = layer(x.flatten(0, 1)).unflatten(0, (x.shape[0], x.shape[1]))
+        p = self.network.temperature(x).softmax(-1)
+        mean = p.mean(0)
+        information = entropy(mean) - entropy(p).mean(0)
+        return mean, (p - mean).square().mean(0).sqrt(), information.clamp(min=0)
+
+
+def _leaves(module: nn.Module) -> list[nn.Module]:
+    """The layers of nested sequences, in their order."""
+    if not isinstance(module, nn.Sequential):
+        return [module]
+    return [leaf for part in module for leaf in _leaves(part)]
