@@ -15,7 +15,8 @@ from cifar_lightning.experiments.check import check, given_flags, name_of, refus
 from cifar_lightning.experiments.grid import Grid, Point, read_grid
 from cifar_lightning.experiments.results import make_table, write_csv, write_markdown
 from cifar_lightning.experiments.run import Run, interruptible, quiet
-from cifar_lightning.experiments.study.page import draw_curves, write_page
+from cifar_lightning.experiments.study.curves import draw_curves
+from cifar_lightning.experiments.study.page import write_page
 from cifar_lightning.experiments.study.runner import Runner, share_cores
 
 #: Options of `cifar-lightning fit` that a study sets itself, each with what is expected in its place.
