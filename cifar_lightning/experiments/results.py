@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -266,7 +267,8 @@ def make_table(results: Sequence[Result], first: str) -> Table:
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("name", overflow="fold")
     for name in columns:
-        table.add_column(COLUMNS[name].title, justify="right")
+        table.add_column(COLUMNS[name].title.replace(" ", "\n", 1), justify="right", no_wrap=True)
     for summary in summaries:
-        table.add_row(summary.name, *map(summary.cell, columns))
+        # A name of several parts, such as "n=2,lr=0.1", is broken between them.
+        table.add_row(re.sub(r",(?! )", ", ", summary.name), *map(summary.cell, columns))
     return table

@@ -36,6 +36,8 @@ from cifar_lightning.style import (
     whole_axis,
 )
 
+#: The files: the metric of each trial, by parameter, all parameters at once, and the share of each.
+PICTURES = ("optimization_history.png", "slice.png", "parallel_coordinate.png", "param_importances.png")
 #: Panels in a row of slice.png.
 IN_A_ROW = 4
 #: Room of a trial's mark and of an axis's name, in inches.
@@ -119,11 +121,12 @@ _BEST: dict[str, Any] = {"marker": "*", "markersize": 14, "color": VERMILLION, "
 def draw_search(study: Study, metric: str, folder: Path) -> None:
     """Draw all pictures of a study with a complete trial into a folder."""
     drawn = Drawn(study, metric)
-    draw_history(drawn, folder / "optimization_history.png")
-    draw_slices(drawn, folder / "slice.png")
-    draw_parallel(drawn, folder / "parallel_coordinate.png")
+    history, slices, parallel, importances = (folder / name for name in PICTURES)
+    draw_history(drawn, history)
+    draw_slices(drawn, slices)
+    draw_parallel(drawn, parallel)
     if len(drawn.complete) > 1:
-        draw_importances(get_param_importances(study), drawn.label, folder / "param_importances.png")
+        draw_importances(get_param_importances(study), drawn.label, importances)
 
 
 @style()

@@ -13,6 +13,9 @@ from matplotlib.axes import Axes
 from cifar_lightning.experiments.results import Result, by_name
 from cifar_lightning.style import BLACK, beside, look, new_picture, percent_axis, plain_axis, save, style, whole_axis
 
+#: A loss is out of the picture if it is so many times as far above the lowest as 95 % of all are.
+OUTLIER = 3
+
 
 @dataclass(frozen=True)
 class Band:
@@ -105,7 +108,8 @@ def _draw_band(axes: Axes, group: Sequence[Result], quantity: str, label: str, l
 
 
 def _leave_out_outliers(axes: Axes, results: Sequence[Result]) -> None:
-    """End the scale at the 95th percentile: a run that diverges, or starts from raw pixels, would press all others."""
+    """End the scale where almost all losses do: one that diverges, or starts from raw pixels, would press the others."""
     losses = sorted(loss for result in results for _, loss in curve(result, "val_loss"))
     if losses:
-        axes.set_ylim(losses[0] - 0.05, max(losses[int(0.95 * (len(losses) - 1))], losses[0] + 0.1) + 0.05)
+        low, most, high = losses[0], losses[int(0.95 * (len(losses) - 1))], losses[-1]
+        axes.set_ylim(low - 0.05, max(low + 0.1, high if high - low < OUTLIER * (most - low) else most) + 0.05)

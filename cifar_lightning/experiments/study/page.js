@@ -222,7 +222,8 @@ function drawChart() {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink, family: "system-ui, sans-serif" },
     margin: { t: 15, r: 15, b: 45, l: 55 }, hovermode: "closest", showlegend: false,
     dragmode: isTouched ? false : "zoom", // a finger scrolls the page
-    xaxis: { ...axis, title: { text: x === "epochs" ? "epoch" : "seconds of training" } },
+    xaxis: { ...axis, title: { text: x === "epochs" ? "epoch" : "seconds of training" },
+             dtick: x === "epochs" && Math.max(...data.runs.map(run => run.epochs.length)) < 12 ? 1 : null },
     yaxis: { ...axis, title: { text: quantity().title }, type: at("log").checked ? "log" : "linear",
              tickformat: quantity().share ? "~%" : "" },
   }, { responsive: true, displayModeBar: false });

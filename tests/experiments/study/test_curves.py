@@ -76,3 +76,11 @@ def test_what_is_not_finite_is_left_out(drawn, tmp_path):
     assert ([], [], "c") in drawn["plot"]  # in the legend all the same
     assert ([1.0, 2.0], [0.3, 0.4], "c") in drawn["plot"]
     assert not [plot for plot in drawn["plot"] if plot[2] == "*" and plot[1] < 0.4]
+
+
+@pytest.mark.parametrize(("highest", "seen"), [(2.6, 2.65), (100.0, 2.05)])
+def test_only_losses_far_from_all_others_leave_the_picture(monkeypatch, tmp_path, highest, seen):
+    limits = []
+    monkeypatch.setattr(Axes, "set_ylim", lambda self, low, high: limits.append((low, high)))
+    draw_curves([result("a", 1, (highest, *[2.0] * 10, *[1.5] * 19))], tmp_path / "curves.png")
+    assert limits[0] == pytest.approx((1.45, seen))
