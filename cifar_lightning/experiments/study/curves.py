@@ -108,7 +108,7 @@ def _draw_band(axes: Axes, group: Sequence[Result], quantity: str, label: str, l
 
 
 def _leave_out_outliers(axes: Axes, results: Sequence[Result]) -> None:
-    """End the scale where almost all losses do: one that diverges, or starts from raw pixels, would press the others."""
+    """End the scale where almost all losses do: one that diverges, or begins at raw pixels, would press the others."""
     losses = sorted(loss for result in results for _, loss in curve(result, "val_loss"))
     if losses:
         low, most, high = losses[0], losses[int(0.95 * (len(losses) - 1))], losses[-1]
