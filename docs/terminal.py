@@ -18,9 +18,9 @@ SESSIONS = (
     ("fit --config one_cycle --trainer.max_epochs 3", "A training: a line for each epoch, and what comes next.", None),
     ("test --config one_cycle --ckpt_path best --evaluation.mc_samples 10", "A test.", None),
     ("find-lr --config selu --num_steps 60", "A learning-rate range test.", None),
-    ("fit --config selu", "Ctrl-C in the second epoch.", "epoch   1/100  train"),
+    ("fit --config selu", "Ctrl-C after the first epoch.", "epoch   1/100  train"),
     ("fit --config selu --epochs 5", "A mistake.", None),
-    ("fit selu", "Another one.", None),
+    ("fit selu", "A forgotten --config.", None),
 )
 HEAD = """# In the terminal
 
