@@ -103,6 +103,7 @@ def test_ctrl_c_says_how_to_go_on(run):
         r"to go on: cifar-lightning (fit --ckpt_path \S+/checkpoints/last\.ckpt)", screen.text.replace("\n", "")
     )
     assert command, screen.text
+    assert "weights_only" not in screen.text
     assert not [row for row in screen.rows if "━" in row and "/8" in row]
     assert screen.cursor
     assert "best epoch" in run(*command[1].split(), "--trainer.max_epochs=6")
