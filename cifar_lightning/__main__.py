@@ -85,7 +85,7 @@ def run(arguments: Sequence[str]) -> None:
                 _without_command(head)
                 return
             if name not in COMMANDS:
-                raise unknown_name("command", name, COMMANDS)
+                raise _unknown_command(name)
             if COMMANDS[name].extra:
                 require(COMMANDS[name].extra)
         args = [*head, name, *rest] if COMMANDS[name].module == TRAINER else [*head, *rest]
@@ -100,6 +100,14 @@ def split(arguments: Sequence[str]) -> tuple[list[str], str, list[str]]:
     while i < len(arguments) and arguments[i].startswith("-"):
         i += 2 if arguments[i] in HEAD_OPTIONS else 1
     return list(arguments[:i]), arguments[i] if i < len(arguments) else "", list(arguments[i + 1 :])
+
+
+def _unknown_command(name: str) -> ValueError:
+    """The error for a word that is no command; a config's name may be meant as one to train."""
+    from cifar_lightning.cli.configs import shipped_names
+
+    error = unknown_name("command", name, COMMANDS)
+    return ValueError(f"{error}: did you mean fit --config {name}?") if name in shipped_names() else error
 
 
 def _without_command(head: list[str]) -> None:

@@ -1,8 +1,6 @@
 """The style that all pictures share: colours, type, scales, and how a figure becomes a file.
 
-A module that draws decorates its functions with `@style()`, begins with `new_picture`, and ends with `save`. Figures
-that another library draws get the same colours and type within `with style():`, and `restyle` undoes what that library
-sets by itself.
+A module that draws decorates its functions with `@style()`, begins with `new_picture`, and ends with `save`.
 """
 
 import io
@@ -115,24 +113,6 @@ def _render(figure: Figure, kind: str) -> bytes:
     with style():  # ticks and their labels are made now
         figure.savefig(file, format=kind, dpi=DPI)
     return file.getvalue()
-
-
-def restyle(figure: Figure) -> None:
-    """Give a figure that another library has drawn by a style of its own our ground, grid, spines, ticks and type."""
-    figure.set_facecolor("white")
-    for axes in figure.axes:
-        axes.set_facecolor("white")
-        axes.title.set_fontsize(_PARAMETERS["axes.titlesize"])
-        axes.tick_params(colors=GREY, labelcolor=TEXT, labelsize=_PARAMETERS["xtick.labelsize"])
-        for label in (axes.xaxis.label, axes.yaxis.label):
-            label.set(color=TEXT, fontsize=_PARAMETERS["axes.labelsize"])
-        for side, spine in axes.spines.items():
-            spine.set(visible=side in ("left", "bottom"), edgecolor=GREY)
-        for line in (*axes.get_xgridlines(), *axes.get_ygridlines()):
-            line.set(color=_PARAMETERS["grid.color"], linewidth=_PARAMETERS["grid.linewidth"])
-        for axis in (axes.xaxis, axes.yaxis):
-            if axis.get_scale() == "log":
-                log_ticks(axis)  # others write powers by formulas
 
 
 def look(index: int) -> dict[str, Any]:

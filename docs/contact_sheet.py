@@ -5,27 +5,29 @@ from pathlib import Path
 
 from PIL import Image
 
-COLUMNS, WIDTH, HEIGHT, GAP = 3, 640, 430, 20
+COLUMNS, WIDTH, GAP = 3, 640, 24
 MOST_BYTES = 500 * 1024
 
 
 def read(path: Path) -> Image.Image:
-    """A picture, as small as on the sheet."""
+    """A picture, as wide as a column of the sheet."""
     with Image.open(path) as picture:
-        small = picture.convert("RGB")
-    small.thumbnail((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
-    return small
+        return picture.convert("RGB").resize((WIDTH, WIDTH * picture.height // picture.width), Image.Resampling.LANCZOS)
 
 
 def main(target: Path, paths: list[Path]) -> None:
-    """Lay the pictures out in rows, and write them in as few colours as it takes to stay small."""
-    pictures = [read(path) for path in paths]
-    rows = [pictures[start : start + COLUMNS] for start in range(0, len(pictures), COLUMNS)]
-    heights = [GAP + max(picture.height for picture in row) for row in rows]
-    sheet = Image.new("RGB", (COLUMNS * (WIDTH + GAP) + GAP, sum(heights) + GAP), "white")
-    for number, row in enumerate(rows):
-        for column, picture in enumerate(row):
-            sheet.paste(picture, (GAP + column * (WIDTH + GAP), GAP + sum(heights[:number])))
+    """Put each picture below the shortest column, and write them in as few colours as it takes to stay small."""
+    columns: list[list[Image.Image]] = [[] for _ in range(COLUMNS)]
+
+    def height(column: list[Image.Image]) -> int:
+        return GAP + sum(picture.height + GAP for picture in column)
+
+    for path in paths:
+        min(columns, key=height).append(read(path))
+    sheet = Image.new("RGB", (COLUMNS * (WIDTH + GAP) + GAP, max(map(height, columns))), "white")
+    for number, column in enumerate(columns):
+        for row, picture in enumerate(column):
+            sheet.paste(picture, (GAP + number * (WIDTH + GAP), height(column[:row])))
     for colours in (256, 128, 64):
         sheet.quantize(colours, kmeans=3, dither=Image.Dither.NONE).save(target, optimize=True)
         if target.stat().st_size <= MOST_BYTES:

@@ -82,6 +82,7 @@ def test_a_config_may_stand_before_the_command(monkeypatch, name, expected):
     [
         (["fitt"], "unknown command: expected one of fit, .*; received 'fitt' (did you mean 'fit'"),
         (["find_lr"], "did you mean 'find-lr'"),
+        (["selu"], "received 'selu': did you mean fit --config selu[?]"),
         (["plot_schedule"], "did you mean 'plot-schedule'"),
         (["--config", "one_cycle"], "no command: expected one of fit, .*; received --config one_cycle"),
         (["--model.lr", "0.1"], "unknown command: expected one of fit, .*; received '0.1'"),

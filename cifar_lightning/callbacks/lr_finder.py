@@ -112,12 +112,14 @@ class LRFinder(Callback):
             draw_sweep(self.sweep, self.rule, folder / "lr_finder.png", title)
             show_picture(trainer, folder / "lr_finder.png")
         if trainer.is_global_zero and suggestions:
-            get_console().print(_table(suggestions, self.rule, title))
+            say(title)
+            get_console().print(_table(suggestions, self.rule))
         if is_writer(trainer):
             taken = suggestions.get(self.rule)
-            asked = self.stop and taken is not None
-            then = f"train at what {self.rule} suggests, with --model.{self.attribute} {taken:.3g}" if asked else ""
-            say_where(folder, ["lr_finder.csv", "lr_finder.png"], then)
+            then = (
+                f"cifar-lightning fit, with the same config and --model.{self.attribute} {taken:.3g}" if taken else ""
+            )
+            say_where(folder, ["lr_finder.csv", "lr_finder.png"], then if self.stop else "")
         if self.apply or self.stop:
             suggestion = self.sweep.suggest(self.rule)  # raises if there is none
         if self.stop:
@@ -227,8 +229,8 @@ def _suggestions(sweep: LRSweep) -> dict[str, float]:
         return {}
 
 
-def _table(suggestions: dict[str, float], rule: Rule, title: str) -> Table:
-    table = Table("rule", "learning rate", title=title, box=SIMPLE)
+def _table(suggestions: dict[str, float], rule: Rule) -> Table:
+    table = Table("rule", "learning rate", box=SIMPLE)
     for name, lr in suggestions.items():
         table.add_row(f"{name} (taken)" if name == rule else name, f"{lr:.3g}")
     return table

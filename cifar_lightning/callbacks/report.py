@@ -194,5 +194,5 @@ def _table(rows: list[Row], data_set: str, folder: Path) -> Table:
     seconds = [row["seconds"] for row in rows]
     later = f", {sum(seconds[1:]) / len(seconds[1:]):.2f} s an epoch after the first" if len(rows) > 1 else ""
     table.add_row("time", f"{sum(seconds):.1f} s{later}")  # in the first the step may have been compiled
-    table.add_row("everything is in", str(folder))
+    table.add_row("written to", str(folder))
     return table

@@ -1,9 +1,11 @@
 """Where a run's files go, whatever its loggers are, whether any are written, and what is said of them."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from rich import get_console
 
 from cifar_lightning.training.messages import say
 
@@ -46,7 +48,8 @@ def data_set_name(trainer: Trainer) -> str:
 def say_where(folder: Path, names: Sequence[str], then: str = "") -> None:
     """Say which files a command has written, and what could be done next."""
     say(f"written to {folder}:", wrap=False)
-    say(f"  {', '.join(names)}")
+    text = textwrap.fill(", ".join(names), get_console().width, initial_indent="  ", subsequent_indent="  ")
+    say(text, wrap=False)
     if then:
         say_next(then)
 

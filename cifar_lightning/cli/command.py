@@ -35,9 +35,10 @@ def _silence_what_does_not_concern_the_user() -> None:
         "Restoring states from",
         "`weights_only` was not set",
     )
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: not any(words in record.getMessage() for words in unwanted)
-    )
+    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"lightning.pytorch.{name}").addFilter(
+            lambda record: not any(words in record.getMessage() for words in unwanted)
+        )
 
 
 @contextmanager

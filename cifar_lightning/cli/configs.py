@@ -53,6 +53,14 @@ def shipped_file(name: str, folder: str = "") -> Path:
     )
 
 
+def stray_word(word: str) -> str:
+    """What a word that belongs to no option is answered with: "selu" is meant as a config's name."""
+    is_shipped = word.removesuffix(".yaml") in shipped_names() and word.partition("/")[0] not in SPACES
+    is_config = is_shipped or (word.endswith(".yaml") and os.path.isfile(word))
+    hint = f": did you mean --config {word}?" if is_config else ""
+    return f"a value without an option: expected --OPTION VALUE, received {word!r}{hint}"
+
+
 def _is_yaml(text: str) -> bool:
     """Whether a text is a config itself, or meant as one; a file's name is YAML too, but a mere text."""
     try:

@@ -6,6 +6,7 @@ from typing import Any
 
 from cifar_lightning.cli.arguments import CONFIG_OPTIONS, CommandLine, is_flag, pair_flags
 from cifar_lightning.cli.config_files import names_a_file, shorten
+from cifar_lightning.cli.configs import stray_word
 from cifar_lightning.cli.own_classes import flatten, without_classes
 from cifar_lightning.cli.suggestions import suggest
 
@@ -44,7 +45,7 @@ class OptionNames:
         """
         for flag, value in pair_flags(words):
             if not is_flag(flag):
-                raise ValueError(f"a value without an option: expected --OPTION VALUE, received {shorten(flag)!r}")
+                raise ValueError(stray_word(shorten(flag)))
             name = flag.lstrip("-")
             if flag not in ("-h", *CONFIG_OPTIONS) and not (flag.startswith("--") and self._has(name)):
                 raise ValueError(f"{flag} is not an option{self._owner(name)}{suggest(name, value, self.names)}")

@@ -1,5 +1,6 @@
 """The parser of a command that has options of its own, beside which it takes all those of `fit`."""
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
@@ -7,6 +8,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, Namespace
 
 from cifar_lightning.cli.arguments import FIT_OPTIONS, is_flag
+from cifar_lightning.cli.configs import stray_word
 from cifar_lightning.cli.parser import end
 
 
@@ -43,4 +45,7 @@ class OwnParser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End in one line."""
-        end(" ".join(message.split()), self._command, ex)
+        line = " ".join(message.split())
+        if stray := re.fullmatch(r"unrecognized arguments: (.*)", line, re.IGNORECASE):
+            line = stray_word(stray[1])
+        end(line, self._command, ex)

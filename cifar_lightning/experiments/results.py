@@ -4,11 +4,12 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, median, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.box import SIMPLE
 from rich.table import Table
@@ -168,19 +169,38 @@ class Summary:
 
     def cell(self, column: str) -> str:
         """What stands in a column of `COLUMNS`."""
-        return self.statistics[column].format(COLUMNS[column][1])
+        return self.statistics[column].format(COLUMNS[column].format)
 
 
-#: Title and format of each column of results.md and of a study's page.
+class Column(NamedTuple):
+    """A column of a table of results: its title, how its numbers are written, and what it tells."""
+
+    title: str
+    format: str
+    meaning: str
+
+
+#: The columns of results.md and of a study's page.
 COLUMNS = {
-    "val_loss": ("validation loss", ".3f"),
-    "val_accuracy": ("validation accuracy", ".2%"),
-    "test_accuracy": ("test accuracy", ".2%"),
-    "last_accuracy": ("last epoch's validation accuracy", ".2%"),
-    "best_epoch": ("best epoch", ".0f"),
-    "epochs_to_first": ("epochs to the first's loss", ".0f"),
-    "epoch_seconds": ("seconds an epoch", ".1f"),
-    "seconds": ("seconds in all", ".0f"),
+    "val_loss": Column("validation loss", ".3f", "The lowest validation loss of any epoch."),
+    "val_accuracy": Column("validation accuracy", ".2%", "Accuracy on the validation set in the best epoch."),
+    "test_accuracy": Column("test accuracy", ".2%", "Accuracy on the test set of the weights of the best epoch."),
+    "last_accuracy": Column(
+        "last epoch's validation accuracy",
+        ".2%",
+        "Accuracy on the validation set in the last epoch: what a 1cycle schedule is judged by.",
+    ),
+    "best_epoch": Column("best epoch", ".0f", "The epoch of the lowest validation loss, counted from 1."),
+    "epochs_to_first": Column(
+        "epochs to the first's loss",
+        ".0f",
+        "How fast a config gets where the first config gets at its best: the first epoch whose validation loss is at "
+        "most the mean of the first config's lowest ones. A run that never does has a dash, and is not in the mean.",
+    ),
+    "epoch_seconds": Column(
+        "seconds an epoch", ".1f", "The median over the epochs, since the first one may include compiling the step."
+    ),
+    "seconds": Column("seconds in all", ".0f", "All epochs of a run together, validation included."),
 }
 #: Those that fit on a narrow screen.
 NARROW = ("val_loss", "val_accuracy", "test_accuracy", "epoch_seconds")
@@ -188,12 +208,22 @@ NARROW = ("val_loss", "val_accuracy", "test_accuracy", "epoch_seconds")
 
 def summarize(results: Sequence[Result], first: str) -> list[Summary]:
     """One summary a name, in the order of their first results; `first` is the name that all are compared to."""
+    loss = best_loss_of(first, results)
+    return [Summary.of(group, loss) for group in by_name(results).values()]
+
+
+def by_name(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """The results of each name, in the order of their first ones."""
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(result.name, []).append(result)
-    first_losses = [result.best["val_loss"] for result in groups.get(first, [])]
-    first_loss = Statistic.of(first_losses).mean if first_losses else math.nan
-    return [Summary.of(group, first_loss) for group in groups.values()]
+    return groups
+
+
+def best_loss_of(name: str, results: Sequence[Result]) -> float:
+    """The mean best validation loss over a name's seeds; NaN if it has no results."""
+    losses = [result.best["val_loss"] for result in results if result.name == name]
+    return Statistic.of(losses).mean if losses else math.nan
 
 
 def write_csv(lines: Iterable[Mapping[str, Any]], path: Path) -> None:
@@ -220,7 +250,7 @@ def write_markdown(results: Sequence[Result], first: str, path: Path, command: s
         f"On {data_sets or 'nothing yet'}. Mean and standard deviation over the seeds, of the weights with the lowest "
         "validation loss but for the last epoch's; the test set chose nothing.",
         "",
-        "| name | seeds | " + " | ".join(COLUMNS[name][0] for name in columns) + " | parameters |",
+        "| name | seeds | " + " | ".join(COLUMNS[name].title for name in columns) + " | parameters |",
         "|---" * (len(columns) + 3) + "|",
     ]
     for summary in summaries:
@@ -237,7 +267,8 @@ def make_table(results: Sequence[Result], first: str) -> Table:
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("name", overflow="fold")
     for name in columns:
-        table.add_column(COLUMNS[name][0], justify="right")
+        table.add_column(COLUMNS[name].title.replace(" ", "\n", 1), justify="right", no_wrap=True)
     for summary in summaries:
-        table.add_row(summary.name, *map(summary.cell, columns))
+        # A name of several parts, such as "n=2,lr=0.1", is broken between them.
+        table.add_row(re.sub(r",(?! )", ", ", summary.name), *map(summary.cell, columns))
     return table

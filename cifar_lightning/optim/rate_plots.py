@@ -126,7 +126,9 @@ def draw_schedule(
         "top", functions=(lambda step: np.interp(step, steps, epochs), lambda epoch: np.interp(epoch, epochs, steps))
     )
     above.set_xlabel("epoch")
-    above.xaxis.set_major_locator(MaxNLocator(integer=epochs[-1] >= 1))
+    # A tick beyond the last epoch would be put where that one ends.
+    ticks = MaxNLocator(integer=epochs[-1] >= 1).tick_values(epochs[0], epochs[-1])
+    above.set_xticks([tick for tick in ticks if tick <= epochs[-1]])
     above.xaxis.set_major_formatter(PlainFormatter())
     save(figure, path)
     return figure

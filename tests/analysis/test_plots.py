@@ -345,3 +345,8 @@ def test_a_figure_is_returned_and_a_file_only_written_on_request():
     assert not list(Path().iterdir())
     draw_learning_curves(epochs(2), Path("curves.png"))
     assert [path.name for path in Path().iterdir()] == ["curves.png"]
+
+
+def test_no_epoch_is_named_beyond_the_last():
+    (above,) = draw_schedule([0.1] * 30, [], evenly(30, 2)).axes[0].child_axes  # 15 epochs, where ticks are even
+    assert max(above.get_xticks()) == 14

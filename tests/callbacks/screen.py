@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -85,7 +86,7 @@ def record(columns, args, interrupt_at=None, **environment):
     process = subprocess.Popen(
         [sys.executable, "-m", "cifar_lightning", *args],
         stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=_lead_the_terminal,
         env=variables | {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1"} | environment,
     )  # fmt: skip
     os.close(theirs)
@@ -97,6 +98,11 @@ def record(columns, args, interrupt_at=None, **environment):
             interrupt_at = None
     os.close(ours)
     return Screen(columns, written.decode()), process.wait(), written.decode()
+
+
+def _lead_the_terminal():
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a job in the background ignores
 
 
 def _read(terminal):

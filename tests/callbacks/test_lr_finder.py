@@ -490,7 +490,7 @@ def test_it_can_stop_after_the_sweep(run):
     for rule in ("valley (taken)", "steep", "minimum", "slide", "climb"):
         assert rule in printed
     assert re.search(r"written to runs/\S+:\n  lr_finder.csv, lr_finder.png\n", printed)
-    assert re.search(r"\nnext: train at what \w+ suggests, with --model.lr 0\.", printed)
+    assert re.search(r"\nnext: cifar-lightning fit, with the same config and --model.lr 0\.", printed)
     assert "best epoch" not in printed
     assert not list(Path().rglob("*.ckpt"))
 

@@ -29,7 +29,7 @@ def test_find_lr(capfd):
     assert max(rates) <= 5
     assert is_untrained()
     printed = capfd.readouterr().out
-    assert "next: train at what steep suggests, with --model.lr" in printed
+    assert "next: cifar-lightning fit, with the same config and --model.lr" in printed
     assert f"written to {only('lr_finder.png').parent}:\n  lr_finder.csv, lr_finder.png\n" in printed
     config = yaml.safe_load(only("config.yaml").read_text())
     assert config["model"]["dropout"] == "alpha"  # it was this config's network
@@ -67,7 +67,7 @@ def test_the_callbacks_of_fit_still_do_it(run):
     [
         (find_lr, ["--rule", "vally"], "valley"),
         (find_lr, ["--stop", "false"], "--stop is not an option"),
-        (find_lr, ["selu"], "unrecognized arguments: selu"),
+        (find_lr, ["selu"], "received 'selu': did you mean --config selu?"),
         (find_lr, ["--max_lr=-1"], "received"),
         (find_lr, ["--config", "sellu"], "did you mean selu"),
         (find_lr, ["--model.lrr", "1"], "lrr"),

@@ -216,7 +216,10 @@ def test_a_config_that_is_no_text_or_no_file(fail):
         ),
         ("--trainer.callbacks+=EarlyStopping", "monitor missing: expected a value"),
         ("--model.optimizer.eps small", "--model.optimizer.eps: expected a number; received 'small'"),
-        ("mnist", "a value without an option: expected --OPTION VALUE, received 'mnist'"),
+        ("mnist", "a value without an option: expected --OPTION VALUE, received 'mnist' \\(see"),
+        ("selu", r"received 'selu': did you mean --config selu\?"),
+        ("selu.yaml", r"did you mean --config selu.yaml\?"),
+        ("grids/optimizers", r"received 'grids/optimizers' \(see"),  # which trains nothing
         ("--trainer.max_epochs 3 5", "a value without an option: .*received '5'"),
         ("--model", "--model without a value: expected the import path of a class"),
         ("--data=", "--data without a value: expected the import path of a class"),

@@ -145,7 +145,7 @@ def test_a_class_that_has_moved_is_found_where_it_is_now(run, fail, monkeypatch)
 def test_another_module_has_what_its_hooks_give(run):
     printed = run("fit", "--model=mine.Net", "--model.channels=5", *SMALL, ONE)
     assert "epoch   1  train_loss" in printed
-    assert "everything is in" in printed
+    assert "written to" in printed
     last = str(newest("last.ckpt"))
     assert newest("best.ckpt").is_file()
     assert "val_loss" in run("validate", "--ckpt_path", last, *QUIET)

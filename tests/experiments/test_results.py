@@ -4,6 +4,7 @@ import math
 import pytest
 from conftest import make_result as result
 from conftest import make_row as row
+from rich.console import Console
 
 from cifar_lightning import files
 from cifar_lightning.experiments.results import (
@@ -120,9 +121,18 @@ def test_test_accuracy_has_a_column_where_something_was_tested(tmp_path):
         some = [result(test_accuracy=tested), result("b", test_accuracy=math.nan)]
         write_markdown(some, "a", tmp_path / "results.md", "")
         assert ("test accuracy" in (tmp_path / "results.md").read_text()) == math.isfinite(tested)
-        titles = [column.header for column in make_table(some, "a").columns]
+        titles = [str(column.header).replace("\n", " ") for column in make_table(some, "a").columns]
         assert ("test accuracy" in titles) == math.isfinite(tested)
         assert ("test accuracy" in str(some[0])) == math.isfinite(tested)
+
+
+def test_a_table_keeps_to_80_columns_and_breaks_names_between_their_parts(capsys):
+    name = "trial 3, n_hidden=10,n_neurons=102,model.lr=0.0005286"
+    Console(width=80).print(make_table([result(name, 1), result(name, 2)], name))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    for part in ("n_hidden=10,", "n_neurons=102,", "model.lr=0.0005286", "1.500 ± 0.000", "45.00% ± 0.00%"):
+        assert part in "\n".join(lines)
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[]", "{}", '{"name": "a"}', "\xff"])

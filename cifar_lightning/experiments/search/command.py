@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cifar_lightning.callbacks.run_folder import say_where
 from cifar_lightning.cli.command import command
 from cifar_lightning.cli.configs import find_config
 from cifar_lightning.cli.own_parser import OwnParser
@@ -14,9 +15,12 @@ from cifar_lightning.experiments.check import name_of
 from cifar_lightning.experiments.results import Result, make_table
 from cifar_lightning.experiments.run import interruptible, quiet
 from cifar_lightning.experiments.search.options import Options
+from cifar_lightning.experiments.search.pictures import PICTURES
 from cifar_lightning.experiments.search.results import count_states
 from cifar_lightning.experiments.search.search import Search
 
+#: What a search writes beside its trials' folders, as far as there is something to write.
+WRITTEN = ("results.csv", "results.md", "best.yaml", *PICTURES)
 #: Rows of the table that is printed at the end.
 SHOWN = 10
 
@@ -46,7 +50,10 @@ def main(args: list[str]) -> None:
         search.run()
     if results := sort_by(options.metric, search.results()):
         Console().print(make_table(results[:SHOWN], results[0].name))
-    print(f"{count_states(search.study)}; everything is in {folder}")
+    print(count_states(search.study))
+    best = search.best_checkpoint()
+    then = f"cifar-lightning test --ckpt_path {best}" if best else ""
+    say_where(folder, [name for name in WRITTEN if (folder / name).exists()], then)
 
 
 def sort_by(metric: str, results: Iterable[Result]) -> list[Result]:

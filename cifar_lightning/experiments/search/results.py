@@ -1,6 +1,5 @@
-"""What a search leaves behind: a line for each trial, results.csv, results.md, best.yaml, and Optuna's plots."""
+"""What a search leaves behind: a line for each trial, results.csv, results.md, best.yaml, and pictures."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from optuna.trial import FrozenTrial, TrialState
 from cifar_lightning.cli.find_run import SAVED_CONFIG
 from cifar_lightning.experiments.results import Result, write_csv, write_markdown
 from cifar_lightning.experiments.run import Run
-from cifar_lightning.files import replacing, write_whole
-from cifar_lightning.style import DPI, restyle, style
+from cifar_lightning.experiments.search.pictures import draw_search
+from cifar_lightning.files import write_whole
 
 #: Trials that are part of the study; a failed one is not.
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
@@ -43,7 +42,7 @@ def count_states(study: Study) -> str:
 
 
 def write_results(study: Study, runs: Sequence[Run], metric: str, command: str, folder: Path) -> None:
-    """Write the tables, best.yaml and the plots.
+    """Write the tables, best.yaml and the pictures.
 
     Args:
         study: The study.
@@ -62,7 +61,7 @@ def write_results(study: Study, runs: Sequence[Run], metric: str, command: str, 
     config = (runs[best.number].folder / SAVED_CONFIG).read_text()
     title = f"# Trial {best.number}, the best so far: {metric} {best.value!r}\n"
     write_whole(folder / "best.yaml", (title + config).encode())
-    _draw(study, metric, folder)
+    draw_search(study, metric, folder)
 
 
 def finished(trials: Sequence[FrozenTrial], runs: Sequence[Run]) -> list[Result]:
@@ -83,29 +82,3 @@ def best_trial(study: Study) -> FrozenTrial | None:
     """The best trial so far; None if none is complete."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return study.best_trial if complete else None
-
-
-@style()
-def _draw(study: Study, metric: str, folder: Path) -> None:
-    """Draw Optuna's own plots."""
-    import matplotlib
-    from optuna.visualization import matplotlib as plots
-
-    matplotlib.use("agg")
-    several = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) > 1
-    kinds = ["optimization_history", "slice", "parallel_coordinate"] + ["param_importances"] * several
-    for kind in kinds:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Optuna calls them experimental
-            drawn = getattr(plots, f"plot_{kind}")(
-                study, **({} if kind == "param_importances" else {"target_name": metric})
-            )
-        figure = (drawn if not hasattr(drawn, "flat") else drawn.flat[0]).figure
-        restyle(figure)
-        if kind == "parallel_coordinate":  # whose horizontal lines are those of as many scales
-            for scale in figure.axes:
-                scale.grid(False)
-                scale.spines["right"].set_visible(True)
-        with replacing(folder / f"{kind}.png") as beside:
-            figure.savefig(beside, format="png", dpi=DPI, bbox_inches="tight")
-        matplotlib.pyplot.close(figure)

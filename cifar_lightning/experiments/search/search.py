@@ -23,7 +23,7 @@ from cifar_lightning.experiments.grid import flags, read_grid
 from cifar_lightning.experiments.results import Result
 from cifar_lightning.experiments.run import PLACE_OPTIONS, Run
 from cifar_lightning.experiments.search.options import Options, distributions, make_pruner, make_sampler
-from cifar_lightning.experiments.search.results import COUNTED, describe, finished, write_results
+from cifar_lightning.experiments.search.results import COUNTED, best_trial, describe, finished, write_results
 from cifar_lightning.experiments.search.trial import TrialReport, free_memory, train
 
 #: A process gives up after this many failed trials in a row, and a trial after as many kills in one epoch.
@@ -125,6 +125,12 @@ class Search:
     def results(self) -> list[Result]:
         """The results of the trials that have ended."""
         return finished(self.study.get_trials(deepcopy=False), self._runs())
+
+    def best_checkpoint(self) -> Path | None:
+        """The weights of the best trial; None if there are none."""
+        best = best_trial(self.study)
+        path = self.folder / self._run(best.number, {}).place / "checkpoints" / "best.ckpt" if best else None
+        return path if path and path.is_file() else None
 
     def _begin(self) -> tuple[Trial, Run, BaseFileLock] | None:
         """A new trial, its run, and the run's lock, held; None if there are enough."""

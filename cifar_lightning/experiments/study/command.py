@@ -8,6 +8,7 @@ from pathlib import Path
 from jsonargparse.typing import PositiveInt
 from rich.console import Console
 
+from cifar_lightning.callbacks.run_folder import say_where
 from cifar_lightning.cli.command import command
 from cifar_lightning.cli.configs import find_config
 from cifar_lightning.cli.own_parser import OwnParser
@@ -15,7 +16,8 @@ from cifar_lightning.experiments.check import check, given_flags, name_of, refus
 from cifar_lightning.experiments.grid import Grid, Point, read_grid
 from cifar_lightning.experiments.results import make_table, write_csv, write_markdown
 from cifar_lightning.experiments.run import Run, interruptible, quiet
-from cifar_lightning.experiments.study.page import draw_curves, write_page
+from cifar_lightning.experiments.study.curves import draw_curves
+from cifar_lightning.experiments.study.page import write_page
 from cifar_lightning.experiments.study.runner import Runner, share_cores
 
 #: Options of `cifar-lightning fit` that a study sets itself, each with what is expected in its place.
@@ -79,7 +81,8 @@ def _execute(runner: Runner, out: Path, command: str) -> None:
             draw_curves(results, out / "curves.png")
             write_page(results, runner.first, out, command)
             runner.console.print(make_table(results, runner.first))
-            runner.console.print(f"to compare the runs, open {out / 'report.html'}", highlight=False, soft_wrap=True)
+            names = ["results.csv", "results.md", "curves.png", "report.html"]
+            say_where(out, names, f"compare the runs in {out / 'report.html'}")
     for run, what in runner.failed.items():
         print(f"error: {run.title} failed: {what}; all that it said is in {run.log}", file=sys.stderr)
     if runner.failed:

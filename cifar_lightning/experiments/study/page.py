@@ -1,19 +1,35 @@
-"""What shows a study: `curves.png`, and `report.html`, one file that opens from the disk with no network."""
+"""`report.html`: a study on one page, which opens from the disk with no network."""
 
 import base64
+import io
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from cifar_lightning.experiments.results import COLUMNS, Result, summarize, used_columns
+from PIL import Image
+
+from cifar_lightning.experiments.results import (
+    COLUMNS,
+    Result,
+    Summary,
+    best_loss_of,
+    by_name,
+    summarize,
+    used_columns,
+)
+from cifar_lightning.experiments.study.curves import Band, elapsed
 from cifar_lightning.files import write_whole
-from cifar_lightning.style import beside, look, new_picture, percent_axis, plain_axis, save, style, whole_axis
+from cifar_lightning.style import DPI, SCREEN_DPI, look, shorten
 
-#: What is left out of the page, because its own chart says it.
-REDUNDANT = {"learning_curves.png"}
+#: Beginnings of the names of metrics, as people say them.
+SPLITS = {"val_": "validation ", "train_": "training ", "test_": "test "}
+#: The names that plotly has for matplotlib's line styles.
+DASHES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
 
 
 def write_page(results: Sequence[Result], first: str, out: Path, command: str) -> None:
@@ -27,77 +43,102 @@ def write_page(results: Sequence[Result], first: str, out: Path, command: str) -
     """
     from plotly.offline import get_plotlyjs
 
-    page = files("cifar_lightning.experiments.study").joinpath("page.html").read_text()
     # Nothing in a script element must look like markup.
     data = json.dumps(_data(results, first, out, command), allow_nan=False).replace("<", "\\u003c")
-    page = page.replace("/*PLOTLY*/", get_plotlyjs()).replace("/*DATA*/", data)
+    parts = {"STYLE": _read("page.css"), "PLOTLY": get_plotlyjs(), "DATA": data, "SCRIPT": _read("page.js")}
+    page = _read("page.html")
+    for name, text in parts.items():
+        page = page.replace(f"/*{name}*/", text)
     write_whole(out / "report.html", page.encode())
 
 
+def _read(name: str) -> str:
+    return files("cifar_lightning.experiments.study").joinpath(name).read_text()
+
+
 def _data(results: Sequence[Result], first: str, out: Path, command: str) -> dict[str, Any]:
-    quantities = [name for name in results[0].best if name not in ("epoch", "seconds")]
+    quantities = sorted(
+        (name for name in results[0].best if name not in ("epoch", "seconds")),
+        key=lambda name: (not name.startswith("val_"), "loss" not in name, name),
+    )
     summaries = summarize(results, first)
     columns = used_columns(summaries, COLUMNS)
+    loss = best_loss_of(first, results)
     return {
         "dataSets": list(dict.fromkeys(result.data_set for result in results)),
         "command": command,
-        "columns": [{"name": name, "title": COLUMNS[name][0]} for name in columns],
+        "columns": [
+            {
+                "name": name,
+                "title": COLUMNS[name].title.replace("the first's", f"{shorten(first, 16)}'s"),
+                "meaning": COLUMNS[name].meaning.replace("the first config", first),
+            }
+            for name in columns
+        ],
         "configs": [
             {
                 "name": summary.name,
                 "seeds": summary.seeds,
                 "parameters": summary.parameters,
-                "cells": {
-                    name: {"text": summary.cell(name), "value": _finite(summary.statistics[name].mean)}
-                    for name in columns
-                },
+                "cells": _cells(summary, columns),
+                "bands": {name: asdict(Band.of(by_name(results)[summary.name], name)) for name in quantities},
+                **_look(index),
             }
-            for summary in summaries
+            for index, summary in enumerate(summaries)
         ],
-        "quantities": sorted(quantities, key=lambda name: (not name.startswith("val_"), name)),
+        "quantities": [{"name": name, "title": _title(name), "share": "accuracy" in name} for name in quantities],
         "runs": [
             {
                 "config": result.name,
                 "seed": result.seed,
+                "folder": quote(result.folder) + "/",
                 "best": result.best["epoch"],
-                "rows": [{name: _finite(value) for name, value in row.items()} for row in result.rows],
-                "pictures": {
-                    path.stem.replace("_", " "): base64.b64encode(path.read_bytes()).decode()
-                    for path in sorted((out / result.folder).glob("*.png"))
-                    if path.name not in REDUNDANT
-                },
+                "cells": _cells(Summary.of([result], loss), columns),
+                "epochs": [row["epoch"] for row in result.rows],
+                "seconds": elapsed(result),
+                "curves": {name: [_finite(row.get(name, math.nan)) for row in result.rows] for name in quantities},
+                "pictures": _pictures(out / result.folder),
             }
             for result in results
         ],
     }
 
 
+def _cells(summary: Summary, columns: Sequence[str]) -> dict[str, Any]:
+    """The text of each column, and the number that it is sorted by."""
+    return {name: {"text": summary.cell(name), "value": _finite(summary.statistics[name].mean)} for name in columns}
+
+
+def _look(index: int) -> dict[str, str]:
+    """The colour and the line of a config, as in curves.png."""
+    looks = look(index)
+    return {"colour": looks["color"], "dash": DASHES[looks["linestyle"]]}
+
+
+def _title(quantity: str) -> str:
+    """A metric's name in words."""
+    for beginning, words in SPLITS.items():
+        quantity = quantity.replace(beginning, words)
+    return "learning rate" if quantity == "lr" else quantity.replace("_", " ")
+
+
+def _pictures(folder: Path) -> dict[str, dict[str, Any]]:
+    """What a run has drawn, its learning curves first: the file, and its image as WebP, which is a third as large."""
+    pictures = {}
+    for path in sorted(folder.glob("*.png"), key=lambda path: (path.stem != "learning_curves", path.stem)):
+        file = io.BytesIO()
+        with Image.open(path) as picture:
+            picture.save(file, "webp", lossless=True)
+            width, height = (pixels * SCREEN_DPI // DPI for pixels in picture.size)
+        pictures[path.stem.replace("_", " ")] = {
+            "file": quote(path.name),
+            "image": base64.b64encode(file.getvalue()).decode(),
+            "width": width,
+            "height": height,
+        }
+    return pictures
+
+
 def _finite(value: float) -> float | None:
     """The value, or None, since JSON knows no NaN."""
     return value if math.isfinite(value) else None
-
-
-@style()
-def draw_curves(results: Sequence[Result], path: Path) -> None:
-    """Draw validation loss and accuracy against the epoch: a line a run, a colour and line style a name."""
-    names = list(dict.fromkeys(result.name for result in results))
-    title = "Validation on " + ", ".join(dict.fromkeys(result.data_set for result in results))
-    figure = new_picture(13, max(5, 1.2 + 0.2 * len(names)), title)
-    for axes, quantity in zip(figure.subplots(1, 2), ("val_loss", "val_accuracy"), strict=True):
-        for index, name in enumerate(names):
-            for number, result in enumerate(result for result in results if result.name == name):
-                rows = [row for row in result.validated if quantity in row]
-                label = name if number == 0 else None
-                points = [row["epoch"] for row in rows], [row[quantity] for row in rows]
-                axes.plot(*points, marker="o" if len(rows) == 1 else "", linewidth=1.2, label=label, **look(index))
-        axes.set_title(quantity.replace("val_", "validation "))
-        whole_axis(axes, "epoch")
-    loss, accuracy = figure.axes
-    # A run that diverges, or starts from raw pixels, would press all others together.
-    finite = sorted(row["val_loss"] for result in results for row in result.validated if math.isfinite(row["val_loss"]))
-    if finite:
-        loss.set_ylim(finite[0] - 0.05, max(finite[int(0.95 * (len(finite) - 1))], finite[0] + 0.1) + 0.05)
-    plain_axis(loss)
-    percent_axis(accuracy.yaxis)
-    beside(accuracy, loss.get_legend_handles_labels()[0])
-    save(figure, path)

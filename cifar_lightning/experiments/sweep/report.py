@@ -8,12 +8,15 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich import get_console
 
 from cifar_lightning.analysis.plots import draw_learning_curves, draw_sweep_curves
-from cifar_lightning.callbacks.run_folder import data_set_name, is_writer, run_folder, say_next
+from cifar_lightning.callbacks.run_folder import data_set_name, is_writer, run_folder, say_where
 from cifar_lightning.experiments.results import Result, make_table, write_csv, write_markdown
 from cifar_lightning.training.copies import Copy
 from cifar_lightning.training.copy_logger import CopyLogger
 from cifar_lightning.training.messages import say
 from cifar_lightning.training.stacked_classifier import StackedClassifier
+
+#: What a sweep writes beside its copies' folders; the tables only if something was validated.
+WRITTEN = ("results.csv", "results.md", "sweep.png")
 
 
 class SweepReport(Callback):
@@ -70,8 +73,9 @@ class SweepReport(Callback):
         draw_sweep_curves({each.name: each.rows for each in copies}, folder / "sweep.png", f"Sweep on {data_set}")
         write_tables(copies, data_set, folder, self.command)
         best = _stack(pl_module).copies.best
-        if best and (checkpoint := folder / best.name / "checkpoints" / "best.ckpt").is_file():
-            say_next(f"cifar-lightning test --ckpt_path {checkpoint}")
+        checkpoint = folder / best.name / "checkpoints" / "best.ckpt" if best else None
+        then = f"cifar-lightning test --ckpt_path {checkpoint}" if checkpoint and checkpoint.is_file() else ""
+        say_where(folder, [name for name in WRITTEN if (folder / name).exists()], then)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Report what an interrupted training came to."""
@@ -95,7 +99,6 @@ def write_tables(copies: Sequence[Copy], data_set: str, folder: Path, command: s
         write_markdown(results, results[0].name, folder / "results.md", command)
         console.print(f"Sweep on {data_set}")
         console.print(make_table(results, results[0].name))
-    say(f"everything is in {folder}", wrap=False)
 
 
 def make_result(each: Copy, data_set: str) -> Result:

@@ -79,8 +79,18 @@ def test_a_search(search, run):
         r"1/2  trial 0, n=\d,lr=\S+  complete  validation loss \d.\d{4}, accuracy \S+%, \d+ s  best ", printed[0]
     )
     assert re.match(r"2/2  trial 1, n=", printed[1])
-    assert "validation accuracy" in " ".join(printed[2:-1])  # the table
-    assert printed[-1] == f"2 complete; everything is in {FOLDER}"
+    assert any(line.split() == ["name", "loss", "accuracy", "an", "epoch"] for line in printed)  # the table
+    assert printed[-4:-1] == [
+        "2 complete",
+        f"written to {FOLDER}:",
+        "  results.csv, results.md, best.yaml, optimization_history.png, slice.png, parallel_coordinate.png, "
+        "param_importances.png",
+    ]
+    best = re.fullmatch(
+        rf"next: cifar-lightning test --ckpt_path ({FOLDER}/trial_00[01]/checkpoints/best.ckpt)", printed[-1]
+    )
+    assert best
+    assert Path(best[1]).is_file()
     found = rows()
     assert [row["state"] for row in found] == ["complete"] * 2
     for row in found:
@@ -109,7 +119,7 @@ def test_a_search(search, run):
     assert "/3" not in " ".join(printed[1:])
     printed = search("--trials=3").splitlines()
     assert "/3" not in " ".join(printed)
-    assert printed[-1] == f"3 complete; everything is in {FOLDER}"
+    assert "3 complete" in printed
     assert rows()[:2] == found
     assert len({row["model.lr"] for row in rows()}) == 3
 
@@ -179,7 +189,7 @@ def test_a_failed_trial_is_reported_and_the_others_go_on(search, monkeypatch):
     monkeypatch.setattr(run_module, "CLI", sometimes)
     printed = search("--trials=2").splitlines()
     assert re.match(r"0/2  trial 0, n=\S+  fail  OutOfMemoryError: out of memory  no best yet", printed[0])
-    assert printed[-1] == f"2 complete, 2 fail; everything is in {FOLDER}"
+    assert "2 complete, 2 fail" in printed
     assert [row["error"] for row in rows()][::2] == ["OutOfMemoryError: out of memory"] * 2
 
 

@@ -165,4 +165,4 @@ def test_ctrl_c_names_the_command_that_goes_on(tmp_path, capfd, monkeypatch):
     (line,) = re.findall(r"to go on: cifar-lightning sweep (.*)", printed)
     assert line == f"--ckpt_path {newest(tmp_path)}/checkpoints/last.ckpt"
     main([*line.split(), "--trainer.callbacks=null"])
-    assert "everything is in" in capfd.readouterr().out
+    assert "written to" in capfd.readouterr().out

@@ -1,0 +1,56 @@
+"""Write what commands print in terminals of two widths: CIFAR10_DIR=... python docs/terminal.py docs/terminal.md.
+
+Each command runs under a pseudo-terminal, and what it has written is replayed on a screen of that width.
+"""
+
+import os
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "callbacks"))
+from screen import Screen, record  # the screen of the tests
+
+WIDTHS = (80, 120)
+#: Each command, what it shows, and after which words Ctrl-C is pressed, if it is.
+SESSIONS = (
+    ("fit --config one_cycle --trainer.max_epochs 3", "A training: a line for each epoch, and what comes next.", None),
+    ("test --config one_cycle --ckpt_path best --evaluation.mc_samples 10", "A test.", None),
+    ("find-lr --config selu --num_steps 60", "A learning-rate range test.", None),
+    ("fit --config selu", "Ctrl-C after the first epoch.", "epoch   1/100  train"),
+    ("fit --config selu --epochs 5", "A mistake.", None),
+    ("fit selu", "A forgotten --config.", None),
+)
+HEAD = """# In the terminal
+
+What commands print in a terminal of {widths} columns, with CIFAR-10 on a CPU. Lines that are longer hold a command or a
+path to be copied, which the terminal breaks. While it trains, the last line is drawn anew several times a second.
+`docs/terminal.py` has written this page.
+"""
+
+
+def bar(screen: Screen) -> str:
+    """The progress line as it was amid the recording; "" if there was none."""
+    bars = [row.rstrip() for row in screen.drawn if "━" in row and " left" in row]
+    return bars[len(bars) // 2] if bars else ""
+
+
+def main(target: Path) -> None:
+    """Record all sessions at all widths."""
+    parts = [HEAD.format(widths=" and of ".join(map(str, WIDTHS)))]
+    for width in WIDTHS:
+        parts.append(f"\n## {width} columns\n")
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            for command, what, interrupt_at in SESSIONS:
+                screen, status, _ = record(width, shlex.split(command), interrupt_at)
+                parts.append(f"\n{what}\n\n```text\n$ cifar-lightning {command}\n{screen.text.strip()}\n```\n")
+                parts.append(f"\nExit status {status}.\n" * (status != 0))
+                if line := bar(screen):
+                    parts.append(f"\nMeanwhile:\n\n```text\n{line}\n```\n")
+    target.write_text("".join(parts), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).absolute())
