@@ -29,5 +29,5 @@ def follow_data(config: Namespace, given: Mapping[str, Mapping[str, Any]], data:
     shape, classes = describe_images(config.data.source, config.data.data_dir)
     chosen = config.data.classes or classes
     for name, value in zip(FOLLOWED, (math.prod(shape), len(chosen or ())), strict=True):
-        if value and name not in given.get("model", {}):
+        if value and name in config.model and name not in given.get("model", {}):  # a subclass may have fewer options
             config.model[name] = value

@@ -155,8 +155,7 @@ class CLI(LightningCLI):
             drop_arguments_of_other_classes(self.subconfig, self.line)
 
     def _take_config_of_resumed_run(self, parser: LightningArgumentParser, run: Path) -> None:
-        config = run / SAVED_CONFIG
-        if not config.is_file():
+        if not (config := run / SAVED_CONFIG).is_file():
             raise ValueError(
                 f"a resume without a config: expected --config, or {config} as the run has left it; received neither"
             )
@@ -244,16 +243,16 @@ class CLI(LightningCLI):
         config = self.config_init[self.subcommand].trainer
         check_devices(config.accelerator, config.devices)
         if self.folder is None:
-            parent = self._root / name_of_runs(self.line.configs, self.ckpt_path)
-            self.folder = make_run_folder(parent, self._kind, keep=not config.fast_dev_run)
+            name = name_of_runs(self.line.configs, self.ckpt_path)
+            self.folder = make_run_folder(self._root / name, self._kind, keep=not config.fast_dev_run)
         if self.subcommand != "fit":  # evaluations need none of the training's callbacks
             warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks.*")
         if config.logger in (None, True) and not config.barebones:
             kwargs["logger"] = make_loggers(self.folder)
         self.trainer_defaults["callbacks"] = self._make_callbacks(config)
         kwargs["enable_model_summary"] = False  # RunSummary says what a table of one layer does not
-        saved = {"fingerprints": self._fingerprints, "class_paths": class_paths(self.classes)}
-        self.save_config_kwargs |= saved | {"arguments": self.line.arguments}
+        self.save_config_kwargs |= {"fingerprints": self._fingerprints, "arguments": self.line.arguments}
+        self.save_config_kwargs["class_paths"] = class_paths(self.classes)
         trainer = super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpoints()
@@ -280,8 +279,8 @@ class CLI(LightningCLI):
         if config.enable_model_summary is not False and not config.barebones:
             callbacks.append(RunSummary())
         given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
-        own_bar = any(isinstance(callback, ProgressBar) for callback in given)
-        if config.enable_progress_bar is not False and not config.barebones and not own_bar:
+        is_given = any(isinstance(callback, ProgressBar) for callback in given)
+        if not (config.enable_progress_bar is False or config.barebones or is_given):
             callbacks.insert(0, RunProgressBar())  # first, so that it stops before the others print
         return callbacks
 

@@ -256,6 +256,7 @@ def averaged_modules(trainer: Trainer) -> list[Any]:
 
 
 def _averagings(trainer: Trainer) -> list[WeightAveraging]:
+    """The callbacks that average weights."""
     return [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]  # type: ignore[attr-defined]
 
 

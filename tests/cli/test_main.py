@@ -46,7 +46,7 @@ def test_every_config_trains(run, config):
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_flat_and_gives_its_reasons(config):
     lines = config.read_text().splitlines()
-    assert lines[0].startswith("# (")
+    assert lines[0].startswith("# (" if config.parent.name == "configs" else "# ")  # the exercise's part
     for line in lines:
         if re.match(r" +(?!monitor)\w+: ", line):
             assert "  # " in line, line
