@@ -48,6 +48,7 @@ COMMANDS = {
     "study": Command("train configs with several seeds, and compare them", "experiments.study.command", "study"),
     "signals": Command("draw activations and gradients by layer, before a training", "cli.signals"),
     "plot-schedule": Command("draw a training's learning rate, step by step", "cli.plot_schedule"),
+    "training-images": Command("draw images as a training would be shown them", "cli.training_images"),
     "export": Command("write a trained network as a file for other programs", "cli.export", trains=False),
     "configs": Command("list the configs that come with the package, or print one", "cli.configs", trains=False),
     "doctor": Command("say what this machine has, and what would have to be done", "cli.doctor", trains=False),
@@ -126,7 +127,7 @@ def _without_command(head: list[str]) -> None:
 
 def usage() -> str:
     """All commands, each with a line."""
-    commands = "\n".join(f"  {name:15}{command.help}" for name, command in COMMANDS.items())
+    commands = "\n".join(f"  {name:17}{command.help}" for name, command in COMMANDS.items())
     text = """\
         usage: cifar-lightning COMMAND [OPTIONS]
 

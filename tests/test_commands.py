@@ -13,7 +13,7 @@ from cifar_lightning import __main__ as commands
 from cifar_lightning.__main__ import COMMANDS, TRAINER, lightning, run, split
 
 NAMES = ["fit", "validate", "test", "predict", "find-lr", "sweep", "search", "study", "signals", "plot-schedule"]
-NAMES += ["export", "configs", "doctor"]
+NAMES += ["training-images", "export", "configs", "doctor"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["-h", "fit"]])

@@ -4,6 +4,7 @@ from cifar_lightning.analysis.curve_plots import draw_learning_curves, draw_swee
 from cifar_lightning.analysis.evaluation_plots import draw_confusion_matrix, draw_reliability
 from cifar_lightning.analysis.image_plots import draw_images
 from cifar_lightning.analysis.signal_plots import draw_signals, plot_signals
+from cifar_lightning.analysis.variant_plots import draw_variants
 from cifar_lightning.optim.rate_plots import draw_schedule, draw_sweep
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "draw_signals",
     "draw_sweep",
     "draw_sweep_curves",
+    "draw_variants",
     "plot_signals",
 ]

@@ -20,6 +20,7 @@ from cifar_lightning.analysis.plots import (
     draw_signals,
     draw_sweep,
     draw_sweep_curves,
+    draw_variants,
 )
 from cifar_lightning.optim.lr_rules import RULES
 from cifar_lightning.style import COLOURS, RIGHT, WRONG
@@ -119,6 +120,9 @@ CASES = {
     "images": lambda: draw_images(*predictions(12, TEN, [3] * 12, std=True)),
     "images of files": lambda: draw_images(*predictions(3, TEN)),
     "one image of two classes": lambda: draw_images(*predictions(1, NAMES[:2], [0])),
+    "training images": lambda: draw_variants(
+        torch.rand(3, 4, 3, 32, 32) * 255, [["airplane 49%\nautomobile 43%"] * 4] * 3, ["epoch 100"] * 4, title=TITLE
+    ),
     "images of 100 classes": lambda: draw_images(*predictions(4, NAMES, [99] * 4)),
 }
 

@@ -1,4 +1,4 @@
-"""find-lr, signals and plot-schedule: their options are their callbacks', and nothing is trained."""
+"""find-lr, signals, plot-schedule and training-images: their options are their callbacks', and nothing is trained."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 import yaml
 from conftest import SMALL
 
-from cifar_lightning.cli import find_lr, plot_schedule, signals
+from cifar_lightning.cli import find_lr, plot_schedule, signals, training_images
 
 QUICK = [*SMALL, "--model.hidden_sizes=2x8", "--data.batch_size=16", "--trainer.max_epochs=1"]
 
@@ -50,6 +50,13 @@ def test_plot_schedule(capfd):
     assert "15 steps: rate 0.005 at first" in printed
 
 
+def test_training_images(capfd):
+    training_images.main(["--num_images", "3", "--num_epochs=2", *QUICK, "--data.flip=true", "--model.mixup=1"])
+    assert is_untrained()
+    picture = only("training_images.png")
+    assert f"written to {picture.parent}:\n  training_images.png\n" in capfd.readouterr().out
+
+
 def test_the_callbacks_of_fit_still_do_it(run):
     run(
         "fit",
@@ -72,6 +79,7 @@ def test_the_callbacks_of_fit_still_do_it(run):
         (find_lr, ["--config", "sellu"], "did you mean selu"),
         (find_lr, ["--model.lrr", "1"], "lrr"),
         (find_lr, ["--ckpt_path", "a.ckpt"], "find-lr looks at a training that begins: expected no --ckpt_path"),
+        (training_images, ["--num_epochs", "0"], "num_epochs out of range: expected 1 or more, received 0"),
         (signals, ["--num_images", "0"], "num_images out of range: expected at least 1, received 0"),
         (plot_schedule, ["--ckpt_path=a.ckpt"], "plot-schedule looks at a training that begins"),
     ],
