@@ -126,7 +126,7 @@ def test_each_network_drops_with_its_own_probability(kind):
     nets = [DeepMLP(12, 3, [2000], dropout=kind, dropout_p=p, activation="relu").double() for p in (0.0, 0.2, 0.7)]
     for net in nets:
         net.load_state_dict(nets[0].state_dict())
-    inputs, targets = batch(64)
+    inputs, targets = batch(512)
     expected = nets[0](inputs)
     for logits in (
         StackedForward(nets)(inputs, is_shared=True),
@@ -135,7 +135,7 @@ def test_each_network_drops_with_its_own_probability(kind):
         torch.testing.assert_close(logits[0], expected.detach() if not logits.requires_grad else expected)
         # The noise of dropout has variance p / (1 - p), up to what alpha dropout adds to it.
         noise = [(each - expected).square().mean().item() for each in logits[1:]]
-        assert 0 < 1.5 * noise[0] < noise[1]
+        assert 0 < 1.2 * noise[0] < noise[1]
 
 
 @pytest.mark.parametrize("clip", [clip_by_norm, clip_by_value])
