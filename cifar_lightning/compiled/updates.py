@@ -61,8 +61,7 @@ class NAdamUpdate:
         beta1, beta2, eps = constants
         for g, p, m, v in zip(gradients, *tensors, strict=True):
             of_g, of_m, of_v = _broadcast(factors, p)
-            m.lerp_(g, 1 - beta1)
-            v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+            _follow_(g, m, v, beta1, beta2)
             p.sub_((of_g * g + of_m * m) / ((of_v * v).sqrt() + eps))
 
 
@@ -104,8 +103,7 @@ class AdamUpdate:
         beta1, beta2, eps = constants
         for g, p, m, v in zip(gradients, *tensors, strict=True):
             of_p, of_m, of_v = _broadcast(factors, p)
-            m.lerp_(g, 1 - beta1)
-            v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+            _follow_(g, m, v, beta1, beta2)
             p.sub_(of_p * p + of_m * m / ((of_v * v).sqrt() + eps))
 
 
@@ -183,6 +181,12 @@ def _join_(states: Sequence[State], name: str) -> Tensor:
     for state, number in zip(states, joined, strict=True):
         state[name] = number
     return joined
+
+
+def _follow_(g: Tensor, m: Tensor, v: Tensor, beta1: float, beta2: float) -> None:
+    """Let the running mean m and mean square v follow a gradient g."""
+    m.lerp_(g, 1 - beta1)
+    v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
 
 
 def _broadcast(factors: Tensor, parameter: Tensor) -> tuple[Tensor, ...]:

@@ -1,5 +1,6 @@
 """Monte-Carlo dropout whose masks are a function of their seeds, so that any runtime draws the same ones."""
 
+from collections.abc import Iterator
 from itertools import count
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from cifar_lightning.analysis.mc_dropout import entropy
 from cifar_lightning.export.image_network import ImageNetwork
 from cifar_lightning.nn.alpha_dropout import ALPHA_PRIME, affine_correction
+from cifar_lightning.nn.blocks import Residual
 
 #: The multiplicative constants of an integer hash with low bias; both are below 2^31, so int64 holds each product.
 #: (C. Wellons, "Prospecting for Hash Functions", 2018.)
@@ -50,6 +52,38 @@ class SeededDropout(nn.Module):
         return torch.where(drawn < round(self.p * 2**32), torch.full_like(kept, self.dropped), kept)
 
 
+class Passes(nn.Module):
+    """What a row of layers computes, in S passes at once.
+
+    Args:
+        layers: The layers, which may be rows themselves; `Residual` adds its input.
+        numbers: Gives each dropout its number.
+    """
+
+    def __init__(self, layers: nn.Sequential, numbers: Iterator[int]) -> None:
+        super().__init__()
+        self.adds_input = isinstance(layers, Residual)
+        self.layers = nn.ModuleList(_in_passes(layer, numbers) for layer in layers)
+
+    def forward(self, x: Tensor, seeds: Tensor) -> Tensor:
+        """Map (S, B, F), or (1, B, F) of passes that are alike so far, with seeds (S,) to the same."""
+        y = x
+        for layer in self.layers:
+            if isinstance(layer, SeededDropout | Passes):
+                y = layer(y, seeds)
+            else:
+                y = layer(y.flatten(0, 1)).unflatten(0, (y.shape[0], y.shape[1]))
+        return x + y if self.adds_input else y
+
+
+def _in_passes(layer: nn.Module, numbers: Iterator[int]) -> nn.Module:
+    if isinstance(layer, nn.Sequential):
+        return Passes(layer, numbers)
+    if isinstance(layer, nn.Dropout | nn.AlphaDropout):
+        return SeededDropout(layer, next(numbers)) if layer.p else nn.Identity()
+    return layer
+
+
 class SampledNetwork(nn.Module):
     """An `ImageNetwork` with Monte-Carlo dropout: images and a seed for each pass in, what the passes say out.
 
@@ -64,14 +98,8 @@ class SampledNetwork(nn.Module):
 
     def __init__(self, network: ImageNetwork) -> None:
         super().__init__()
-        self.network = network
-        numbers = count()
-        self.layers = nn.ModuleList(
-            SeededDropout(layer, next(numbers)) if isinstance(layer, nn.Dropout | nn.AlphaDropout) else layer
-            for layer in _leaves(network.network.as_sequential())
-            if getattr(layer, "p", None) != 0
-        )
-        if not any(isinstance(layer, SeededDropout) for layer in self.layers):
+        self.network, self.passes = network, Passes(network.network.as_sequential(), count())
+        if not any(isinstance(layer, SeededDropout) for layer in self.passes.modules()):
             raise ValueError(
                 "Monte-Carlo dropout has nothing to sample: expected a network with a dropout of p > 0, received none"
             )
@@ -88,19 +116,7 @@ class SampledNetwork(nn.Module):
             (B,), in nats.
         """
         x = self.network.standardize(images).flatten(1).unsqueeze(0)  # (1, B, F), and (S, B, F) from a dropout on
-        for layer in self.layers:
-            if isinstance(layer, SeededDropout):
-                x = layer(x, seeds)
-            elif not isinstance(layer, nn.Flatten):
-                x = layer(x.flatten(0, 1)).unflatten(0, (x.shape[0], x.shape[1]))
-        p = self.network.temperature(x).softmax(-1)
+        p = self.network.temperature(self.passes(x, seeds)).softmax(-1)
         mean = p.mean(0)
         information = entropy(mean) - entropy(p).mean(0)
         return mean, (p - mean).square().mean(0).sqrt(), information.clamp(min=0)
-
-
-def _leaves(module: nn.Module) -> list[nn.Module]:
-    """The layers of nested sequences, in their order."""
-    if not isinstance(module, nn.Sequential):
-        return [module]
-    return [leaf for part in module for leaf in _leaves(part)]

@@ -9,8 +9,16 @@ from cifar_lightning.nn.alpha_dropout import AlphaDropout
 NOISY = [{"dropout": kind, "dropout_p": 0.3, "dropout_position": where}
          for kind in ("standard", "alpha") for where in ("last", "all", "input_and_all")]  # fmt: skip
 
+BLOCKS = [{"dropout": "standard", "dropout_p": 0.3, "dropout_position": "all", "hidden_sizes": [9, 9, 9],
+           "activation": "gelu", "normalization": "layer", "block": block}
+          for block in ("residual", "inverted_bottleneck")]  # fmt: skip
 
-@pytest.mark.parametrize("options", NOISY, ids=lambda options: f"{options['dropout']} {options['dropout_position']}")
+
+@pytest.mark.parametrize(
+    "options",
+    NOISY + BLOCKS,
+    ids=lambda options: f"{options['dropout']} {options.get('block', options['dropout_position'])}",
+)
 def test_its_moments_are_those_of_mc_predict(options):
     network, images = make_network(**options), make_images(6)
     mean, std, information = SampledNetwork(network)(images, torch.arange(20_000))
@@ -19,6 +27,18 @@ def test_its_moments_are_those_of_mc_predict(options):
     torch.testing.assert_close(mean, expected.mean, atol=0.015, rtol=0)
     torch.testing.assert_close(std, expected.std, atol=0.015, rtol=0)
     torch.testing.assert_close(information, expected.mutual_information, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("options", NOISY + BLOCKS, ids=str)
+def test_with_nothing_dropped_it_is_the_network(options):
+    network, images = make_network(**options), make_images(6)
+    sampled = SampledNetwork(network)
+    for layer in sampled.modules():
+        if isinstance(layer, SeededDropout):
+            layer.p, layer.scale, layer.shift = 0.0, 1.0, 0.0
+    mean, std, _ = sampled(images, torch.arange(3))
+    torch.testing.assert_close(mean, network.predict_proba(images))
+    torch.testing.assert_close(std, torch.zeros_like(std), atol=1e-6, rtol=0)
 
 
 def test_the_seeds_decide():
