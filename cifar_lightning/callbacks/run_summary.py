@@ -1,5 +1,6 @@
 """What a training is about, before it begins."""
 
+from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
@@ -43,6 +44,8 @@ def describe_network(network: DeepMLP) -> str:
     groups = [(len(list(group)), size) for size, group in groupby(network.hidden_sizes)]
     sizes = ", ".join(f"{count} x {size}" if count > 1 else str(size) for count, size in groups)
     parts = [f"{sizes} {network.activation}", network.init]
+    if network.block != "plain":
+        parts.append({"residual": "residual blocks", "inverted_bottleneck": "inverted bottlenecks"}[network.block])
     if network.normalization != "none":
         parts.append(f"{network.normalization} norm")
     if network.dropout != "none":
@@ -58,12 +61,24 @@ def _describe_training(trainer: Trainer, module: LightningModule) -> str:
     if isinstance(module, MLPClassifier):
         optimizer, schedule = (_short(hparams[name]) for name in ("optimizer", "schedule"))
         parts.append(f"{optimizer}, {schedule}, lr {hparams['lr']:g}")
+        if changes := _describe_changes(hparams, getattr(data, "hparams", {})):
+            parts.append(f"images {changes}")
     if (sizes := getattr(data, "split_sizes", None)) is not None:
         size = data.hparams["batch_size"]
         parts.append(f"{sizes[0]:,} images of {data_set_name(trainer)} in batches of {size}, {sizes[1]:,} to validate")
     if trainer.max_epochs not in (None, -1):
         parts.append(f"{trainer.max_epochs} epoch{'s' * (trainer.max_epochs != 1)} at most")
     return "; ".join(parts)
+
+
+def _describe_changes(model: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """What is done to training images, in short; "" for nothing."""
+    changes = ["mirrored"] * bool(data.get("flip"))
+    if shift := data.get("shift"):
+        changes.append(f"moved by up to {shift} pixels")
+    if mixup := model.get("mixup"):
+        changes.append(f"mixed, Beta({mixup:g}, {mixup:g})")
+    return ", ".join(changes)
 
 
 def _describe_devices(trainer: Trainer) -> str:

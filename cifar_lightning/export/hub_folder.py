@@ -123,9 +123,12 @@ def model_card(
 
 
 #: What a data module's hyperparameters say of the training images.
-DATA_FACTS = ("classes", "train_size", "val_split", "val_size", "scaling")
+DATA_FACTS = ("classes", "train_size", "val_split", "val_size", "scaling", "flip", "shift")
 #: What a model's hyperparameters say, besides optimizer and schedule.
-NETWORK_FACTS = ("hidden_sizes", "activation", "init", "normalization", "dropout", "dropout_p", "max_norm", "l1", "l2")
+NETWORK_FACTS = (
+    *("hidden_sizes", "block", "activation", "init", "normalization", "dropout", "dropout_p", "max_norm", "l1", "l2"),
+    *("mixup", "label_smoothing"),
+)
 
 
 def _recipe(hparams: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,6 +136,8 @@ def _recipe(hparams: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> dict[s
     for name in ("optimizer", "schedule"):
         component = hparams.get(name)
         facts[name] = component["class_path"] if isinstance(component, Mapping) else component
+        if isinstance(component, Mapping) and (options := component.get("init_args")):
+            facts[f"{name}'s options"] = ", ".join(f"{key} {value}" for key, value in options.items())
     facts |= {"learning rate": hparams.get("lr"), "epochs": checkpoint.get("epoch", -1) + 1}
     facts["batch size"] = checkpoint.get("datamodule_hyper_parameters", {}).get("batch_size")
     facts["seed"] = checkpoint.get("CIFAR10DataModule", {}).get("order_seed")

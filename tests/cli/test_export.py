@@ -89,7 +89,8 @@ def test_a_hub_folder_has_a_card_of_its_run(checkpoint, export, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     export("--ckpt_path", checkpoint, "--format", "hub", "--out", "my-mlp")
     card = Path("my-mlp/README.md").read_text()
-    for said in ("data set: synthetic", "seed: 42", "learning rate: ", "accuracy: 0.", "## Limits", "Apache", "disc"):
+    recipe = ("learning rate: ", "block: plain", "mixup: 0.0", "momentum_decay 0.004")
+    for said in ("data set: synthetic", "seed: 42", *recipe, "accuracy: 0.", "## Limits", "Apache", "disc"):
         assert said in card
     from huggingface_hub import ModelCard
 
