@@ -3,6 +3,7 @@
 import re
 import shlex
 
+import pytest
 from conftest import ROOT, SMALL
 from PIL import Image
 
@@ -76,3 +77,12 @@ def test_every_config_is_listed():
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\((?!http)([^)#]+)", README):
         assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_pages_name_files_that_there_are(page):
+    text = page.read_text()
+    for name in re.findall(r"`((?:tests|scripts|docs|configs)/[\w./-]+\.\w+)", text):
+        assert (ROOT / name).exists(), name
+    for target in re.findall(r"\]\((?!http)([^)#]+)", text):
+        assert (page.parent / target).exists(), target
