@@ -1,8 +1,8 @@
 """The deep multilayer perceptron of the CIFAR-10 exercise, piece by piece.
 
 Each name below is imported when it is first asked for, so importing the package takes no time. `MLPClassifier`,
-`CIFAR10DataModule`, `LRFinder`, `Pretrained`, `FreezePretrained`, `RunReport` and `SignalPicture` need Lightning, and
-`plot_signals` needs matplotlib; all others need torch only.
+`CIFAR10DataModule`, `Distillation`, `LRFinder`, `Pretrained`, `FreezePretrained`, `RunReport` and `SignalPicture` need
+Lightning, and `plot_signals` needs matplotlib; all others need torch only.
 """
 
 from importlib import import_module
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cifar_lightning.analysis.mc_dropout import MCPrediction, mc_dropout, mc_predict
     from cifar_lightning.analysis.signal_plots import plot_signals
     from cifar_lightning.analysis.signals import LayerSignal, measure_signals
+    from cifar_lightning.callbacks.distillation import Distillation
     from cifar_lightning.callbacks.freeze_pretrained import FreezePretrained
     from cifar_lightning.callbacks.lr_finder import LRFinder
     from cifar_lightning.callbacks.pretrained import Pretrained
@@ -47,6 +48,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "DeepMLP",
+    "Distillation",
     "Exponential",
     "FreezePretrained",
     "ImageNetwork",
@@ -82,6 +84,7 @@ _MODULES = {
     "CIFAR10DataModule": "training.datamodule",
     "CompiledStep": "compiled.step",
     "DeepMLP": "nn.mlp",
+    "Distillation": "callbacks.distillation",
     "FreezePretrained": "callbacks.freeze_pretrained",
     "ImageNetwork": "export.image_network",
     "LRFinder": "callbacks.lr_finder",

@@ -9,26 +9,18 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import (
-    EarlyStopping,  # noqa: F401 (short name)
-    LearningRateMonitor,  # noqa: F401 (short name)
-    ModelCheckpoint,
-    ProgressBar,
-)
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from cifar_lightning.callbacks.evaluation import EvaluationReport
-from cifar_lightning.callbacks.freeze_pretrained import FreezePretrained  # noqa: F401 (short name)
-from cifar_lightning.callbacks.lr_finder import LRFinder  # noqa: F401 (short name)
 from cifar_lightning.callbacks.predictions import PredictionTable
 from cifar_lightning.callbacks.pretrained import Pretrained
 from cifar_lightning.callbacks.progress_bar import RunProgressBar
 from cifar_lightning.callbacks.report import RunReport
 from cifar_lightning.callbacks.run_folder import RunFolder
 from cifar_lightning.callbacks.run_summary import RunSummary
-from cifar_lightning.callbacks.schedule_plot import SchedulePlot  # noqa: F401 (short name)
-from cifar_lightning.callbacks.signal_picture import SignalPicture  # noqa: F401 (short name)
 from cifar_lightning.cli import checkpoint_options as options
+from cifar_lightning.cli import short_names  # noqa: F401
 from cifar_lightning.cli.arguments import CommandLine, gather_lists
 from cifar_lightning.cli.class_checks import check_stored_classes
 from cifar_lightning.cli.class_options import drop_arguments_of_other_classes

@@ -1,5 +1,6 @@
 """Random variants of training images: mirrored, moved by a few pixels, and mixed with others."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -112,6 +113,10 @@ class SoftLabels:
             One lambda a batch, as in the authors' code, but never less than 1/2: i and j change places then, so that
             the label counts most for its own image. 0 for none.
         label_smoothing: Share epsilon of the target that all classes get equally (Szegedy et al. 2016, section 7).
+        teacher: Maps images (B, C, H, W), 0 to 255, to probabilities (B, num_classes); None for no distillation.
+        teacher_weight: Share of the target that comes from the teacher, for the very images that are learned from
+            (Hinton et al. 2015, https://arxiv.org/abs/1503.02531, at temperature 1). Cross-entropy is linear in its
+            targets, so this is the weighted sum of both losses.
 
     Raises:
         ValueError: If one of them is out of range.
@@ -120,12 +125,16 @@ class SoftLabels:
     num_classes: int
     mixup: float = 0.0
     label_smoothing: float = 0.0
+    teacher: Callable[[Tensor], Tensor] | None = None
+    teacher_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.mixup < float("inf"):
             raise ValueError(f"mixup out of range: expected 0 or a positive number, received {self.mixup}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing out of range: expected 0 <= p < 1, received {self.label_smoothing}")
+        if not 0 <= self.teacher_weight <= 1:
+            raise ValueError(f"teacher_weight must be from 0 to 1, got {self.teacher_weight}")
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Map a batch to what is learned from it; each row of several, (S, B), is mixed by itself.
@@ -137,7 +146,7 @@ class SoftLabels:
         Returns:
             Images of the same shape, and targets (..., B, num_classes); both as they were if there is nothing to do.
         """
-        if not (self.mixup or self.label_smoothing):
+        if not (self.mixup or self.label_smoothing or self.teacher):
             return images, labels
         targets = F.one_hot(labels, self.num_classes).float()
         targets = targets * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
@@ -147,6 +156,9 @@ class SoftLabels:
             partners = torch.rand(labels.shape, device=labels.device).argsort(-1)
             images = _mix(as_floats(images), partners, lam)
             targets = _mix(targets, partners, lam)
+        if self.teacher is not None:
+            taught = self.teacher(images.flatten(0, labels.ndim - 1)).view_as(targets)
+            targets = targets.lerp(taught, self.teacher_weight)
         return images, targets
 
 

@@ -1,0 +1,101 @@
+"""Distillation: a network that learns from the predictions of trained ones."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from glob import glob
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from cifar_lightning.export.checkpoint_files import read_checkpoint
+from cifar_lightning.training.classifier import MLPClassifier
+from cifar_lightning.training.stacked_classifier import StackedClassifier
+
+
+class Distillation(Callback):
+    """Train an `MLPClassifier`, or each of a stack, on trained networks' predictions as well as on the labels.
+
+    The teachers see the same images as the network, varied and mixed, and their mean probabilities replace a share of
+    the targets (Hinton et al. 2015, https://arxiv.org/abs/1503.02531, at temperature 1). They are not trained.
+
+    Args:
+        teachers: Checkpoints, or patterns such as runs/best/bottleneck/*/checkpoints/last.ckpt, which stand for all
+            files that match. Several teachers are an ensemble.
+        weight: Share of the target that comes from the teachers, 0 to 1.
+        precision: What the teachers compute in; bf16-mixed is faster on processors and GPUs that support it.
+
+    Raises:
+        ValueError: If there are no teachers, or the weight is out of range; from `fit`, if a file is no checkpoint, or
+            a teacher's classes or image size differ.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from cifar_lightning import Distillation
+        >>> trainer = Trainer(logger=False, callbacks=[Distillation(["teacher.ckpt"], weight=0.5)])
+    """
+
+    def __init__(
+        self, teachers: list[str], weight: float = 0.7, precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    ) -> None:
+        if not teachers:
+            raise ValueError("distillation needs at least one teacher's checkpoint, got none")
+        if not 0 <= weight <= 1:
+            raise ValueError(f"the teachers' weight must be from 0 to 1, got {weight}")
+        self.teachers, self.weight, self.precision = list(teachers), weight, precision
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the teachers, and give them their share of the targets."""
+        students = _students(pl_module)
+        if not students:
+            raise ValueError(f"distillation teaches an MLPClassifier, got {type(pl_module).__name__}")
+        paths = [path for pattern in self.teachers for path in sorted(glob(pattern)) or [pattern]]
+        networks = [_read_teacher(path, students[0]).to(pl_module.device) for path in paths]
+        teacher = Teacher(networks, self.precision)
+        for student in students:
+            student.soft_labels = replace(student.soft_labels, teacher=teacher, teacher_weight=self.weight)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the network without a teacher."""
+        for student in _students(pl_module):
+            student.soft_labels = replace(student.soft_labels, teacher=None, teacher_weight=0.0)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the network without a teacher."""
+        self.on_fit_end(trainer, pl_module)
+
+
+class Teacher:
+    """The mean probabilities of trained networks.
+
+    Args:
+        networks: At least one.
+        precision: What they compute in.
+    """
+
+    def __init__(self, networks: Sequence[MLPClassifier], precision: Literal["32-true", "bf16-mixed"]) -> None:
+        self._networks, self._is_mixed = list(networks), precision == "bf16-mixed"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W), 0 to 255, to probabilities (B, num_classes)."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._is_mixed):
+            return torch.stack([network.predict_proba(images).float() for network in self._networks]).mean(0)
+
+
+def _students(module: LightningModule) -> list[MLPClassifier]:
+    each = module.classifiers if isinstance(module, StackedClassifier) else [module]
+    return [student for student in each if isinstance(student, MLPClassifier)]
+
+
+def _read_teacher(path: str, student: MLPClassifier) -> MLPClassifier:
+    read_checkpoint(Path(path))  # which says so if it is none
+    teacher = MLPClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+    for name, expected, received in (
+        ("classes", student.classes, teacher.classes),
+        ("number of inputs", student.network.in_features, teacher.network.in_features),
+    ):
+        if expected != received:
+            raise ValueError(f"the teacher {path} must have the network's {name}, {expected}; it has {received}")
+    return teacher

@@ -1,0 +1,143 @@
+"""A network that learns from a trained one's predictions, by plain, compiled and stacked steps."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+
+from cifar_lightning import CIFAR10DataModule, Distillation, MLPClassifier
+from cifar_lightning.training.copies import Copy
+from cifar_lightning.training.execution import Executor
+from cifar_lightning.training.stacked_classifier import StackedClassifier
+
+
+def classifier(seed=1, compile="never", **options):
+    seed_everything(seed, verbose=False)
+    module = MLPClassifier(**{"lr": 0.01, "optimizer": "SGD", "hidden_sizes": [20, 20]} | options)
+    module.executor = Executor(compile)
+    return module
+
+
+def data(**options):
+    return CIFAR10DataModule(source="synthetic", synthetic_size=300, val_size=60, batch_size=20, **options)
+
+
+def trainer(**options):
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return Trainer(**{"accelerator": "cpu", "max_epochs": 2, "enable_model_summary": False} | quiet | options)
+
+
+@pytest.fixture
+def teachers(tmp_path):
+    """The files of two trained networks."""
+    for seed in (5, 6):
+        fit = trainer()
+        fit.fit(classifier(seed, lr=0.1), datamodule=data(order_seed=1))
+        fit.save_checkpoint(tmp_path / f"teacher{seed}.ckpt")
+    return sorted(str(path) for path in tmp_path.glob("*.ckpt"))
+
+
+class FirstStep(Callback):
+    """Computes what the loss of the first step should be, from the network as it was before."""
+
+    def __init__(self, teachers, weight):
+        self.teachers = [MLPClassifier.load_from_checkpoint(path, weights_only=True) for path in teachers]
+        self.weight, self.expected, self.received = weight, None, None
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if self.expected is None:
+            images, labels = batch
+            taught = torch.stack([teacher.predict_proba(images) for teacher in self.teachers]).mean(0)
+            log_p = module(images).log_softmax(1)
+            of_teachers = -(taught * log_p).sum(1).mean()
+            self.expected = (1 - self.weight) * F.nll_loss(log_p, labels) + self.weight * of_teachers
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.received = outputs["loss"] if self.received is None else self.received
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+def test_the_loss_is_the_weighted_sum_of_hintons(teachers, weight):
+    first = FirstStep(teachers, weight)
+    trainer(callbacks=[first, Distillation(teachers, weight)]).fit(classifier(), datamodule=data(order_seed=1))
+    torch.testing.assert_close(first.received, first.expected)
+
+
+def weights_after(module, *callbacks):
+    trainer(callbacks=list(callbacks)).fit(module, datamodule=data(order_seed=1, flip=True, shift=2))
+    return module.network.output.weight
+
+
+def test_without_a_weight_teachers_change_nothing(teachers):
+    assert torch.equal(weights_after(classifier(), Distillation(teachers, 0.0)), weights_after(classifier()))
+
+
+def test_a_pattern_stands_for_all_files_that_match(teachers, tmp_path):
+    by_pattern = weights_after(classifier(), Distillation([str(tmp_path / "*.ckpt")]))
+    assert torch.equal(by_pattern, weights_after(classifier(), Distillation(teachers)))
+    assert not torch.equal(by_pattern, weights_after(classifier(), Distillation(teachers[:1])))
+
+
+@pytest.mark.slow
+def test_compiled_steps_learn_the_same(teachers):
+    options = {"mixup": 0.2, "label_smoothing": 0.1}
+    plain = weights_after(classifier(**options), Distillation(teachers))
+    compiled = weights_after(classifier(compile="always", **options), Distillation(teachers))
+    torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_each_copy_of_a_stack_is_taught(teachers):
+    copies = [Copy(f"lr={lr}", classifier(lr=lr), 1) for lr in (0.001, 0.01)]
+    callback = Distillation(teachers)
+    trainer(callbacks=[callback]).fit(StackedClassifier(classifier(), copies), datamodule=data(order_seed=1))
+    alone = classifier()
+    trainer(callbacks=[callback]).fit(alone, datamodule=data(order_seed=1))
+    ours = copies[1].classifier.network.output.weight
+    torch.testing.assert_close(ours, alone.network.output.weight, rtol=1e-4, atol=1e-5)
+
+
+def test_teachers_leave_with_the_training(teachers):
+    module = classifier()
+    before = set(module.state_dict())
+    trainer(callbacks=[Distillation(teachers)], max_epochs=1).fit(module, datamodule=data())
+    assert module.soft_labels.teacher is None
+    assert set(module.state_dict()) == before
+
+
+class Other(LightningModule):
+    def training_step(self, batch):
+        raise NotImplementedError
+
+    def configure_optimizers(self):
+        return None
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "message"),
+    [
+        (lambda: classifier(num_classes=2), {"classes": ["disc", "ring"]}, "must have the network's classes"),
+        (lambda: Other(), {}, "teaches an MLPClassifier, got Other"),
+    ],
+)
+def test_who_can_not_be_taught(teachers, module, options, message):
+    with pytest.raises(ValueError, match=message):
+        trainer(callbacks=[Distillation(teachers)]).fit(module(), datamodule=data(**options))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([],), "at least one teacher's checkpoint, got none"),
+        ((["a.ckpt"], -0.1), r"from 0 to 1, got -0\.1"),
+        ((["a.ckpt"], 1.5), r"from 0 to 1, got 1\.5"),
+        ((["a.ckpt"], float("nan")), "from 0 to 1, got nan"),
+    ],
+)
+def test_wrong_options(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Distillation(*arguments)
+
+
+def test_a_missing_teacher_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no checkpoint: .*gone\.ckpt"):
+        trainer(callbacks=[Distillation([str(tmp_path / "gone.ckpt")])]).fit(classifier(), datamodule=data())
