@@ -24,9 +24,9 @@ SESSIONS = (
 )
 HEAD = """# In the terminal
 
-What commands print in a terminal of {widths} columns, with CIFAR-10 on a CPU. Longer lines contain a command or a path to
-copy, which the terminal wraps. During training, the last line is redrawn several times a second. `docs/terminal.py` writes
-this page.
+What commands print in a terminal of {widths} columns, with CIFAR-10 on a CPU. Longer lines contain a command or a path
+to copy, which the terminal wraps. During training, the last line is redrawn several times a second. `docs/terminal.py`
+writes this page.
 """
 
 
