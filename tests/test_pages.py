@@ -23,7 +23,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 #: Pages whose commands take long: each of their runs is a process, or they write one file after the other.
-SLOW = ["study", "search"]
+SLOW = ["export", "search", "study"]
 QUICK = ["--trainer.max_epochs=2", "--trainer.limit_train_batches=4"]
 #: What a page's option needs there, which is not: a GPU, Fashion MNIST.
 ELSEWHERE = {"gpu", "fashion_mnist"}
@@ -120,7 +120,7 @@ def run_small(words, capsys, folder):
     if words[0] in ("validate", "test", "predict"):
         words = [*words, "--trainer.enable_progress_bar=false"]
     elif words[0] in COMMANDS and COMMANDS[words[0]].trains:
-        small = SMALL[2:] if "folder" in words else SMALL
+        small = SMALL[3:] if "folder" in words else SMALL
         more = ["--data.synthetic_size=2000"] if "two_classes" in " ".join(words) else []  # for 200 images of two
         words = [*words, *small, *QUICK, *more, *(["--trials=1"] if words[0] == "search" else [])]
     assert status(words) == 0, words
