@@ -15,8 +15,8 @@ from screen import Screen, record  # the screen of the tests
 WIDTHS = (80, 120)
 #: Each command, what it shows, and after which words Ctrl-C is pressed, if it is.
 SESSIONS = (
-    ("fit --config one_cycle --trainer.max_epochs 3", "A training: a line for each epoch, and what comes next.", None),
-    ("test --config one_cycle --ckpt_path best --evaluation.mc_samples 10", "A test.", None),
+    ("fit --config one_cycle --trainer.max_epochs 3", "Training: one line per epoch, and what you can do next.", None),
+    ("test --config one_cycle --ckpt_path best --evaluation.mc_samples 10", "Testing.", None),
     ("find-lr --config selu --num_steps 60", "A learning-rate range test.", None),
     ("fit --config selu", "Ctrl-C after the first epoch.", "epoch   1/100  train"),
     ("fit --config selu --epochs 5", "A mistake.", None),
@@ -24,9 +24,9 @@ SESSIONS = (
 )
 HEAD = """# In the terminal
 
-What commands print in a terminal of {widths} columns, with CIFAR-10 on a CPU. Lines that are longer hold a command or a
-path to be copied, which the terminal breaks. While it trains, the last line is drawn anew several times a second.
-`docs/terminal.py` has written this page.
+What commands print in a terminal of {widths} columns, with CIFAR-10 on a CPU. Longer lines contain a command or a path
+to copy, which the terminal wraps. During training, the last line is redrawn several times a second. `docs/terminal.py`
+writes this page.
 """
 
 

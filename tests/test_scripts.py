@@ -17,10 +17,10 @@ def checkout(tmp_path):
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     bin_dir = tmp_path / ".venv" / "bin"
     bin_dir.mkdir(parents=True)
-    for program in ("cifar-lightning", "python"):
+    for program in ("cifar-lightning", "mkdocs", "python"):
         (bin_dir / program).write_text(f'#!/bin/sh\necho {program} "$@"\n')
         (bin_dir / program).chmod(0o755)
-    for stamp in (".installed", ".installed-test"):
+    for stamp in (".installed", ".installed-docs", ".installed-test"):
         (tmp_path / ".venv" / stamp).touch()
     return tmp_path
 
@@ -63,11 +63,14 @@ def test_fit(checkout, args, environment, expected):
     assert said == ""  # installed nothing
 
 
-def test_test_passes_its_arguments_on(checkout):
-    assert call(checkout, "test", "-n", "2")[0] == "python -m pytest -n 2"
+@pytest.mark.parametrize(
+    ("script", "expected"), [("test", "python -m pytest -n 2"), ("docs", "mkdocs build --strict -n 2")]
+)
+def test_the_arguments_are_passed_on(checkout, script, expected):
+    assert call(checkout, script, "-n", "2")[0] == expected
 
 
-@pytest.mark.parametrize(("script", "wanted"), [("fit", "."), ("test", ".[test]")])
+@pytest.mark.parametrize(("script", "wanted"), [("fit", "."), ("test", ".[test]"), ("docs", ".[docs]")])
 def test_installs_when_pyproject_is_newer(checkout, script, wanted):
     later = time.time() + 10
     os.utime(checkout / "pyproject.toml", (later, later))
