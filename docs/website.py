@@ -14,36 +14,52 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
-LANGUAGES = {".py": "python", ".yaml": "yaml"}
+#: The language of the files that become pages, by what their names end with; others are copied.
+LANGUAGES = {"": "text", ".cff": "yaml", ".py": "python", ".yaml": "yaml"}
 
 
 def site_path(path: str) -> str:
-    """The source that the website has for a file of the repository."""
+    """Where the website has a file of the repository."""
     if path == "README.md":
         return "index.md"
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
     if (ROOT / path).is_dir():
         return f"{path}/index.md"
-    return path if path.endswith(".md") else f"{path}.md"
+    return f"{path}.md" if Path(path).suffix in LANGUAGES else path
+
+
+def files_in(folder: str) -> list[str]:
+    """The files of a folder."""
+    return [f"{folder}/{file.name}" for file in sorted((ROOT / folder).iterdir()) if file.is_file()]
 
 
 def linked_files(path: str) -> list[str]:
     """The files of the repository that one of its pages, or a folder, leads to."""
     if (ROOT / path).is_dir():
-        return [f"{path}/{file.name}" for file in sorted((ROOT / path).iterdir()) if file.suffix in LANGUAGES]
+        return files_in(path)
+    if not path.endswith(".md"):
+        return []
     return [normpath(join(dirname(path), target)) for target in LINK.findall((ROOT / path).read_text("utf-8"))]
 
 
-def text_of(path: str) -> str:
-    """The Markdown of a file outside docs/."""
+def make_file(path: str, config: MkDocsConfig) -> File:
+    """The page of a file outside docs/, or its copy."""
     if (ROOT / path).is_dir():
-        lines = [f"- [{Path(file).name}]({relpath(file, path)})" for file in linked_files(path)]
-        return "\n".join([f"# {path}", "", *lines])
-    text = (ROOT / path).read_text("utf-8")
+        lines = [f"- [{Path(file).name}]({relpath(file, path)}){summary(file)}" for file in files_in(path)]
+        return File.generated(config, site_path(path), content="\n".join([f"# {path}", "", *lines]))
     if path.endswith(".md"):
-        return text
-    return f"# {path}\n\n````{LANGUAGES.get(Path(path).suffix, 'text')}\n{text}````\n"
+        return File.generated(config, site_path(path), content=(ROOT / path).read_text("utf-8"))
+    if (language := LANGUAGES.get(Path(path).suffix)) is None:
+        return File.generated(config, path, abs_src_path=str(ROOT / path))
+    text = (ROOT / path).read_text("utf-8")
+    return File.generated(config, site_path(path), content=f"# {path}\n\n````{language}\n{text}````\n")
+
+
+def summary(path: str) -> str:
+    """The first line of a program's docstring, to follow its name; "" for other files."""
+    text = (ROOT / path).read_text("utf-8")
+    return ": " + text[3:].split('"""')[0].splitlines()[0] if text.startswith('"""') else ""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -55,11 +71,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             continue
         seen.add(path)
         if not path.startswith("docs/"):
-            page = File.generated(config, site_path(path), content=text_of(path))
-            page.repository_path = path  # type: ignore[attr-defined]
-            files.append(page)
-        if path.endswith(".md") or (ROOT / path).is_dir():
-            open_ends += linked_files(path)
+            file = make_file(path, config)
+            file.repository_path = path  # type: ignore[attr-defined]
+            files.append(file)
+        open_ends += linked_files(path)
     return files
 
 
@@ -69,10 +84,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     is_folder = (ROOT / path).is_dir()
     if not (path.endswith(".md") or is_folder):
         return markdown  # code
-    here = dirname(site_path(path))
 
     def lead(link: re.Match[str]) -> str:
         target = normpath(join(path if is_folder else dirname(path), link[1]))
-        return f"]({relpath(site_path(target), here or '.')}"
+        return f"]({relpath(site_path(target), dirname(page.file.src_uri) or '.')}"
 
     return LINK.sub(lead, markdown)
