@@ -13,4 +13,4 @@ def unknown_name(kind: str, received: object, known: Iterable[str]) -> ValueErro
     names = list(known)
     near = get_close_matches(str(received), names, n=3, cutoff=0.5)
     hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
-    return ValueError(f"unknown {kind}: expected one of {', '.join(names)}; received {received!r}{hint}")
+    return ValueError(f"unknown {kind}: expected one of {', '.join(names)}; got {received!r}{hint}")

@@ -130,7 +130,7 @@ def _read_whole(path: Path) -> bytes:
     content = path.read_bytes()
     size = hashlib.sha256().digest_size
     if hashlib.sha256(content[size:]).digest() != content[:size]:
-        raise ValueError(f"expected it as it was written, received {len(content):,} bytes of another checksum")
+        raise ValueError(f"expected it as it was written, got {len(content):,} bytes of another checksum")
     return content[size:]
 
 

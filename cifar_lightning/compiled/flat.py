@@ -56,8 +56,7 @@ def flatten_(layout: Layout, tensors: Sequence[Tensor]) -> Tensor:
     """
     if split := find_split(tensors):
         raise ValueError(
-            "tensors that can't be one: expected one dtype and device, and memory of its own for each; received "
-            f"{split}"
+            f"tensors that can't be one: expected one dtype and device, and memory of its own for each; got {split}"
         )
     flat = layout.join([tensor.detach() for tensor in tensors])
     for tensor, view in zip(tensors, layout.views(flat), strict=True):

@@ -53,7 +53,7 @@ class Stack:
         if not networks or any(shape != shapes[0] for shape in shapes):
             raise ValueError(
                 "networks that don't stack: expected one or more, with parameters and buffers of the same shapes; "
-                f"received {len(networks)}{' with different ones' if networks else ''}"
+                f"got {len(networks)}{' with different ones' if networks else ''}"
             )
         self._networks, self._optimizers, self._on_failure = list(networks), list(optimizers), on_failure
         module, of_each = make_template(self._networks)

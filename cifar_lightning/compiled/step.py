@@ -78,7 +78,7 @@ class CompiledStep:
         if misfit := find_misfit(watched, optimizer):
             raise ValueError(
                 "no compiled step of this model: expected an optimizer of exactly its parameters, each trained, of one "
-                f"layer alone, with memory of its own, and all of one dtype and device; received {misfit}"
+                f"layer alone, with memory of its own, and all of one dtype and device; got {misfit}"
             )
         names = {id(parameter): name for name, parameter in watched.named_parameters()}
         self._optimizer, self._update = optimizer, make_update(optimizer)

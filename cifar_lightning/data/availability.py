@@ -43,7 +43,7 @@ def make_available(source: Source, data_dir: str | None, download: bool) -> None
         if not download:
             raise DataUnavailableError(
                 f"no CIFAR-10 in {str(directory)!r}: expected the official files there or --data.download true; "
-                f"received {_listing(directory)}\n{ALTERNATIVES}"
+                f"got {_listing(directory)}\n{ALTERNATIVES}"
             )
         download_official(directory)
     except DataUnavailableError as error:
@@ -76,7 +76,7 @@ def load_images(source: Source, data_dir: str | None, synthetic_size: int) -> Im
     if source == "cifar10":
         raise DataUnavailableError(
             f"no CIFAR-10 in {str(directory)!r}: expected prepare_data() before setup(), which would download it; "
-            f"received {_listing(directory)}"
+            f"got {_listing(directory)}"
         )
     return make_synthetic(synthetic_size)
 

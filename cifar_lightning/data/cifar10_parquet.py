@@ -57,7 +57,7 @@ def _read(path: Path, per_class: int) -> tuple[Tensor, Tensor]:
     counts = labels[: number + 1].bincount(minlength=len(CLASSES)).tolist()
     if number + 1 != count or counts != [per_class] * len(CLASSES):
         raise ValueError(
-            f"wrong file {path}: expected {per_class} images of each of {len(CLASSES)} classes, received "
+            f"wrong file {path}: expected {per_class} images of each of {len(CLASSES)} classes, got "
             f"{number + 1} rows, with {counts} by label"
         )
     return images, labels
@@ -75,7 +75,7 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
             yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise ValueError(
-            f"wrong file {path}: expected parquet with the columns {' and '.join(COLUMNS)}, received {error}"
+            f"wrong file {path}: expected parquet with the columns {' and '.join(COLUMNS)}, got {error}"
         ) from error
 
 
@@ -89,6 +89,6 @@ def _decode(path: Path, number: int, row: Mapping[str, Any]) -> tuple[Tensor, in
     if pixels is None or label not in range(len(CLASSES)):
         raise ValueError(
             f"wrong row {number} in {path}: expected a PNG of 32 x 32 pixels and a label from 0 to {len(CLASSES) - 1}, "
-            f"received {received} and {label!r}"
+            f"got {received} and {label!r}"
         )
     return pixels, label

@@ -63,7 +63,7 @@ def download(
                 _fetch(url, target, md5, reach_seconds, patience)
     except OSError as error:
         raise DataUnavailableError(
-            f"can't write {target}: expected a folder with write access and room for the file, received {error}\n"
+            f"can't write {target}: expected a folder with write access and room for the file, got {error}\n"
             f"{ALTERNATIVES}"
         ) from error
     return target
@@ -108,13 +108,13 @@ def _fetch(url: str, target: Path, md5: str, reach_seconds: float, patience: flo
             kind = _fetch_part(url, part, reach_seconds, patience)
         if (received := _md5(part)) != md5:
             raise ValueError(
-                f"wrong download from {url}: expected the MD5 {md5}, received {received} "
+                f"wrong download from {url}: expected the MD5 {md5}, got {received} "
                 f"({part.stat().st_size:,} bytes of {kind})"
             )
         part.replace(target)
     except _BrokenOffError as error:
         raise DataUnavailableError(
-            f"the download of {url} broke: expected the whole file, received {error}. {part} is kept: the next try "
+            f"the download of {url} broke: expected the whole file, got {error}. {part} is kept: the next try "
             f"goes on from there\n{ALTERNATIVES}"
         ) from error
     except BaseException as error:
@@ -173,7 +173,7 @@ def _open(url: str, seconds: float, start: int) -> http.client.HTTPResponse | No
         return None
     if isinstance(response, Exception):
         raise DataUnavailableError(
-            f"CIFAR-10 is out of reach: expected an answer from {url}, received: {response}\n{ALTERNATIVES}"
+            f"CIFAR-10 is out of reach: expected an answer from {url}, got: {response}\n{ALTERNATIVES}"
         )
     return response
 

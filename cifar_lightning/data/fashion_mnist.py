@@ -34,7 +34,7 @@ def find_fashion_mnist(directory: Path) -> Path:
             return folder
     raise DataUnavailableError(
         f"no Fashion MNIST in {str(directory)!r}: expected {', '.join(NAMES)}, each with or without .gz, there or in "
-        "FashionMNIST/raw, where torchvision.datasets.FashionMNIST(data_dir, download=True) puts them; received none"
+        "FashionMNIST/raw, where torchvision.datasets.FashionMNIST(data_dir, download=True) puts them; got none"
     )
 
 
@@ -57,7 +57,7 @@ def _read_part(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     if counts != [PER_CLASS[part]] * len(CLASSES):
         raise ValueError(
             f"wrong labels in {folder}: expected {PER_CLASS[part]} of each of {len(CLASSES)} classes, as in Fashion "
-            f"MNIST; received {counts} (MNIST's files have the same names)"
+            f"MNIST; got {counts} (MNIST's files have the same names)"
         )
     return images.unsqueeze(1), labels
 
@@ -72,12 +72,12 @@ def _read_idx(folder: Path, name: str, header: list[int]) -> Tensor:
         with gzip.open(path) if packed else path.open("rb") as file:
             content = file.read(length + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"wrong file {path}: expected an idx file, received a broken one ({error})") from error
+        raise ValueError(f"wrong file {path}: expected an idx file, got a broken one ({error})") from error
     if len(content) != length or not content.startswith(expected):
         received = [int.from_bytes(content[i : i + 4], "big") for i in range(0, len(expected), 4)]
         more = " or more" if len(content) > length else ""
         raise ValueError(
-            f"wrong file {path}: expected an idx file of {length:,} bytes that begins with {header}, received "
+            f"wrong file {path}: expected an idx file of {length:,} bytes that begins with {header}, got "
             f"{len(content):,} bytes{more}, which begin with {received}"
         )
     return torch.frombuffer(bytearray(content[len(expected) :]), dtype=torch.uint8).view(header[1:])

@@ -44,9 +44,9 @@ def find_images(named: str | Sequence[str]) -> list[str]:
         elif has_magic(name):
             found += sorted(file for file in glob(name, recursive=True) if Path(file).is_file())
         else:
-            raise ValueError(f"no such image: expected a file, a folder or a glob, received {name!r}")
+            raise ValueError(f"no such image: expected a file, a folder or a glob, got {name!r}")
     if not found:
-        raise ValueError(f"no images: expected {', '.join(sorted(SUFFIXES))} files, received none in {named!r}")
+        raise ValueError(f"no images: expected {', '.join(sorted(SUFFIXES))} files, got none in {named!r}")
     return found
 
 

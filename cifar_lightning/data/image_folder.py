@@ -46,15 +46,13 @@ def list_folder(directory: Path) -> Listing:
         for name in tested.keys() - by_class.keys():
             raise ValueError(
                 f"wrong folder {directory / 'test' / name}: expected one of the training's classes, "
-                f"{', '.join(by_class)}; received {name!r}"
+                f"{', '.join(by_class)}; got {name!r}"
             )
     else:
         by_class, tested = _by_class(directory), {}
     classes = tuple(by_class)
     if len(classes) < 2:
-        raise ValueError(
-            f"one class only in {directory}: expected at least two, as {LAYOUT}; received {classes[0]!r} alone"
-        )
+        raise ValueError(f"one class only in {directory}: expected at least two, as {LAYOUT}; got {classes[0]!r} alone")
     labelled = [[(path, label) for path in by_class[name]] for label, name in enumerate(classes)]
     if not tested:
         train = [each for files in labelled for i, each in enumerate(files) if i % EACH_TEST != EACH_TEST - 1]
@@ -69,10 +67,10 @@ def _by_class(directory: Path) -> dict[str, list[Path]]:
         found[folder.name] = sorted(path for path in folder.rglob("[!.]*") if path.suffix.lower() in SUFFIXES)
     if not any(found.values()):
         inside = ", ".join(sorted(path.name for path in directory.iterdir())[:3]) or "an empty directory"
-        raise DataUnavailableError(f"no images in {directory}: expected {LAYOUT}; received {inside}")
+        raise DataUnavailableError(f"no images in {directory}: expected {LAYOUT}; got {inside}")
     for name, files in found.items():
         if not files:
-            raise ValueError(f"no images in {directory / name}: expected {LAYOUT}; received none of this class")
+            raise ValueError(f"no images in {directory / name}: expected {LAYOUT}; got none of this class")
     return found
 
 
@@ -119,11 +117,11 @@ def _like_the_first(paths: list[Path], shape: tuple[int, int, int], first: Path)
         image = _open(path)
         if image.size != (width, height):
             raise ValueError(
-                f"images of several sizes: expected {width} x {height} pixels, as {first}; received "
+                f"images of several sizes: expected {width} x {height} pixels, as {first}; got "
                 f"{image.width} x {image.height} in {path}"
             )
         if channels == 1 and image.mode != "L":
-            raise ValueError(f"a colour image among grey ones: expected grey, as {first}; received colour in {path}")
+            raise ValueError(f"a colour image among grey ones: expected grey, as {first}; got colour in {path}")
         yield image.convert("L" if channels == 1 else "RGB")
 
 
@@ -132,4 +130,4 @@ def _open(path: Path) -> Image.Image:
     try:
         return open_image(str(path))[0]
     except UNREADABLE as error:
-        raise ValueError(f"wrong file {path}: expected an image, received another or a broken one ({error})") from error
+        raise ValueError(f"wrong file {path}: expected an image, got another or a broken one ({error})") from error

@@ -70,12 +70,12 @@ class ImageSet:
             if images.dtype != torch.uint8 or images.shape != (len(labels), *self.shape) or not is_image:
                 raise ValueError(
                     f"wrong images in {self.name}: expected uint8 of shape ({len(labels)}, C, H, W), C 1 or 3, "
-                    f"received {images.dtype} of shape {tuple(images.shape)}"
+                    f"got {images.dtype} of shape {tuple(images.shape)}"
                 )
             if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
                 raise ValueError(
                     f"wrong labels in {self.name}: expected 0 to {len(self.classes) - 1}, "
-                    f"received {int(labels.min())} to {int(labels.max())}"
+                    f"got {int(labels.min())} to {int(labels.max())}"
                 )
 
 
@@ -90,7 +90,7 @@ def find_data_dir(data_dir: str | None) -> Path:
         said = "data_dir" if data_dir else ENVIRONMENT_VARIABLE
         received = "a file" if Path(named).is_file() else "no such directory"
         raise DataUnavailableError(
-            f"wrong {said}: expected a directory with CIFAR-10's files, received {named!r} ({received})\n{ALTERNATIVES}"
+            f"wrong {said}: expected a directory with CIFAR-10's files, got {named!r} ({received})\n{ALTERNATIVES}"
         )
     return Path(named or DEFAULT_DIR)
 
@@ -151,15 +151,15 @@ def _read_checked(path: Path, md5: str) -> bytes:
         content = path.read_bytes()
     except FileNotFoundError:
         raise DataUnavailableError(
-            f"incomplete CIFAR-10: expected the file {path.name} in {path.parent}, received none\n{ALTERNATIVES}"
+            f"incomplete CIFAR-10: expected the file {path.name} in {path.parent}, got none\n{ALTERNATIVES}"
         ) from None
     except OSError as error:
-        raise ValueError(f"can't read {path}: expected a file with read access, received {error}") from error
+        raise ValueError(f"can't read {path}: expected a file with read access, got {error}") from error
     received = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if received != md5:
         raise ValueError(
             f"altered or truncated file {path}: expected the official MD5 {md5}, "
-            f"received {received} ({len(content):,} bytes). Delete it and fetch it again"
+            f"got {received} ({len(content):,} bytes). Delete it and fetch it again"
         )
     return content
 
@@ -200,7 +200,7 @@ def select_classes(images: ImageSet, chosen: Sequence[int | str]) -> tuple[Image
             raise unknown_name("class", choice, known)
     names = tuple(known[choice] if isinstance(choice, int) else choice for choice in chosen)
     if len(names) < 2 or len(set(names)) < len(names):
-        raise ValueError(f"wrong classes: expected at least two, each of them once; received {list(chosen)}")
+        raise ValueError(f"wrong classes: expected at least two, each of them once; got {list(chosen)}")
     labels = torch.tensor([names.index(name) if name in names else -1 for name in known])
     train_labels, test_labels = labels[images.train_labels], labels[images.test_labels]
     train, test = (train_labels >= 0).nonzero().squeeze(1), (test_labels >= 0).nonzero().squeeze(1)

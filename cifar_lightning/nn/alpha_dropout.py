@@ -26,7 +26,7 @@ def check_probability(p: float) -> float:
         ValueError: If it is not. NaN and 1 are not: nothing would be left to rescale.
     """
     if not 0 <= p < 1:
-        raise ValueError(f"dropout probability out of range: expected 0 <= p < 1, received p={p}")
+        raise ValueError(f"dropout probability out of range: expected 0 <= p < 1, got p={p}")
     return p
 
 
@@ -72,7 +72,7 @@ def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace
     if not training or p == 0:
         return input
     if not input.is_floating_point():
-        raise ValueError(f"alpha_dropout: wrong dtype: expected a real floating dtype, received {input.dtype}")
+        raise ValueError(f"alpha_dropout: wrong dtype: expected a real floating dtype, got {input.dtype}")
     a, b = affine_correction(p)
     # float32 noise for every dtype: bfloat16 has 8 bits, too few for the rate to be p.
     dropped = torch.rand_like(input, dtype=torch.float32) < p

@@ -40,7 +40,7 @@ class HubMethods:
             loaded = _hub_class(cls).from_pretrained(name, **{"strict": True} | options)
         except (TypeError, RuntimeError) as error:  # of the class, or of the state
             raise ValueError(
-                f"wrong network {str(name)!r}: expected one that {cls.__name__} has saved, received another: {error}"
+                f"wrong network {str(name)!r}: expected one that {cls.__name__} has saved, got another: {error}"
             ) from error
         module: Any = cls(**loaded.options)
         module.load_state_dict(loaded.state_dict())

@@ -69,9 +69,9 @@ def variance_scaling_(
         3
     """
     if weight.ndim < 2:
-        raise ValueError(f"wrong weight shape: expected (outputs, inputs, ...), received {tuple(weight.shape)}")
+        raise ValueError(f"wrong weight shape: expected (outputs, inputs, ...), got {tuple(weight.shape)}")
     if not scale > 0:
-        raise ValueError(f"scale out of range: expected scale > 0, received {scale}")
+        raise ValueError(f"scale out of range: expected scale > 0, got {scale}")
     fan_out, fan_in = (size * prod(weight.shape[2:]) for size in weight.shape[:2])
     fans = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
     if mode not in fans:

@@ -47,7 +47,7 @@ def parse_hidden_sizes(sizes: Sequence[int] | str) -> list[int]:
     if not parsed or not all(type(size) is int and size > 0 for size in parsed):
         raise ValueError(
             "wrong hidden_sizes: expected at least one positive integer, as in [300, 100], "
-            f"or LAYERSxNEURONS, as in 20x100; received {sizes!r}"
+            f"or LAYERSxNEURONS, as in 20x100; got {sizes!r}"
         )
     _check_length(len(parsed))
     return parsed
@@ -55,7 +55,7 @@ def parse_hidden_sizes(sizes: Sequence[int] | str) -> list[int]:
 
 def _check_length(layers: int) -> None:
     if layers > MOST_LAYERS:
-        raise ValueError(f"too many hidden_sizes: expected at most {MOST_LAYERS:,} layers, received {layers:,}")
+        raise ValueError(f"too many hidden_sizes: expected at most {MOST_LAYERS:,} layers, got {layers:,}")
 
 
 class DeepMLP(HubMethods, nn.Module):
@@ -133,7 +133,7 @@ class DeepMLP(HubMethods, nn.Module):
         _check_block(block, expansion, norm_position)
         for name, factor in (("l1", l1), ("l2", l2)):
             if not 0 <= factor < float("inf"):
-                raise ValueError(f"{name} out of range: expected 0 or a positive number, received {factor}")
+                raise ValueError(f"{name} out of range: expected 0 or a positive number, got {factor}")
         is_bottleneck = block == "inverted_bottleneck"
         if bias is None:
             bias = not (normalization == "batch" and norm_position == "before_activation") or is_bottleneck
@@ -157,7 +157,7 @@ class DeepMLP(HubMethods, nn.Module):
         widths = list(pairwise([in_features, *sizes]))
         weights = sum(blocks.count_weights(*pair) for pair in widths) + sizes[-1] * num_classes
         if weights > MOST_WEIGHTS:
-            raise ValueError(f"network too large: expected at most {MOST_WEIGHTS:,} weights, received {weights:,}")
+            raise ValueError(f"network too large: expected at most {MOST_WEIGHTS:,} weights, got {weights:,}")
         last = len(sizes) - 1
         self.hidden = nn.Sequential(
             *(blocks.make(*pair, drop(i == last or dropout_position != "last")) for i, pair in enumerate(widths))
@@ -186,7 +186,7 @@ class DeepMLP(HubMethods, nn.Module):
         """
         x = x.flatten(1)  # (B, in_features)
         if x.shape[1] != self.in_features:
-            raise ValueError(f"wrong input shape: expected {self.in_features} values an example, received {x.shape[1]}")
+            raise ValueError(f"wrong input shape: expected {self.in_features} values an example, got {x.shape[1]}")
         logits: Tensor = self.output(self.before_output(self.hidden(self.input(x))))
         return logits
 
@@ -254,27 +254,25 @@ def _check_choices(
     if in_features < 1 or num_classes < 1:
         raise ValueError(
             "wrong network size: expected in_features >= 1 and num_classes >= 1; "
-            f"received in_features={in_features}, num_classes={num_classes}"
+            f"got in_features={in_features}, num_classes={num_classes}"
         )
     if norm_position not in get_args(NormPosition):
         raise unknown_name("norm_position", norm_position, get_args(NormPosition))
     if norm_input and normalization == "none":
-        raise ValueError(
-            "norm_input without a normalization: expected normalization 'batch' or 'layer', received 'none'"
-        )
+        raise ValueError("norm_input without a normalization: expected normalization 'batch' or 'layer', got 'none'")
     if dropout_position not in get_args(DropoutPosition):
         raise unknown_name("dropout_position", dropout_position, get_args(DropoutPosition))
     if max_norm is not None and not max_norm > 0:
-        raise ValueError(f"max_norm out of range: expected a positive number or null, received {max_norm}")
+        raise ValueError(f"max_norm out of range: expected a positive number or null, got {max_norm}")
 
 
 def _check_block(block: BlockName, expansion: int, norm_position: NormPosition) -> None:
     if block not in get_args(BlockName):
         raise unknown_name("block", block, get_args(BlockName))
     if expansion < 1:
-        raise ValueError(f"expansion out of range: expected 1 or more, received {expansion}")
+        raise ValueError(f"expansion out of range: expected 1 or more, got {expansion}")
     if block == "inverted_bottleneck" and norm_position == "after_activation":
         raise ValueError(
             "norm_position does nothing in an inverted bottleneck, whose norm comes first: expected "
-            "'before_activation', the default; received 'after_activation'"
+            "'before_activation', the default; got 'after_activation'"
         )

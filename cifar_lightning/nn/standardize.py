@@ -48,7 +48,7 @@ def compute_statistics(images: Tensor, scaling: Scaling, indices: Tensor | None 
         raise unknown_name("scaling", scaling, SCALINGS)
     indices = torch.arange(len(images)) if indices is None else indices
     if len(indices) == 0:
-        raise ValueError("no training images: expected at least one to compute statistics, received none")
+        raise ValueError("no training images: expected at least one to compute statistics, got none")
     shape = images.shape[1:]
     mean, std = torch.zeros(shape), torch.ones(shape)
     if scaling == "unit":
@@ -132,8 +132,7 @@ class Standardize(nn.Module):
         """
         if images.shape[1:] != self.mean.shape:
             raise ValueError(
-                f"wrong image shape: expected (B, {', '.join(map(str, self.mean.shape))}), "
-                f"received {tuple(images.shape)}"
+                f"wrong image shape: expected (B, {', '.join(map(str, self.mean.shape))}), got {tuple(images.shape)}"
             )
         return (images.to(self.mean.dtype) - self.mean) / self.std
 
@@ -154,5 +153,5 @@ def _refuse_another_scaling(module: Standardize, state: Mapping[str, Tensor], pr
 def _check_scaling(ours: Scaling | None, theirs: Scaling | None) -> None:
     if None not in (ours, theirs) and ours != theirs:
         raise ValueError(
-            f"contradicting scalings: expected {ours!r}, with which the statistics were computed; received {theirs!r}"
+            f"contradicting scalings: expected {ours!r}, with which the statistics were computed; got {theirs!r}"
         )

@@ -33,14 +33,14 @@ def copy_hidden_layers(source: DeepMLP, target: DeepMLP, layers: int | None = No
     if not 1 <= count <= most:
         raise ValueError(
             f"pretrained_layers out of range: expected 1 to {most}, of {len(source.hidden)} hidden layers in the "
-            f"pretrained network and {len(target.hidden)} in this one; received {count}"
+            f"pretrained network and {len(target.hidden)} in this one; got {count}"
         )
     pairs: dict[str, tuple[nn.Module, nn.Module]] = {"input": (source.input, target.input)}
     pairs |= {f"hidden layer {k + 1}": (source.hidden[k], target.hidden[k]) for k in range(count)}
     for name, (theirs, ours) in pairs.items():
         expected, received = _describe(theirs), _describe(ours)
         if expected != received:
-            raise ValueError(f"another {name} than the pretrained one: expected {expected}; received {received}")
+            raise ValueError(f"another {name} than the pretrained one: expected {expected}; got {received}")
     for theirs, ours in pairs.values():
         ours.load_state_dict(theirs.state_dict())
     return count

@@ -56,7 +56,7 @@ def as_component(value: Any, base: type, namespace: str, set_elsewhere: Mapping[
     cls = find_class(path, base, namespace)
     for name, place in set_elsewhere.items():
         if name in init_args:
-            raise ValueError(f"{name} given twice: expected it as {place} only, received {cls.__name__}({name}=...)")
+            raise ValueError(f"{name} given twice: expected it as {place} only, got {cls.__name__}({name}=...)")
     parameters = inspect.signature(cls).parameters
     known = set(parameters) - {"params", *set_elsewhere}
     for name in init_args:
@@ -117,8 +117,7 @@ def optimizer_component(value: Any) -> Component:
     name = _name_of_torch_optimizer(value)
     if name in UNSUITABLE_OPTIMIZERS:
         raise ValueError(
-            f"{name} can't train this network: {UNSUITABLE_OPTIMIZERS[name]}. Expected another optimizer, received "
-            f"{name}"
+            f"{name} can't train this network: {UNSUITABLE_OPTIMIZERS[name]}. Expected another optimizer, got {name}"
         )
     is_class = inspect.isclass(value.func if isinstance(value, functools.partial) else value)
     if callable(value) and not is_class:  # as jsonargparse hands over a class with its arguments

@@ -117,7 +117,7 @@ class LRSweep:
         finite = next((i for i, loss in enumerate(self.losses) if not math.isfinite(loss)), len(self.losses))
         if finite < MIN_STEPS:
             raise LRSweepError(
-                f"the sweep diverged at once: expected at least {MIN_STEPS} finite losses, received {finite}, "
+                f"the sweep diverged at once: expected at least {MIN_STEPS} finite losses, got {finite}, "
                 f"at rates from {self.lrs[0] if self.lrs else math.nan:.1e} on. Begin with a lower min_lr"
             )
         losses, smoothed, start = self.losses[:finite], self.smoothed[:finite], finite // 10
@@ -132,7 +132,7 @@ class LRSweep:
         # (A fall of rounding errors is none.)
         if not (lowest < mean - 1e-4 * abs(mean) and descends(losses[:end], first)):
             raise LRSweepError(
-                f"the loss never descended: expected it to fall from {mean:.4g} by more than chance explains; received "
+                f"the loss never descended: expected it to fall from {mean:.4g} by more than chance explains; got "
                 f"{lowest:.4g} as its lowest smoothed value. Sweep other rates, take more steps or larger batches, or "
                 "look for an error"
             )
@@ -147,11 +147,9 @@ def make_rates(min_lr: float, max_lr: float, num_steps: int, mode: Mode = "expon
         ValueError: If the range is empty or not positive, for fewer than 10 steps, or for an unknown mode.
     """
     if not 0 < min_lr < max_lr < math.inf:
-        raise ValueError(
-            f"wrong range of rates: expected 0 < min_lr < max_lr, received min_lr={min_lr}, max_lr={max_lr}"
-        )
+        raise ValueError(f"wrong range of rates: expected 0 < min_lr < max_lr, got min_lr={min_lr}, max_lr={max_lr}")
     if num_steps < MIN_STEPS:
-        raise ValueError(f"too short a sweep: expected num_steps >= {MIN_STEPS}, received {num_steps}")
+        raise ValueError(f"too short a sweep: expected num_steps >= {MIN_STEPS}, got {num_steps}")
     shares = [i / (num_steps - 1) for i in range(num_steps)]
     match mode:
         case "exponential":
@@ -234,7 +232,7 @@ def endless(loader: Iterable[Any]) -> Iterator[Any]:
                 kept.append(batch)
             yield batch
         if empty:
-            raise ValueError("nothing to sweep over: expected a loader with at least one batch, received an empty one")
+            raise ValueError("nothing to sweep over: expected a loader with at least one batch, got an empty one")
         once, batches = False, iter(kept or loader)
 
 

@@ -58,7 +58,7 @@ class OneCycle(Schedule):
 
     def __post_init__(self) -> None:
         if self.pct_start is not None and not 0 < self.pct_start <= 0.5:
-            raise ValueError(f"pct_start out of range: expected 0 < pct_start <= 0.5, received {self.pct_start}")
+            raise ValueError(f"pct_start out of range: expected 0 < pct_start <= 0.5, got {self.pct_start}")
         check_positive(self, "max_lr", "div_factor", "final_div_factor")
 
     def build(self, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:

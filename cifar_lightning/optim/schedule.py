@@ -51,7 +51,7 @@ class Schedule(ABC):
 
         if steps < 1 or steps_per_epoch < 1:
             raise ValueError(
-                "nothing to draw: expected steps and steps_per_epoch of at least 1, received "
+                "nothing to draw: expected steps and steps_per_epoch of at least 1, got "
                 f"steps={steps}, steps_per_epoch={steps_per_epoch}"
             )
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr, momentum=0.9)
@@ -107,7 +107,7 @@ def check_positive(schedule: Schedule, *names: str) -> None:
     for name in names:
         value = getattr(schedule, name)
         if value is not None and not 0 < value < inf:
-            raise ValueError(f"{name} out of range: expected a positive number, received {value}")
+            raise ValueError(f"{name} out of range: expected a positive number, got {value}")
 
 
 def require_length(total_steps: int | None, schedule: str) -> int:
@@ -123,7 +123,6 @@ def require_length(total_steps: int | None, schedule: str) -> int:
     if total_steps is None or total_steps < 1:
         received = "an unknown number" if total_steps is None else total_steps
         raise ValueError(
-            f"{schedule} needs to know how long the training is: expected at least one optimizer step, received "
-            f"{received}"
+            f"{schedule} needs to know how long the training is: expected at least one optimizer step, got {received}"
         )
     return total_steps

@@ -134,7 +134,7 @@ class PiecewiseConstant(Schedule):
     def __post_init__(self) -> None:
         if len(self.factors) != len(self.epochs) + 1 or self.epochs != sorted(set(self.epochs)):
             raise ValueError(
-                "wrong pieces: expected ascending epochs and one factor more than epochs, received "
+                "wrong pieces: expected ascending epochs and one factor more than epochs, got "
                 f"epochs={self.epochs}, factors={self.factors}"
             )
 
@@ -177,7 +177,7 @@ class Performance(Schedule):
 
     def __post_init__(self) -> None:
         if not 0 < self.factor < 1:
-            raise ValueError(f"factor out of range: expected 0 < factor < 1, received {self.factor}")
+            raise ValueError(f"factor out of range: expected 0 < factor < 1, got {self.factor}")
 
     @property
     def interval(self) -> Literal["step", "epoch"]:
@@ -228,7 +228,7 @@ class Cosine(Schedule):
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup out of range: expected 0 <= warmup < 1, received {self.warmup}")
+            raise ValueError(f"warmup out of range: expected 0 <= warmup < 1, got {self.warmup}")
 
     def build(self, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
         """See `Schedule.build`.

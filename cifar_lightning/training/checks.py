@@ -35,7 +35,7 @@ def check_callbacks(callbacks: Iterable[Callback]) -> None:
         for unsuitable, reason in UNSUITABLE_CALLBACKS.items():
             if isinstance(callback, unsuitable):
                 raise ValueError(
-                    f"{unsuitable.__name__} is not for this network: {reason}. Expected no such callback, received "
+                    f"{unsuitable.__name__} is not for this network: {reason}. Expected no such callback, got "
                     f"{type(callback).__name__}"
                 )
 
@@ -49,10 +49,10 @@ def check_classes(classes: Sequence[str], num_classes: int, trained: Sequence[st
     if len(classes) != num_classes:
         raise ValueError(
             f"wrong num_classes: expected {len(classes)}, the number of the data's classes ({', '.join(classes)}); "
-            f"received {num_classes}"
+            f"got {num_classes}"
         )
     if list(trained) not in ([], list(classes)):
-        raise ValueError(f"other classes: expected {list(trained)}, as in the training; received {list(classes)}")
+        raise ValueError(f"other classes: expected {list(trained)}, as in the training; got {list(classes)}")
 
 
 def check_shape(shape: Sequence[int], network: nn.Module) -> None:
@@ -64,7 +64,7 @@ def check_shape(shape: Sequence[int], network: nn.Module) -> None:
     if isinstance(network, DeepMLP) and math.prod(shape) != network.in_features:
         raise ValueError(
             f"wrong in_features: expected {math.prod(shape)}, the number of values in an image of shape "
-            f"{tuple(shape)}; received {network.in_features}"
+            f"{tuple(shape)}; got {network.in_features}"
         )
 
 
@@ -76,7 +76,7 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
     """
     low, high = int(labels.min()), int(labels.max())
     if not 0 <= low <= high < num_classes:
-        raise ValueError(f"wrong labels: expected 0 to {num_classes - 1}, received {low} to {high}")
+        raise ValueError(f"wrong labels: expected 0 to {num_classes - 1}, got {low} to {high}")
 
 
 def check_images(images: Tensor, standardize: Standardize) -> None:
@@ -89,7 +89,7 @@ def check_images(images: Tensor, standardize: Standardize) -> None:
         raise ValueError(
             "nothing says how to standardize these images: expected a data module with `statistics`, such as "
             "CIFAR10DataModule, a trained checkpoint, or module.standardize.set_statistics(compute_statistics(images, "
-            "'feature')) first; received uint8 images without any. (Float images are taken as they are.)"
+            "'feature')) first; got uint8 images without any. (Float images are taken as they are.)"
         )
 
 
@@ -109,7 +109,7 @@ def check_batch_norm(network: nn.Module, batch_size: int) -> None:
     if normalizes and batch_size == 1:
         raise ValueError(
             "batch normalization can't be trained on single images: expected at least two images a batch, "
-            "or --model.normalization layer or none; received a batch of one"
+            "or --model.normalization layer or none; got a batch of one"
         )
 
 
@@ -122,7 +122,7 @@ def check_validated(schedule: Schedule, is_validated: bool) -> None:
     if schedule.monitor is not None and not is_validated:
         raise ValueError(
             f"the schedule {type(schedule).__name__} would never act: expected validations, whose {schedule.monitor} "
-            "it is conditioned on; received a training without"
+            "it is conditioned on; got a training without"
         )
 
 
@@ -141,6 +141,6 @@ def check_resumable(checkpoint: Mapping[str, Any]) -> None:
     """
     if "loops" not in checkpoint:
         raise ValueError(
-            "no training to resume: expected the checkpoint of a training, received one of weights alone, as a sweep "
+            "no training to resume: expected the checkpoint of a training, got one of weights alone, as a sweep "
             "writes it; start from these by --pretrained.checkpoint"
         )

@@ -79,7 +79,7 @@ def choose_execution(
         if resumed.compiled and obstacle:
             raise ValueError(
                 "the resumed training's steps can't be compiled: expected a training without what follows, as before, "
-                f"or --execution.compile never, whose sums differ in their last bits; received {obstacle}"
+                f"or --execution.compile never, whose sums differ in their last bits; got {obstacle}"
             )
         steps = 1 if impatient else resumed.steps
         return replace(resumed, steps=steps, reason="as before", graphs=resumed.compiled and graphs)
@@ -90,7 +90,7 @@ def choose_execution(
     if compile == "always" and obstacle:
         raise ValueError(
             f"the training step can't be compiled: expected --execution.compile auto or never, or a training without "
-            f"that; received {obstacle}"
+            f"that; got {obstacle}"
         )
     threads = choose_threads(*widths, batch_size) if device.type == "cpu" else torch.get_num_threads()
     if compile == "auto":

@@ -51,7 +51,7 @@ class Cycle:
         if not self._total and isinstance(schedule, OneCycle | Cosine):
             raise ValueError(
                 f"{type(schedule).__name__} needs to know how long the training is: expected at least one optimizer "
-                "step, by max_steps, or by max_epochs with a data loader that has a length; received max_epochs "
+                "step, by max_steps, or by max_epochs with a data loader that has a length; got max_epochs "
                 f"{trainer.max_epochs}, max_steps {trainer.max_steps}, limit_train_batches "
                 f"{trainer.limit_train_batches}"
             )
@@ -92,6 +92,6 @@ class Cycle:
             case _:
                 raise ValueError(
                     f"the training has another length than its {type(schedule).__name__} schedule: expected {old} "
-                    f"optimizer steps, as when the checkpoint was written; received {new}. Either finish the old "
+                    f"optimizer steps, as when the checkpoint was written; got {new}. Either finish the old "
                     "cycle, --cycle.resume finish, or begin a new one from these weights, --cycle.resume new"
                 )

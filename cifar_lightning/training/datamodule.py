@@ -102,7 +102,7 @@ class CIFAR10DataModule(LightningDataModule):
         self.save_hyperparameters(ignore=["images"])  # what is predicted is no property of the training
         for name in ("batch_size", "eval_batch_size", "synthetic_size"):
             if self.hparams[name] < 1:
-                raise ValueError(f"{name} out of range: expected at least 1, received {self.hparams[name]}")
+                raise ValueError(f"{name} out of range: expected at least 1, got {self.hparams[name]}")
         self._augmentation = Augmentation(flip, shift)
         if batch_per not in get_args(BatchPer):
             raise unknown_name("batch_per", batch_per, get_args(BatchPer))
@@ -123,7 +123,7 @@ class CIFAR10DataModule(LightningDataModule):
         if getattr(self.trainer, "overfit_batches", 0):
             raise ValueError(
                 "overfit_batches would put Lightning's sampler in the place of ours: expected "
-                "--trainer.limit_train_batches, received --trainer.overfit_batches"
+                "--trainer.limit_train_batches, got --trainer.overfit_batches"
             )
         if stage == "fit":
             self._resumed_seed = None  # of an earlier fit; a checkpoint is loaded later
@@ -139,11 +139,11 @@ class CIFAR10DataModule(LightningDataModule):
             if not len(val):
                 raise ValueError(
                     f"no validation images: expected a val_size that holds out some of {', '.join(images.classes)}; "
-                    f"received {self.hparams['val_size']}"
+                    f"got {self.hparams['val_size']}"
                 )
         if (size := self.hparams["train_size"]) is not None and not 1 <= size <= len(train):
             raise ValueError(
-                f"train_size out of range: expected 1 to {len(train)}, the size of the training split; received {size}"
+                f"train_size out of range: expected 1 to {len(train)}, the size of the training split; got {size}"
             )
         self._train, self._val = train[:size], val
         self.statistics = compute_statistics(images.train_images, self.hparams["scaling"], self._train)
@@ -174,7 +174,7 @@ class CIFAR10DataModule(LightningDataModule):
     @property
     def _loaded(self) -> ImageSet:
         if self.images is None:
-            raise ValueError("no images yet: expected prepare_data() and setup() first, received neither")
+            raise ValueError("no images yet: expected prepare_data() and setup() first, got neither")
         return self.images
 
     def first_training_images(self, count: int) -> tuple[Tensor, Tensor]:
@@ -216,7 +216,7 @@ class CIFAR10DataModule(LightningDataModule):
         if size % ranks:
             raise ValueError(
                 f"a step that {ranks} devices can't share: expected a batch_size that is a multiple of {ranks}, or "
-                f"batch_per device; received {size}"
+                f"batch_per device; got {size}"
             )
         return size // ranks
 
@@ -279,7 +279,7 @@ class CIFAR10DataModule(LightningDataModule):
         if isinstance(exception, torch.OutOfMemoryError) and self.trainer is not None:
             name = "batch_size" if self.trainer.training else "eval_batch_size"
             if (size := self.hparams[name]) > 1:
-                exception.add_note(f"expected batches that fit: try --data.{name} {size // 2}; received {size}")
+                exception.add_note(f"expected batches that fit: try --data.{name} {size // 2}; got {size}")
 
     def state_dict(self) -> dict[str, Any]:
         """The data set and the seed of its order, so that a resume can't go on with others."""
@@ -295,7 +295,7 @@ class CIFAR10DataModule(LightningDataModule):
         if fitting and state["data_set"] != self.data_set:
             raise ValueError(
                 f"another data set: expected {state['data_set']!r}, on which the checkpoint was trained; "
-                f"received {self.data_set!r}"
+                f"got {self.data_set!r}"
             )
         if fitting:
             self._resumed_seed = state["order_seed"]

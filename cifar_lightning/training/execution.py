@@ -48,7 +48,7 @@ class Executor:
         if compile not in get_args(Compile):
             raise unknown_name("compile", compile, get_args(Compile))
         if steps < 1:
-            raise ValueError(f"steps out of range: expected 1 or more, received {steps}")
+            raise ValueError(f"steps out of range: expected 1 or more, got {steps}")
         self._compile, self._steps = compile, steps
         self.execution: Execution | None = None
         self.resumed: Execution | None = None  # what a checkpoint says, until it is chosen again
@@ -113,7 +113,7 @@ class Executor:
             if self.must_compile:
                 raise ValueError(
                     "the training step can't be compiled any more: expected callbacks that leave it as it was, or "
-                    f"--execution.compile auto or never; received {obstacle}"
+                    f"--execution.compile auto or never; got {obstacle}"
                 )
             self.train_plainly(trainer, obstacle)
             return

@@ -147,7 +147,7 @@ def _check_same_steps(trainer: Trainer, checkpoint: dict[str, Any], devices: int
         sizes = f"{now} images" if now else "an unknown number of images"
         raise ValueError(
             f"another number of devices, with other steps: expected {devices}, as when the checkpoint was written, or "
-            f"steps of {', '.join(map(str, before)) or 'as many'} images as well, by --data.batch_size; received "
+            f"steps of {', '.join(map(str, before)) or 'as many'} images as well, by --data.batch_size; got "
             f"{trainer.world_size} with steps of {sizes}"
         )
 

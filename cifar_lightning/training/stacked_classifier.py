@@ -50,7 +50,7 @@ class StackedClassifier(LightningModule):
     ) -> None:
         super().__init__()
         if not copies:
-            raise ValueError("nothing to train: expected one or more networks, received none")
+            raise ValueError("nothing to train: expected one or more networks, got none")
         self.save_hyperparameters(dict(base.hparams))
         self.cycle = base.cycle
         self.copies = Copies(copies)
@@ -99,7 +99,7 @@ class StackedClassifier(LightningModule):
         """Take over the data module's classes and statistics, or raise an error if there are several devices."""
         if self.trainer.world_size > 1:
             raise ValueError(
-                "several devices: expected --trainer.devices 1, since the networks of a stack share one; received "
+                "several devices: expected --trainer.devices 1, since the networks of a stack share one; got "
                 f"{self.trainer.world_size}"
             )
         self.steps.stop(self.trainer)  # what an interrupted fit leaves behind

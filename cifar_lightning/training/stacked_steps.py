@@ -75,7 +75,7 @@ class StackedSteps:
             if self._executor.must_compile:
                 raise ValueError(
                     "the training step can't be compiled any more: expected callbacks that leave it as it was, or "
-                    f"--execution.compile auto or never; received {obstacle}"
+                    f"--execution.compile auto or never; got {obstacle}"
                 )
             self._executor.train_plainly(trainer, obstacle)
             return
@@ -132,7 +132,7 @@ class StackedSteps:
             if change := watch.find_change():
                 raise ValueError(
                     "the training step is not any more what was compiled: expected callbacks that leave it as it was, "
-                    f"or --execution.compile never; received a change: {change}"
+                    f"or --execution.compile never; got a change: {change}"
                 )
 
     def compute(self, images: Tensor, labels: Tensor, active: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -207,9 +207,9 @@ def test_processes_that_are_spawned(tmp_path, strategy):
 @pytest.mark.parametrize(
     ("flags", "received"),
     [
-        (["--trainer.max_epochs=0"], "received max_epochs 0, max_steps -1, limit_train_batches 1.0"),
-        (["--trainer.limit_train_batches=0.001"], "received max_epochs 100, max_steps -1, limit_train_batches 0.001"),
-        (["--trainer.max_epochs=-1"], "received max_epochs -1, max_steps -1"),
+        (["--trainer.max_epochs=0"], "got max_epochs 0, max_steps -1, limit_train_batches 1.0"),
+        (["--trainer.limit_train_batches=0.001"], "got max_epochs 100, max_steps -1, limit_train_batches 0.001"),
+        (["--trainer.max_epochs=-1"], "got max_epochs -1, max_steps -1"),
     ],
 )
 @pytest.mark.parametrize("schedule", ["OneCycle", "Cosine"])

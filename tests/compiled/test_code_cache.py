@@ -247,7 +247,7 @@ def test_a_saved_entry_is_read_only_as_it_was_written(monkeypatch, tmp_path):
     whole = path.read_bytes()
     for broken in (b"", whole[:-1], whole[:40], whole + b"x", b"x" + whole[1:], whole[:-1] + b"x"):
         path.write_bytes(broken)
-        with pytest.raises(ValueError, match="expected it as it was written, received"):
+        with pytest.raises(ValueError, match="expected it as it was written, got"):
             code_cache._read_whole(path)
 
 

@@ -166,9 +166,9 @@ class FullDisk(io.RawIOBase):
 @pytest.mark.parametrize(
     ("path", "md5", "message"),
     [
-        ("whole", "0" * 32, "wrong download from .*: expected the MD5 0+, received"),
-        ("html", MD5, r"wrong download from .* received [0-9a-f]{32} \(26 bytes of text/html\)"),
-        ("broken", MD5, "the download of .* broke: expected the whole file, received"),
+        ("whole", "0" * 32, "wrong download from .*: expected the MD5 0+, got"),
+        ("html", MD5, r"wrong download from .* got [0-9a-f]{32} \(26 bytes of text/html\)"),
+        ("broken", MD5, "the download of .* broke: expected the whole file, got"),
         ("missing", MD5, "out of reach: expected an answer .*404"),
     ],
 )
@@ -204,7 +204,7 @@ def test_a_host_that_does_not_speak_http(tmp_path):
                 connection.sendall(b"220 mail ready\r\n")
 
         threading.Thread(target=answer, daemon=True).start()
-        with pytest.raises(DataUnavailableError, match="out of reach: .* received: 220 mail ready"):
+        with pytest.raises(DataUnavailableError, match="out of reach: .* got: 220 mail ready"):
             download(f"http://127.0.0.1:{host.getsockname()[1]}/", tmp_path / "file", MD5)
 
 

@@ -67,9 +67,9 @@ def test_finds_files_folders_and_globs(tmp_path):
     assert find_images(["b.png", "sub"]) == ["b.png", "sub/c.webp"]
     assert find_images("*.png") == ["b.png"]
     assert find_images("**/*.webp") == ["sub/c.webp"]
-    with pytest.raises(ValueError, match="no such image: expected a file, a folder or a glob, received 'nowhere"):
+    with pytest.raises(ValueError, match="no such image: expected a file, a folder or a glob, got 'nowhere"):
         find_images("nowhere.png")
-    with pytest.raises(ValueError, match="no images: expected .* files, received none in '\\*.bmp'"):
+    with pytest.raises(ValueError, match="no images: expected .* files, got none in '\\*.bmp'"):
         find_images("*.bmp")
 
 

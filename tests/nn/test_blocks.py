@@ -88,14 +88,14 @@ def test_dropout_is_inside_of_an_inverted_bottleneck():
     ("options", "message"),
     [
         ({"block": "residul"}, "unknown block.*did you mean 'residual'"),
-        ({"expansion": 0}, "expansion out of range: expected 1 or more, received 0"),
+        ({"expansion": 0}, "expansion out of range: expected 1 or more, got 0"),
         (
             {"block": "inverted_bottleneck", "normalization": "batch", "norm_position": "after_activation"},
             "norm_position does nothing in an inverted bottleneck",
         ),
         (
             {"hidden_sizes": "4x10000", "block": "inverted_bottleneck"},
-            "network too large: expected at most .* received",
+            "network too large: expected at most .* got",
         ),
     ],
 )

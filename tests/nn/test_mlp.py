@@ -38,13 +38,13 @@ def test_wrong_hidden_sizes(sizes):
 
 @pytest.mark.parametrize("sizes", ["999999999x2", "100000x100000", "10001x1", [1] * 10_001])
 def test_too_many_layers(sizes):
-    with pytest.raises(ValueError, match="too many hidden_sizes: expected at most 10,000 layers, received"):
+    with pytest.raises(ValueError, match="too many hidden_sizes: expected at most 10,000 layers, got"):
         parse_hidden_sizes(sizes)
 
 
 @pytest.mark.parametrize("sizes", ["3x100000", [1_000_000], "1x999999999999999999"])
 def test_too_many_weights(sizes):
-    with pytest.raises(ValueError, match="network too large: expected at most 2,147,483,648 weights, received"):
+    with pytest.raises(ValueError, match="network too large: expected at most 2,147,483,648 weights, got"):
         DeepMLP(hidden_sizes=sizes)
 
 
@@ -174,12 +174,12 @@ def test_self_normalizing_networks():
         ({"init": "he"}, "unknown initializer"),
         ({"normalization": "batchnorm"}, "unknown normalization"),
         ({"norm_position": "before"}, "unknown norm_position"),
-        ({"norm_input": True}, "norm_input without a normalization: expected .* received 'none'"),
+        ({"norm_input": True}, "norm_input without a normalization: expected .* got 'none'"),
         ({"dropout": "alfa"}, "did you mean 'alpha'"),
-        ({"dropout": "alpha", "dropout_p": 1.0}, "expected 0 <= p < 1, received p=1.0"),
+        ({"dropout": "alpha", "dropout_p": 1.0}, "expected 0 <= p < 1, got p=1.0"),
         ({"dropout_position": "first"}, "unknown dropout_position"),
         ({"max_norm": 0}, "max_norm out of range"),
-        ({"l1": -1.0}, "l1 out of range: expected 0 or a positive number, received -1.0"),
+        ({"l1": -1.0}, "l1 out of range: expected 0 or a positive number, got -1.0"),
         ({"l2": float("inf")}, "l2 out of range"),
     ],
 )
@@ -189,7 +189,7 @@ def test_wrong_options(options, message):
 
 
 def test_wrong_input():
-    with pytest.raises(ValueError, match="wrong input shape: expected 8 values an example, received 9"):
+    with pytest.raises(ValueError, match="wrong input shape: expected 8 values an example, got 9"):
         DeepMLP(8, 3, [4])(torch.randn(2, 9))
 
 

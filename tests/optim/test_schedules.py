@@ -58,7 +58,7 @@ def test_what_needs_to_know_its_length(schedule):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: OneCycle(pct_start=0.6), "pct_start out of range: expected 0 < pct_start <= 0.5, received 0.6"),
+        (lambda: OneCycle(pct_start=0.6), "pct_start out of range: expected 0 < pct_start <= 0.5, got 0.6"),
         (lambda: OneCycle(max_lr=0), "max_lr out of range"),
         (lambda: PiecewiseConstant([5], [1.0]), "one factor more than epochs"),
         (lambda: PiecewiseConstant([5, 2], [1.0, 0.5, 0.1]), "expected ascending epochs"),
@@ -104,5 +104,5 @@ def test_a_schedule_is_drawn_in_a_line(schedule):
 
 @pytest.mark.parametrize("sizes", [{"steps": 0}, {"steps": 3, "steps_per_epoch": 0}])
 def test_a_schedule_of_no_steps(sizes):
-    with pytest.raises(ValueError, match="nothing to draw: expected steps and steps_per_epoch of at least 1, received"):
+    with pytest.raises(ValueError, match="nothing to draw: expected steps and steps_per_epoch of at least 1, got"):
         Constant().plot(**sizes)

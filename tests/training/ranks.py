@@ -169,9 +169,7 @@ def test_a_training_goes_on_with_another_number_of_devices(before, after, steps)
 def test_other_steps_are_refused():
     fit("first", 64, LastCheckpoint(), max_epochs=-1, max_steps=2, **TWO)
     (last,) = Path("first").rglob("last.ckpt")
-    with pytest.raises(
-        ValueError, match="steps of 128 images as well, by --data.batch_size; received 1 with steps of 64"
-    ):
+    with pytest.raises(ValueError, match="steps of 128 images as well, by --data.batch_size; got 1 with steps of 64"):
         fit("second", 64, checkpoint=last, max_epochs=2)
     fit("second", 128, checkpoint=last, max_epochs=2)
 

@@ -164,27 +164,27 @@ def test_order_goes_by_the_global_seed_unless_told_otherwise(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size out of range: expected at least 1, received 0"),
+        ({"batch_size": 0}, "batch_size out of range: expected at least 1, got 0"),
         ({"synthetic_size": 0}, "synthetic_size out of range"),
         ({"val_size": 300}, "val_size out of range: expected 1 to 299 images"),
         ({"val_split": "top"}, "unknown val_split"),
         ({"scaling": "norm"}, "unknown scaling"),
         (
             {"classes": ["disc", "rinq"]},
-            r"unknown class: expected .*; received 'rinq' \(did you mean 'ring'",
+            r"unknown class: expected .*; got 'rinq' \(did you mean 'ring'",
         ),
-        ({"classes": [0, 10]}, "unknown class: .* received 10"),
-        ({"classes": ["disc"]}, r"wrong classes: expected at least two, each of them once; received \['disc'\]"),
-        ({"classes": ["disc", "ring", 0]}, "wrong classes: .* received"),
+        ({"classes": [0, 10]}, "unknown class: .* got 10"),
+        ({"classes": ["disc"]}, r"wrong classes: expected at least two, each of them once; got \['disc'\]"),
+        ({"classes": ["disc", "ring", 0]}, "wrong classes: .* got"),
         (
             {"classes": [0, 1], "val_size": 1},
-            "no validation images: expected .* of disc, square; received 1",
+            "no validation images: expected .* of disc, square; got 1",
         ),
-        ({"train_size": 0}, "train_size out of range: expected 1 to 240, the size of the training split; received 0"),
-        ({"train_size": 241}, "train_size out of range: .* received 241"),
-        ({"source": "cifar10", "data_dir": "nowhere"}, r"wrong data_dir: expected .* received 'nowhere'"),
-        ({"source": "cifar10", "download": False}, "no CIFAR-10 in 'data': expected .* received no such directory"),
-        ({"source": "cifar10", "download": False, "data_dir": "."}, "received an empty directory"),
+        ({"train_size": 0}, "train_size out of range: expected 1 to 240, the size of the training split; got 0"),
+        ({"train_size": 241}, "train_size out of range: .* got 241"),
+        ({"source": "cifar10", "data_dir": "nowhere"}, r"wrong data_dir: expected .* got 'nowhere'"),
+        ({"source": "cifar10", "download": False}, "no CIFAR-10 in 'data': expected .* got no such directory"),
+        ({"source": "cifar10", "download": False, "data_dir": "."}, "got an empty directory"),
     ],
 )
 def test_wrong_options(options, message):
@@ -355,7 +355,7 @@ def test_batch_norm_on_single_images_is_refused_before_the_first_step(size, batc
 
 
 def test_a_setup_without_the_files_says_what_comes_first():
-    with pytest.raises(ValueError, match=r"expected prepare_data\(\) before setup\(\), .*received no such directory"):
+    with pytest.raises(ValueError, match=r"expected prepare_data\(\) before setup\(\), .*got no such directory"):
         CIFAR10DataModule().setup()
 
 

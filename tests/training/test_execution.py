@@ -239,7 +239,7 @@ def test_a_resume_that_can_not_keep_the_path_says_so(run, fail, tmp_path):
     last = f"--ckpt_path={next(tmp_path.rglob('last.ckpt'))}"
     message = fail("fit", *BASE, "--trainer.accumulate_grad_batches=2", "--cycle.resume=new", last)
     assert "expected a training without what follows, as before, or --execution.compile never" in message
-    assert "received accumulated gradients" in message
+    assert "got accumulated gradients" in message
     said = run("fit", *BASE, "--cycle.resume=new", "--execution.compile=never", last)
     assert "Training steps: plain, 1 thread\n" in said
 
@@ -275,7 +275,7 @@ def test_what_can_not_be_compiled_is_trained_plainly_or_refused(flags, reason):
     assert not chosen.compiled
     assert chosen.reason == reason
     assert str(chosen) == f"Training steps: plain, 1 thread ({reason})"
-    with pytest.raises(ValueError, match="can't be compiled: expected .*; received " + reason):
+    with pytest.raises(ValueError, match="can't be compiled: expected .*; got " + reason):
         choose("always", **flags)
     assert choose("never", **flags).reason == ""
 
@@ -296,7 +296,7 @@ def test_a_subclass_with_steps_of_its_own_is_trained_plainly():
     module = Own(hidden_sizes=[4])
     module.executor = Executor("always")
     module.trainer = Trainer(accelerator="cpu", logger=False)
-    with pytest.raises(ValueError, match="can't be compiled: expected .*; received Own.training_step"):
+    with pytest.raises(ValueError, match="can't be compiled: expected .*; got Own.training_step"):
         module.on_fit_start()
 
 
@@ -375,7 +375,7 @@ def test_on_a_torch_that_lacks_a_name_steps_are_plain_or_refused(monkeypatch):
     expected = f"torch {torch.__version__} without torch.compiler.load_compiled_function"
     assert choose("auto").reason == expected
     assert choose("never").reason == ""
-    with pytest.raises(ValueError, match="can't be compiled: expected .*; received torch .* without torch.compiler"):
+    with pytest.raises(ValueError, match="can't be compiled: expected .*; got torch .* without torch.compiler"):
         choose("always")
 
 
@@ -436,6 +436,6 @@ def test_where_compiling_fails_steps_are_plain_or_the_training_ends(run, fail, m
 
 
 def test_unknown_choices_are_named(fail):
-    assert "steps out of range: expected 1 or more, received 0" in fail("fit", *BASE, "--execution.steps=0")
-    with pytest.raises(ValueError, match="unknown compile: expected one of auto, always, never; received 'on'"):
+    assert "steps out of range: expected 1 or more, got 0" in fail("fit", *BASE, "--execution.steps=0")
+    with pytest.raises(ValueError, match="unknown compile: expected one of auto, always, never; got 'on'"):
         Executor("on")

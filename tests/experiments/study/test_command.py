@@ -58,7 +58,7 @@ def test_a_mistake_stops_a_study_before_anything_runs(fail):
     ("flags", "message"),
     [
         (["--seed_everything", "3"], "--seed_everything is not for many runs: expected --seeds, one for each run"),
-        (["--seed_everything=3"], "received 3"),
+        (["--seed_everything=3"], "got 3"),
         (["--config=b.yaml"], "--config is not for many runs: expected the configs before all options"),
         (["-c", "b.yaml"], "-c is not for many runs: expected the configs before all options"),
         (["--ckpt_path", "last"], "--ckpt_path is not for many runs: expected none"),
