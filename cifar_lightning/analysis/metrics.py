@@ -79,7 +79,7 @@ class TopKAccuracy(MeanMetric):
     def __init__(self, k: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if k < 1:
-            raise ValueError(f"k out of range: expected at least 1, got {k}")
+            raise ValueError(f"k must be at least 1, got {k}")
         self.k = k
 
     def check_predictions(self, predictions: Tensor) -> None:
@@ -147,7 +147,7 @@ class Reliability(ExactMetric):
     def __init__(self, bins: int = BINS, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if bins < 1:
-            raise ValueError(f"bins out of range: expected at least 1, got {bins}")
+            raise ValueError(f"bins must be at least 1, got {bins}")
         self.add_count("counts", bins)
         self.add_count("correct", bins)
         self.add_sum("confidence", bins)

@@ -30,7 +30,7 @@ class FreezePretrained(BaseFinetuning):
     def __init__(self, epochs: int = 4) -> None:
         super().__init__()
         if epochs < 1:
-            raise ValueError(f"epochs out of range: expected at least 1, got {epochs}")
+            raise ValueError(f"epochs must be at least 1, got {epochs}")
         self.epochs = epochs
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

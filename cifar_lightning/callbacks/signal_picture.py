@@ -49,7 +49,7 @@ class SignalPicture(Callback):
     def __init__(self, every_n_epochs: int = 1, num_images: int = 500, stop: bool = False) -> None:
         for name, value in (("every_n_epochs", every_n_epochs), ("num_images", num_images)):
             if value < 1:
-                raise ValueError(f"{name} out of range: expected at least 1, got {value}")
+                raise ValueError(f"{name} must be at least 1, got {value}")
         self.every_n_epochs, self.num_images, self.stop = every_n_epochs, num_images, stop
         self.rows: list[Row] = []
 

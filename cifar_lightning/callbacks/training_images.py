@@ -33,7 +33,7 @@ class TrainingImages(Callback):
     def __init__(self, num_images: int = 8, num_epochs: int = 9) -> None:
         for name, number in (("num_images", num_images), ("num_epochs", num_epochs)):
             if number < 1:
-                raise ValueError(f"{name} out of range: expected 1 or more, got {number}")
+                raise ValueError(f"{name} must be at least 1, got {number}")
         self.num_images, self.num_epochs = num_images, num_epochs
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

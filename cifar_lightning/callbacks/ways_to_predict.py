@@ -58,7 +58,7 @@ class WaysToPredict:
     ) -> None:
         for name, number in (("mc_samples", mc_samples), ("tta_shift", tta_shift)):
             if number < 0:
-                raise ValueError(f"{name} out of range: expected 0 or more, got {number}")
+                raise ValueError(f"{name} must be 0 or more, got {number}")
         self.mc_samples, self.ensemble = mc_samples, list(ensemble)
         self._views = tta_flip, tta_shift
         self._members: list[MLPClassifier] = []

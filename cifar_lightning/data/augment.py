@@ -28,7 +28,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if self.shift < 0:
-            raise ValueError(f"shift out of range: expected 0 or more pixels, got {self.shift}")
+            raise ValueError(f"shift must be 0 or more pixels, got {self.shift}")
 
     def __bool__(self) -> bool:
         return self.flip or self.shift > 0
@@ -55,7 +55,7 @@ class Variants:
         self._count, self._channels, self._height, self._width = images.shape
         if augmentation.shift >= min(images.shape[2:]):
             raise ValueError(
-                f"shift out of range: expected fewer pixels than the {min(images.shape[2:])} of an image's side, "
+                f"shift must be fewer pixels than the {min(images.shape[2:])} of an image's side, "
                 f"got {augmentation.shift}"
             )
         self._augmentation, self._order = augmentation, order
@@ -123,9 +123,9 @@ class SoftLabels:
 
     def __post_init__(self) -> None:
         if not 0 <= self.mixup < float("inf"):
-            raise ValueError(f"mixup out of range: expected 0 or a positive number, got {self.mixup}")
+            raise ValueError(f"mixup must be 0 or a positive number, got {self.mixup}")
         if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing out of range: expected 0 <= p < 1, got {self.label_smoothing}")
+            raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Map a batch to what is learned from it; each row of several, (S, B), is mixed by itself.

@@ -31,7 +31,7 @@ def split_indices(labels: Tensor, val_split: ValSplit, val_size: int | float, se
     n = len(labels)
     count = round(val_size * n) if isinstance(val_size, float) and val_size < 1 else int(val_size)
     if not 0 < count < n or (count != val_size and isinstance(val_size, float) and val_size >= 1):
-        raise ValueError(f"val_size out of range: expected 1 to {n - 1} images or a fraction of {n}, got {val_size}")
+        raise ValueError(f"val_size must be 1 to {n - 1} images or a fraction of {n}, got {val_size}")
     generator = Generator().manual_seed(seed)
     match val_split:
         case "first":

@@ -81,7 +81,7 @@ class MLPClassifier(LightningModule):
     ) -> None:
         super().__init__()
         if not 0 < lr < float("inf"):
-            raise ValueError(f"lr out of range: expected a positive number, got {lr}")
+            raise ValueError(f"lr must be a positive number, got {lr}")
         self.network = DeepMLP(**network)
         # All of the network's choices are stored, so that a checkpoint outlives a change of defaults.
         hparams = NETWORK_DEFAULTS | network | {"hidden_sizes": self.network.hidden_sizes, "lr": lr}

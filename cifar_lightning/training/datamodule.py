@@ -102,7 +102,7 @@ class CIFAR10DataModule(LightningDataModule):
         self.save_hyperparameters(ignore=["images"])  # what is predicted is no property of the training
         for name in ("batch_size", "eval_batch_size", "synthetic_size"):
             if self.hparams[name] < 1:
-                raise ValueError(f"{name} out of range: expected at least 1, got {self.hparams[name]}")
+                raise ValueError(f"{name} must be at least 1, got {self.hparams[name]}")
         self._augmentation = Augmentation(flip, shift)
         if batch_per not in get_args(BatchPer):
             raise unknown_name("batch_per", batch_per, get_args(BatchPer))
@@ -142,9 +142,7 @@ class CIFAR10DataModule(LightningDataModule):
                     f"got {self.hparams['val_size']}"
                 )
         if (size := self.hparams["train_size"]) is not None and not 1 <= size <= len(train):
-            raise ValueError(
-                f"train_size out of range: expected 1 to {len(train)}, the size of the training split; got {size}"
-            )
+            raise ValueError(f"train_size must be 1 to {len(train)}, the size of the training split; got {size}")
         self._train, self._val = train[:size], val
         self.statistics = compute_statistics(images.train_images, self.hparams["scaling"], self._train)
         self.images = images

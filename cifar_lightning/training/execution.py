@@ -48,7 +48,7 @@ class Executor:
         if compile not in get_args(Compile):
             raise unknown_name("compile", compile, get_args(Compile))
         if steps < 1:
-            raise ValueError(f"steps out of range: expected 1 or more, got {steps}")
+            raise ValueError(f"steps must be at least 1, got {steps}")
         self._compile, self._steps = compile, steps
         self.execution: Execution | None = None
         self.resumed: Execution | None = None  # what a checkpoint says, until it is chosen again

@@ -116,7 +116,7 @@ def test_the_command_line(run, fail, tmp_path, task_a):
             [],
             "nothing to freeze: expected a network that reuses layers, --pretrained.checkpoint FILE",
         ),
-        (["--trainer.callbacks.epochs=0"], "epochs out of range: expected at least 1, got 0"),
+        (["--trainer.callbacks.epochs=0"], "epochs must be at least 1, got 0"),
     ],
 )
 def test_mistakes(fail, flags, message):
@@ -127,7 +127,7 @@ def test_mistakes(fail, flags, message):
 @pytest.mark.filterwarnings("ignore")
 def test_another_architecture_or_scaling_is_refused(fail, task_a):
     flags = [*TASK_B, f"--pretrained.checkpoint={task_a}"]
-    assert "another hidden layer 2 than the pretrained one: expected Linear" in fail(
+    assert "hidden layer 2 differs from the pretrained one: expected Linear" in fail(
         "fit", *flags, "--model.hidden_sizes=[20, 11]"
     )
     assert "contradicting scalings: expected 'feature'" in fail("fit", *flags, "--data.scaling=unit")

@@ -534,7 +534,10 @@ def test_wrong_use(module, loader, finder, message):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"min_lr": 1, "max_lr": 0.1}, "wrong range of rates"), ({"num_steps": 9}, "too short a sweep")],
+    [
+        ({"min_lr": 1, "max_lr": 0.1}, "expected learning rates 0 < min_lr < max_lr"),
+        ({"num_steps": 9}, "the sweep is too short"),
+    ],
 )
 def test_wrong_options(options, message):
     with pytest.raises(ValueError, match=message):

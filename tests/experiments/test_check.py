@@ -17,11 +17,11 @@ def test_options_are_those_without_the_points():
 @pytest.mark.parametrize(
     ("arguments", "grid", "message"),
     [
-        (["--model.lr=-1"], None, "a: lr out of range: expected a positive number, got -1"),
+        (["--model.lr=-1"], None, "a: lr must be a positive number, got -1"),
         (["--model.lrr=1"], None, "a: (?s:.*)lrr"),
-        (["--data.batch_size=0"], None, "a: batch_size out of range: expected at least 1, got 0"),
+        (["--data.batch_size=0"], None, "a: batch_size must be at least 1, got 0"),
         ([], "{model.lrr: [1]}", "unknown option to vary: .*did you mean 'model.lr'"),
-        ([], "{model.lr: [0.1, -1]}", "a with --model.lr=-1: lr out of range"),
+        ([], "{model.lr: [0.1, -1]}", "a with --model.lr=-1: lr must be"),
         ([], "{model.activation: [selu, sellu]}", "a with --model.activation=sellu: (?s:.*)sellu"),
         ([], "{o: {a: {model.optimizer: SGD, model.optimizer.momentun: 1}}}", "a with (?s:.*)momentun"),
         ([], "{n: [0], model.hidden_sizes: '{n}x8'}", "a with --model.hidden_sizes=0x8: wrong hidden"),

@@ -88,5 +88,5 @@ def test_errors():
         Standardize()(torch.zeros(2, 3, 28, 28))
     with pytest.raises(ValueError, match="unknown scaling: expected one of raw, unit, channel, feature"):
         compute_statistics(IMAGES, "minmax")
-    with pytest.raises(ValueError, match="no training images"):
+    with pytest.raises(ValueError, match="at least one training image, got none"):
         compute_statistics(IMAGES[:0], "feature")

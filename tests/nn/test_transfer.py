@@ -56,23 +56,23 @@ def test_output_dropout_and_further_layers_may_differ():
         (
             {"hidden_sizes": [6, 7, 4]},
             None,
-            r"another hidden layer 2 than the pretrained one: expected Linear\(in_features=6, out_features=5, "
+            r"hidden layer 2 differs from the pretrained one: expected Linear\(in_features=6, out_features=5, "
             r"bias=True\), ELU\(alpha=1.0\); got Linear\(in_features=6, out_features=7, bias=True\), ELU",
         ),
-        ({"in_features": 11}, 1, r"another hidden layer 1 .*expected Linear\(in_features=12.*in_features=11"),
+        ({"in_features": 11}, 1, r"hidden layer 1 differs .*expected Linear\(in_features=12.*in_features=11"),
         ({"activation": "relu"}, 1, r"expected .*ELU\(alpha=1.0\); got .*ReLU\(\)"),
         ({"activation_args": {"alpha": 0.5}}, 1, r"got .*ELU\(alpha=0.5\)"),
         ({"normalization": "batch"}, 1, r"got .*BatchNorm1d\(6"),
         ({"bias": False}, 1, "bias=True.*got .*bias=False"),
-        ({"hidden_sizes": [6, 6, 4], "block": "residual"}, 2, r"another hidden layer 2 .*got x \+ \(Linear"),
+        ({"hidden_sizes": [6, 6, 4], "block": "residual"}, 2, r"hidden layer 2 differs .*got x \+ \(Linear"),
         (
             {"normalization": "layer", "norm_input": True},
             1,
-            r"another input than the pretrained one: expected none; got LayerNorm",
+            r"input differs from the pretrained one: expected none; got LayerNorm",
         ),
-        ({"hidden_sizes": [6, 5]}, None, "pretrained_layers out of range: expected 1 to 2, of 3 .* got 3"),
-        ({}, 4, "expected 1 to 3, of 3 hidden layers in the pretrained network and 3 in this one; got 4"),
-        ({}, 0, "expected 1 to 3.*got 0"),
+        ({"hidden_sizes": [6, 5]}, None, "pretrained_layers must be 1 to 2, with 3 .* got 3"),
+        ({}, 4, "must be 1 to 3, with 3 hidden layers in the pretrained network and 3 in this one; got 4"),
+        ({}, 0, "must be 1 to 3.*got 0"),
     ],
 )
 def test_another_architecture_is_refused_before_anything_is_copied(options, layers, message):

@@ -54,7 +54,7 @@ def test_build():
         ("Optimizer", "unknown optimizer"),
         ("os.system", "unknown optimizer"),
         (torch.nn.Linear, "unknown optimizer"),
-        ({"class_path": "SGD", "init_args": {"lr": 1}}, r"lr given twice: expected it as .* got SGD\(lr=...\)"),
+        ({"class_path": "SGD", "init_args": {"lr": 1}}, r"lr must be set as .* got SGD\(lr=...\)"),
         ({"class_path": "SGD", "init_args": {"mom": 1}}, r"unknown argument of SGD: .*did you mean 'momentum'"),
     ],
 )

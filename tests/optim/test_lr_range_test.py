@@ -113,10 +113,10 @@ def test_rates(mode):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((1.0, 0.1, 100), "wrong range of rates: expected 0 < min_lr < max_lr, got min_lr=1.0, max_lr=0.1"),
-        ((0.0, 0.1, 100), "wrong range of rates"),
-        ((0.1, math.nan, 100), "wrong range of rates"),
-        ((0.1, 1.0, 9), "too short a sweep: expected num_steps >= 10, got 9"),
+        ((1.0, 0.1, 100), "expected learning rates 0 < min_lr < max_lr, got min_lr=1.0, max_lr=0.1"),
+        ((0.0, 0.1, 100), "expected learning rates 0 < min_lr < max_lr"),
+        ((0.1, math.nan, 100), "expected learning rates 0 < min_lr < max_lr"),
+        ((0.1, 1.0, 9), "the sweep is too short: num_steps must be at least 10, got 9"),
         ((0.1, 1.0, 10, "cubic"), "unknown mode: expected one of exponential, linear"),
     ],
 )
@@ -329,7 +329,7 @@ def test_find_lr_for_plain_pytorch_leaves_everything_as_it_was():
 
 def test_find_lr_needs_data():
     model, _ = problem()
-    with pytest.raises(ValueError, match="expected a loader with at least one batch, got an empty one"):
+    with pytest.raises(ValueError, match="needs a loader with at least one batch, got an empty one"):
         find_lr(model, torch.optim.SGD(model.parameters(), 0.1), F.cross_entropy, [])
 
 

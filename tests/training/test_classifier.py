@@ -164,14 +164,14 @@ def test_steps_of_a_plain_loader_and_of_an_endless_training():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lr": 0.0}, "lr out of range: expected a positive number, got 0.0"),
-        ({"lr": float("nan")}, "lr out of range"),
+        ({"lr": 0.0}, "lr must be a positive number, got 0.0"),
+        ({"lr": float("nan")}, "lr must be"),
         ({"optimizer": "Nadam"}, "did you mean 'NAdam'"),
-        ({"optimizer": functools.partial(torch.optim.SGD, lr=1)}, "lr given twice"),
+        ({"optimizer": functools.partial(torch.optim.SGD, lr=1)}, "lr must be set as"),
         ({"schedule": "Cycle"}, "unknown schedule"),
         ({"activation": "swich"}, "did you mean 'swish'"),
-        ({"mixup": -1.0}, "mixup out of range"),
-        ({"label_smoothing": 1.0}, "label_smoothing out of range"),
+        ({"mixup": -1.0}, "mixup must be"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be"),
     ],
 )
 def test_wrong_options(options, message):

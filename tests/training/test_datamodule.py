@@ -164,9 +164,9 @@ def test_order_goes_by_the_global_seed_unless_told_otherwise(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size out of range: expected at least 1, got 0"),
-        ({"synthetic_size": 0}, "synthetic_size out of range"),
-        ({"val_size": 300}, "val_size out of range: expected 1 to 299 images"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"synthetic_size": 0}, "synthetic_size must be"),
+        ({"val_size": 300}, "val_size must be 1 to 299 images"),
         ({"val_split": "top"}, "unknown val_split"),
         ({"scaling": "norm"}, "unknown scaling"),
         (
@@ -180,8 +180,8 @@ def test_order_goes_by_the_global_seed_unless_told_otherwise(monkeypatch):
             {"classes": [0, 1], "val_size": 1},
             "no validation images: expected .* of disc, square; got 1",
         ),
-        ({"train_size": 0}, "train_size out of range: expected 1 to 240, the size of the training split; got 0"),
-        ({"train_size": 241}, "train_size out of range: .* got 241"),
+        ({"train_size": 0}, "train_size must be 1 to 240, the size of the training split; got 0"),
+        ({"train_size": 241}, "train_size must be .* got 241"),
         ({"source": "cifar10", "data_dir": "nowhere"}, r"wrong data_dir: expected .* got 'nowhere'"),
         ({"source": "cifar10", "download": False}, "no CIFAR-10 in 'data': expected .* got no such directory"),
         ({"source": "cifar10", "download": False, "data_dir": "."}, "got an empty directory"),

@@ -230,11 +230,11 @@ def test_a_finder_in_the_place_of_a_training_is_a_failure(fail):
         (
             "data.batch_size: {type: int, low: 0, high: 8}",
             [],
-            "batch_size out of range: expected at least 1, got 0",
+            "batch_size must be at least 1, got 0",
         ),
         ("n: {type: int, low: 0, high: 3}\nmodel.hidden_sizes: '{n}x8'", [], "--model.hidden_sizes=0x8: wrong hidden"),
         ("model.activation: [relu, sellu]", [], "sellu"),
-        ("model.lr: {type: float, low: -1, high: 1}", [], "lr out of range: expected a positive number, got -1"),
+        ("model.lr: {type: float, low: -1, high: 1}", [], "lr must be a positive number, got -1"),
         ("model.optimizer.momentun: [0.1]", [], "momentun"),
         (SPACE, ["--model.nonsense=1"], "model.nonsense"),
         (SPACE, ["--trails=3"], "trails"),

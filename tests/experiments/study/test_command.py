@@ -51,7 +51,7 @@ def test_a_mistake_stops_a_study_before_anything_runs(fail):
     assert "configs" in fail()
     assert "did you mean 'model.lr'" in fail("a.yaml", "--vary", "{model.lrr: [1]}")
     assert "model.lr is a range" in fail("a.yaml", "--vary", "{model.lr: {type: float, low: 1, high: 2}}")
-    assert "a.yaml with --model.lr=-1: lr out of range" in fail("a.yaml", "--vary", "{model.lr: [1, -1]}")
+    assert "a.yaml with --model.lr=-1: lr must be" in fail("a.yaml", "--vary", "{model.lr: [1, -1]}")
 
 
 @pytest.mark.parametrize(

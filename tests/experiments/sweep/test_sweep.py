@@ -299,7 +299,7 @@ def test_a_dry_run_writes_nothing(capfd, tmp_path, value):
         (["--vary={model.hidden_sizes: [2x10, 3x10]}"], "cifar-lightning study --vary '{model.hidden_sizes: [...]}'"),
         (["--vary={data.batch_size: [10, 20]}"], "data.batch_size can't vary in a sweep"),
         (["--vary={model.optimizer.momentun: [0.9]}"], "momentun"),
-        (["--vary={model.lr: [-1]}"], "lr out of range: expected a positive number, got -1"),
+        (["--vary={model.lr: [-1]}"], "lr must be a positive number, got -1"),
     ],
 )
 def test_mistakes(fail, args, message):
