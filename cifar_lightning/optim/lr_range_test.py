@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 Mode = Literal["exponential", "linear"]
 
-#: Fraction of the sweep over which the loss is averaged. fastai's weight of 0.98 averages over half of a 100-step sweep,
-#: and shifts every suggestion by as much.
+#: Fraction of the sweep over which the loss is averaged. fastai's weight of 0.98 averages over half of a 100-step
+#: sweep, and shifts every suggestion by as much.
 WINDOW = 0.05
 #: The sweep ends when the smoothed loss is this many times its minimum, as in fastai.
 DIVERGED = 4.0
@@ -194,7 +194,7 @@ def run_sweep(step: Callable[[float], float], lrs: Sequence[float]) -> LRSweep:
 
 
 def count_batches(losses: Sequence[float], num_steps: int) -> int:
-    """Number of batches over which to measure each loss of a sweep, given losses of several batches at fixed weights."""
+    """Number of batches on which to measure each loss of a sweep, given the losses of some batches at fixed weights."""
     if not all(map(math.isfinite, losses)):
         return 1
     mean, spread = abs(statistics.fmean(losses)), statistics.stdev(losses)
@@ -216,7 +216,7 @@ def group_factors(optimizer: Optimizer, base: float | None = None) -> list[float
 
 
 def endless(loader: Iterable[Any]) -> Iterator[Any]:
-    """Yield the batches of `loader`, pass after pass. An iterator has only one pass, so its batches are kept and repeated.
+    """Yield the batches of `loader`, pass after pass. Those of an iterator, which has only one pass, are kept.
 
     Raises:
         ValueError: If a pass has no batches.
@@ -249,8 +249,8 @@ def find_lr(
     """Sweep the learning rate of any PyTorch model in training mode, then restore the model and the optimizer.
 
     Torch's random generator is restored too, but not a generator of the loader's own. Where the loss varies a lot
-    between batches, as with small ones, each loss is averaged over up to 64 batches: the step's own and some fixed ones,
-    which are not trained on.
+    between batches, as with small ones, each loss is averaged over up to 64 batches: the step's own and some fixed
+    ones, which are not trained on.
 
     Args:
         model: The model.

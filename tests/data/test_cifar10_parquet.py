@@ -63,7 +63,7 @@ def change(**values):
         (change(img=png(0, form="JPEG")), "expected a PNG"),
         (change(img={"bytes": b"text", "path": None}), "expected a PNG"),
         (change(img=None), "wrong row 3"),
-        (change(label=4), r"expected 2 images of each of 10 classes, got 20 rows, with \[2, 2, 2, 1, 3"),
+        (change(label=4), r"expected 2 images of each of 10 classes, got 20 rows with class counts \[2, 2, 2, 1, 3"),
         (lambda rows: rows.pop(), "got 19 rows"),
         (lambda rows: rows.append(rows[0]), "got 21 rows"),
     ],
@@ -83,7 +83,7 @@ def test_other_columns():
 def test_no_parquet_at_all():
     write("mine")
     Path("mine/train-00000-of-00001.parquet").write_bytes(b"text")
-    with pytest.raises(ValueError, match="train-00000-of-00001.parquet: expected parquet"):
+    with pytest.raises(ValueError, match="train-00000-of-00001.parquet: expected a parquet file"):
         load_images("cifar10", "mine", 1)
 
 

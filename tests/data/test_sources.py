@@ -114,10 +114,10 @@ def test_data_dir(tmp_path, monkeypatch):
     assert find_data_dir(None) == tmp_path
     (tmp_path / "given").mkdir()
     assert find_data_dir(str(tmp_path / "given")) == tmp_path / "given"
-    with pytest.raises(DataUnavailableError, match=r"wrong data_dir: expected .*'nowhere' \(no such directory\)"):
+    with pytest.raises(DataUnavailableError, match=r"data_dir must be .*'nowhere' \(no such directory\)"):
         find_data_dir("nowhere")
     monkeypatch.setenv("CIFAR10_DIR", "nowhere")
-    with pytest.raises(DataUnavailableError, match="wrong CIFAR10_DIR"):
+    with pytest.raises(DataUnavailableError, match="CIFAR10_DIR must be"):
         find_data_dir(None)
 
 
@@ -161,5 +161,5 @@ def test_a_file_that_cannot_be_read(official):
     folder, _ = official
     (folder / "test_batch").unlink()
     (folder / "test_batch").mkdir()
-    with pytest.raises(ValueError, match="can't read .*test_batch: expected a file with read access, got"):
+    with pytest.raises(ValueError, match="cannot read .*test_batch: expected a readable file, got"):
         load_official(folder)

@@ -61,7 +61,7 @@ def test_what_needs_to_know_its_length(schedule):
         (lambda: OneCycle(pct_start=0.6), r"pct_start must be in \(0, 0.5\], got 0.6"),
         (lambda: OneCycle(max_lr=0), "max_lr must be"),
         (lambda: PiecewiseConstant([5], [1.0]), "one factor more than epochs"),
-        (lambda: PiecewiseConstant([5, 2], [1.0, 0.5, 0.1]), "expected ascending epochs"),
+        (lambda: PiecewiseConstant([5, 2], [1.0, 0.5, 0.1]), "needs ascending epochs"),
         (lambda: Cosine(warmup=1.0), "warmup must be"),
     ],
 )
