@@ -331,7 +331,7 @@ class TwoDtypes(MLPClassifier):
     ("cls", "reason"),
     [
         (OutputOnly, "an optimizer of 2 parameters, not the model's 8"),
-        (Tied, "tied parameters: some are of several layers"),
+        (Tied, "tied parameters, which several layers share"),
         (TwoDtypes, "tensors of several dtypes or devices: torch.float32 on cpu, torch.float64 on cpu"),
     ],
 )
