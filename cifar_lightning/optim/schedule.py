@@ -123,6 +123,6 @@ def require_length(total_steps: int | None, schedule: str) -> int:
     if total_steps is None or total_steps < 1:
         given = "an unknown number" if total_steps is None else total_steps
         raise ValueError(
-            f"{schedule} needs to know how long the training is: expected at least one optimizer step, got {given}"
+            f"{schedule} needs to know the length of the run: expected at least one optimizer step, got {given}"
         )
     return total_steps

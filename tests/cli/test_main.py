@@ -150,7 +150,7 @@ def test_early_stopping_from_a_config(run):
         (["--data.source=cifar10", "--data.data_dir=.", "--data.download=false"], "no CIFAR-10 in '.'"),
         (["--config=nowhere.yaml"], "nowhere.yaml"),
         (["--trainer.max_epochs=many"], "trainer.max_epochs"),
-        (["--trainer.overfit_batches=2"], "expected --trainer.limit_train_batches"),
+        (["--trainer.overfit_batches=2"], "use --trainer.limit_train_batches"),
     ],
 )
 def test_a_wrong_value_ends_in_one_message(fail, flags, message):

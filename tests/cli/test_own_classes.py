@@ -220,7 +220,7 @@ def test_a_saved_config_names_defaults_of_ours_and_asks_for_nothing(run):
 
 def test_a_module_without_a_validation_loss_has_no_best_checkpoint_and_says_so(run, recwarn):
     run("fit", "--model=mine.Quiet", "--data=mine.Noise", ONE, *QUIET)
-    assert any("no best.ckpt is written: Quiet validates, but logs no val_loss" in str(w.message) for w in recwarn)
+    assert any("best.ckpt is not written: Quiet validates but logs no val_loss" in str(w.message) for w in recwarn)
     assert not list(Path().rglob("best.ckpt"))
     assert list(Path().rglob("last.ckpt"))
 

@@ -113,9 +113,9 @@ def test_hidden_folders_and_other_files_are_left_out():
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda: draw("mine/dog/2.png", size=(7, 5)), "as mine/cat/0.png; got 7 x 5 in mine/dog/2.png"),
-        (lambda: Path("mine/dog/3.png").write_bytes(b"text"), "wrong file mine/dog/3.png: expected an image"),
-        (lambda: Path("mine/cat/0.png").write_bytes(b""), "wrong file mine/cat/0.png: expected an image"),
+        (lambda: draw("mine/dog/2.png", size=(7, 5)), "as in mine/cat/0.png, got 7 x 5 in mine/dog/2.png"),
+        (lambda: Path("mine/dog/3.png").write_bytes(b"text"), "cannot read mine/dog/3.png: expected an image"),
+        (lambda: Path("mine/cat/0.png").write_bytes(b""), "cannot read mine/cat/0.png: expected an image"),
         (lambda: Path("mine/fox").mkdir(), "no images in mine/fox: expected one folder per class"),
         (lambda: (fill("mine/train"), fill("mine/test", ["fox"])), "wrong folder mine/test/fox: expected one of"),
     ],
@@ -130,7 +130,7 @@ def test_what_is_wrong_is_named(spoil, said):
 def test_colour_among_grey_ones():
     fill("mine", mode="L")
     draw("mine/eel/4.png")
-    with pytest.raises(ValueError, match="expected grey, as mine/cat/0.png; got colour in mine/eel/4.png"):
+    with pytest.raises(ValueError, match="expected grey, as in mine/cat/0.png, got colour in mine/eel/4.png"):
         load_folder(Path("mine"))
 
 

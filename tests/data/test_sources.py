@@ -123,7 +123,7 @@ def test_data_dir(tmp_path, monkeypatch):
 
 def test_image_set_checks_itself():
     images, labels = torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 9])
-    with pytest.raises(ValueError, match=r"wrong images in x: expected uint8 of shape \(2, C, H, W\), C 1 or 3"):
+    with pytest.raises(ValueError, match=r"wrong images in x: expected uint8 of shape \(2, C, H, W\) with C 1 or 3"):
         ImageSet("x", tuple(CLASSES), images.permute(0, 2, 3, 1), labels, images, labels)
     with pytest.raises(ValueError, match="wrong labels in x: expected 0 to 9, got 0 to 10"):
         ImageSet("x", tuple(CLASSES), images, labels, images, labels + torch.tensor([0, 1]))

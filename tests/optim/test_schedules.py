@@ -51,7 +51,7 @@ def test_cosine():
 @pytest.mark.parametrize("schedule", [OneCycle(), Cosine()])
 def test_what_needs_to_know_its_length(schedule):
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)
-    with pytest.raises(ValueError, match="needs to know how long the training is"):
+    with pytest.raises(ValueError, match="needs to know the length of the run"):
         schedule.build(optimizer, None)
 
 

@@ -157,7 +157,7 @@ def test_steps_of_a_plain_loader_and_of_an_endless_training():
     model.standardize.set_statistics(compute_statistics(IMAGES, "feature"))
     run.fit(model, loader)
     assert count_optimizer_steps(run) == 6
-    with pytest.raises(ValueError, match="OneCycle needs to know how long the training is"):
+    with pytest.raises(ValueError, match="OneCycle needs to know the length of the run"):
         trainer(max_epochs=-1).fit(small(schedule="OneCycle"), data())
 
 
@@ -188,7 +188,7 @@ def test_wrong_labels_and_images():
 
 
 def test_the_data_has_as_many_classes_as_the_network():
-    message = r"wrong num_classes: expected 2, the number of the data's classes \(disc, ring\); got 10"
+    message = r"num_classes must be 2, the number of classes in the data \(disc, ring\), got 10"
     with pytest.raises(ValueError, match=message):
         trainer().fit(small(), data(classes=["disc", "ring"]))
 
@@ -199,7 +199,7 @@ def test_an_evaluation_on_other_classes_is_refused(tmp_path):
     run.save_checkpoint(tmp_path / "x.ckpt")
     loaded = MLPClassifier.load_from_checkpoint(tmp_path / "x.ckpt", weights_only=True)
     trainer().test(loaded, data(classes=["disc", "ring"]), verbose=False)
-    with pytest.raises(ValueError, match=r"other classes: expected \['disc', 'ring'\].*got \['ring', 'disc'\]"):
+    with pytest.raises(ValueError, match=r"wrong classes: expected \['disc', 'ring'\].*got \['ring', 'disc'\]"):
         trainer().test(loaded, data(classes=["ring", "disc"]), verbose=False)
 
 
@@ -207,7 +207,7 @@ def test_a_resume_on_other_classes_is_refused(tmp_path):
     run = trainer()
     run.fit(small(num_classes=2), data(classes=["disc", "ring"]))
     run.save_checkpoint(tmp_path / "x.ckpt")
-    message = r"another data set: expected 'synthetic \(disc, ring\)'.*got 'synthetic \(disc, rows\)'"
+    message = r"wrong data set: expected 'synthetic \(disc, ring\)'.*got 'synthetic \(disc, rows\)'"
     with pytest.raises(ValueError, match=message):
         trainer(max_epochs=2).fit(small(num_classes=2), data(classes=["disc", "rows"]), ckpt_path=tmp_path / "x.ckpt")
 

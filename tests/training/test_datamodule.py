@@ -178,9 +178,9 @@ def test_order_goes_by_the_global_seed_unless_told_otherwise(monkeypatch):
         ({"classes": ["disc", "ring", 0]}, "wrong classes: .* got"),
         (
             {"classes": [0, 1], "val_size": 1},
-            "no validation images: expected .* of disc, square; got 1",
+            "no validation images: expected .* of disc, square, got 1",
         ),
-        ({"train_size": 0}, "train_size must be 1 to 240, the size of the training split; got 0"),
+        ({"train_size": 0}, "train_size must be 1 to 240, the size of the training split, got 0"),
         ({"train_size": 241}, "train_size must be .* got 241"),
         ({"source": "cifar10", "data_dir": "nowhere"}, r"data_dir must be .* got 'nowhere'"),
         ({"source": "cifar10", "download": False}, "no CIFAR-10 in 'data': expected .* got no such directory"),
@@ -206,7 +206,7 @@ def test_the_synthetic_set_is_taken_with_a_banner(capsys):
 
 
 def test_loaders_need_a_setup():
-    with pytest.raises(ValueError, match=r"expected prepare_data\(\) and setup\(\) first"):
+    with pytest.raises(ValueError, match=r"call prepare_data\(\) and setup\(\) first"):
         CIFAR10DataModule(source="synthetic").train_dataloader()
 
 

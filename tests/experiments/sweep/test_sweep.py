@@ -180,7 +180,7 @@ REFUSED = [
     (["--trainer.callbacks+=SignalPicture"], "SignalPicture is not for a sweep: it draws the layers of one network"),
     (["--trainer.callbacks+=SchedulePlot"], "SchedulePlot is not for a sweep: it draws one schedule"),
     (["--trainer.callbacks+=FreezePretrained"], "FreezePretrained is not for a sweep: it freezes layers"),
-    (["--trainer.overfit_batches=2"], "expected --trainer.limit_train_batches"),
+    (["--trainer.overfit_batches=2"], "use --trainer.limit_train_batches"),
     (["--model.optimizer=LBFGS"], "LBFGS is not for a sweep"),
     (["--ckpt_path=best"], "a sweep has no best checkpoint"),
 ]
@@ -283,7 +283,7 @@ def test_nothing_is_written_where_nothing_is_to_be(sweep, run, tmp_path, undrawn
 @pytest.mark.parametrize("value", ["true", "3"])
 def test_a_dry_run_writes_nothing(capfd, tmp_path, value):
     main([f"--vary={RATES}", *FLAGS, f"--trainer.fast_dev_run={value}", "--trainer.default_root_dir=dry"])
-    assert "networks as one" in capfd.readouterr().out
+    assert "networks trained as one" in capfd.readouterr().out
     assert not [path for path in (tmp_path / "dry").rglob("*") if path.is_file()]
 
 

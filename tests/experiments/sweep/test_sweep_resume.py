@@ -162,7 +162,7 @@ def test_ctrl_c_names_the_command_that_goes_on(tmp_path, capfd, monkeypatch):
     with pytest.raises(SystemExit):
         run(tmp_path, *flags)
     printed = "".join(capfd.readouterr())
-    (line,) = re.findall(r"to go on: cifar-lightning sweep (.*)", printed)
+    (line,) = re.findall(r"to resume: cifar-lightning sweep (.*)", printed)
     assert line == f"--ckpt_path {newest(tmp_path)}/checkpoints/last.ckpt"
     main([*line.split(), "--trainer.callbacks=null"])
     assert "written to" in capfd.readouterr().out
