@@ -122,7 +122,7 @@ def _without_command(head: list[str]) -> None:
         case "--print_completion":
             _print_completion(value or "".join(head[1:2]))
         case _:
-            raise ValueError(f"no command: expected one of {', '.join(COMMANDS)}; received {' '.join(head)}")
+            raise ValueError(f"no command: expected one of {', '.join(COMMANDS)}; got {' '.join(head)}")
 
 
 def usage() -> str:

@@ -1,16 +1,16 @@
-"""What a wrong name is answered with, and what ends a training that can't go on."""
+"""Errors that several folders raise."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class DivergenceError(ArithmeticError):
-    """The loss of a training is not a finite number any more."""
+    """The training loss has become NaN or infinite."""
 
 
-def unknown_name(kind: str, received: object, known: Iterable[str]) -> ValueError:
-    """The error for a name that is not among the `known` ones, with the nearest of them."""
+def unknown_name(kind: str, given: object, known: Iterable[str]) -> ValueError:
+    """The error for a name that is not among the `known` ones; it suggests the closest matches."""
     names = list(known)
-    near = get_close_matches(str(received), names, n=3, cutoff=0.5)
+    near = get_close_matches(str(given), names, n=3, cutoff=0.5)
     hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
-    return ValueError(f"unknown {kind}: expected one of {', '.join(names)}; received {received!r}{hint}")
+    return ValueError(f"unknown {kind}: expected one of {', '.join(names)}; got {given!r}{hint}")

@@ -34,6 +34,6 @@ def require(extra: str, *needed: str) -> None:
     """
     if missing := missing_modules(extra, *needed):
         raise ValueError(
-            f"the extra {extra!r} is missing: expected {' and '.join(needed or EXTRAS[extra])}, received no "
+            f"the extra {extra!r} is missing: expected {' and '.join(needed or EXTRAS[extra])}, got no "
             f"{' and no '.join(missing)}. This installs it: {install_command(extra)}"
         )

@@ -30,7 +30,7 @@ def predict(image: Annotated[bytes, File()]) -> dict[str, float]:
     try:
         with Image.open(BytesIO(image)) as opened:
             if opened.width * opened.height > LARGEST:
-                raise HTTPException(413, f"image too large: at most {LARGEST:,} pixels, received {opened.size}")
+                raise HTTPException(413, f"image too large: at most {LARGEST:,} pixels, got {opened.size}")
             pixels = np.asarray(opened.convert("L" if CHANNELS == 1 else "RGB").resize((WIDTH, HEIGHT)))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise HTTPException(422, "not an image: expected a PNG, a JPEG or another format that Pillow reads") from error

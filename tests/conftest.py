@@ -68,7 +68,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """A device that is not there is no reason to pass on another one."""
     if DEVICE.type not in ("cpu", "cuda") or (DEVICE.type == "cuda" and not torch.cuda.is_available()):
-        raise pytest.UsageError(f"wrong TEST_DEVICE: expected cpu, or cuda where there is a GPU; received {DEVICE}")
+        raise pytest.UsageError(f"wrong TEST_DEVICE: expected cpu, or cuda where there is a GPU; got {DEVICE}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -80,13 +80,13 @@ def test_a_config_may_stand_before_the_command(monkeypatch, name, expected):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["fitt"], "unknown command: expected one of fit, .*; received 'fitt' (did you mean 'fit'"),
+        (["fitt"], "unknown command: expected one of fit, .*; got 'fitt' (did you mean 'fit'"),
         (["find_lr"], "did you mean 'find-lr'"),
-        (["selu"], "received 'selu': did you mean fit --config selu[?]"),
+        (["selu"], "got 'selu': did you mean fit --config selu[?]"),
         (["plot_schedule"], "did you mean 'plot-schedule'"),
-        (["--config", "one_cycle"], "no command: expected one of fit, .*; received --config one_cycle"),
-        (["--model.lr", "0.1"], "unknown command: expected one of fit, .*; received '0.1'"),
-        (["--print_completion", "fish"], "unknown completion: expected one of shtab-bash, .*; received 'fish'"),
+        (["--config", "one_cycle"], "no command: expected one of fit, .*; got --config one_cycle"),
+        (["--model.lr", "0.1"], "unknown command: expected one of fit, .*; got '0.1'"),
+        (["--print_completion", "fish"], "unknown completion: expected one of shtab-bash, .*; got 'fish'"),
     ],
 )
 def test_a_wrong_word_is_answered_in_one_message(capsys, words, message):

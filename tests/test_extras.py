@@ -26,7 +26,5 @@ def test_an_extra_that_is_installed(extra):
 @pytest.mark.parametrize(("extra", "module"), [(extra, module) for extra in EXTRAS for module in EXTRAS[extra]])
 def test_an_extra_that_lacks_a_module(monkeypatch, extra, module):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(
-        ValueError, match=rf'expected .*, received no {module}.*pip install "cifar_lightning\[{extra}\]"'
-    ):
+    with pytest.raises(ValueError, match=rf'expected .*, got no {module}.*pip install "cifar_lightning\[{extra}\]"'):
         require(extra)

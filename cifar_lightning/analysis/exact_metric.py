@@ -99,7 +99,7 @@ def check_predictions(metric: Metric, predictions: Tensor) -> None:
     if predictions.ndim != 2 or not predictions.is_floating_point():
         raise ValueError(
             f"{type(metric).__name__}: wrong predictions: expected a floating dtype and the shape (B, K), for "
-            f"B examples of K classes; received {predictions.dtype} of shape {tuple(predictions.shape)}"
+            f"B examples of K classes; got {predictions.dtype} of shape {tuple(predictions.shape)}"
         )
 
 
@@ -109,7 +109,7 @@ def check_probabilities(metric: Metric, predictions: Tensor) -> None:
     if predictions.numel() and bool(((predictions < -ROUNDING) | (predictions > 1 + ROUNDING)).any()):
         raise ValueError(
             f"{type(metric).__name__}: wrong predictions: expected probabilities, from 0 to 1, as softmax gives them; "
-            f"received {predictions.min().item():.3g} to {predictions.max().item():.3g}"
+            f"got {predictions.min().item():.3g} to {predictions.max().item():.3g}"
         )
 
 
@@ -124,12 +124,12 @@ def check_labels(metric: Metric, predictions: Tensor, labels: Tensor) -> Tensor:
     if labels.shape != (count,) or not integers:
         raise ValueError(
             f"{type(metric).__name__}: wrong labels: expected the index of each example's class, integers of shape "
-            f"({count},); received {labels.dtype} of shape {tuple(labels.shape)}"
+            f"({count},); got {labels.dtype} of shape {tuple(labels.shape)}"
         )
     labels = labels.long()  # torch compares no uint16
     if count and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(
             f"{type(metric).__name__}: wrong labels: expected 0 to {classes - 1}, "
-            f"received {int(labels.min())} to {int(labels.max())}"
+            f"got {int(labels.min())} to {int(labels.max())}"
         )
     return labels

@@ -85,14 +85,12 @@ def _refuse_torchscript(module: nn.Module) -> None:
         if isinstance(part, torch.jit.ScriptModule):
             raise ValueError(
                 "Monte-Carlo dropout can't find dropout in TorchScript: expected modules in Python, "
-                f"received {name or 'the network'} ({type(part).__name__})"
+                f"got {name or 'the network'} ({type(part).__name__})"
             )
 
 
 def _nothing_to_sample() -> ValueError:
-    return ValueError(
-        "Monte-Carlo dropout has nothing to sample: expected a network with a dropout of p > 0, received none"
-    )
+    return ValueError("Monte-Carlo dropout has nothing to sample: expected a network with a dropout of p > 0, got none")
 
 
 @dataclass(frozen=True)
@@ -185,7 +183,7 @@ def mc_predict(
     """
     if samples < 1 or batch < 1:
         raise ValueError(
-            f"nothing to sample: expected samples >= 1 and batch >= 1, received samples={samples}, batch={batch}"
+            f"nothing to sample: expected samples >= 1 and batch >= 1, got samples={samples}, batch={batch}"
         )
     with mc_dropout(module), fork_generators() if seed is not None else nullcontext():
         prefix, suffix = split_at_first_dropout(module)
@@ -231,7 +229,7 @@ def _logits(output: Any, module: nn.Module, rows: int) -> Tensor:
         return logits
     raise ValueError(
         f"wrong output of {type(module).__name__}: expected logits of shape ({rows}, K), K > 1, as a tensor or as the "
-        f"output's `logits`; received {received}"
+        f"output's `logits`; got {received}"
     )
 
 

@@ -79,7 +79,7 @@ class TopKAccuracy(MeanMetric):
     def __init__(self, k: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if k < 1:
-            raise ValueError(f"k out of range: expected at least 1, received {k}")
+            raise ValueError(f"k must be at least 1, got {k}")
         self.k = k
 
     def check_predictions(self, predictions: Tensor) -> None:
@@ -121,7 +121,7 @@ class MutualInformation(MeanMetric):
         if target.shape != predictions.shape[:1] or not target.is_floating_point():
             raise ValueError(
                 f"MutualInformation: wrong target: expected the mean entropy of the samples of each example, of shape "
-                f"({len(predictions)},) and a floating dtype; received {target.dtype} of shape {tuple(target.shape)}"
+                f"({len(predictions)},) and a floating dtype; got {target.dtype} of shape {tuple(target.shape)}"
             )
         return target.to(self.dtype)
 
@@ -147,7 +147,7 @@ class Reliability(ExactMetric):
     def __init__(self, bins: int = BINS, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if bins < 1:
-            raise ValueError(f"bins out of range: expected at least 1, received {bins}")
+            raise ValueError(f"bins must be at least 1, got {bins}")
         self.add_count("counts", bins)
         self.add_count("correct", bins)
         self.add_sum("confidence", bins)

@@ -102,14 +102,14 @@ class _Trial:
             self._set_modes(group, False)
             warnings.warn(
                 f"Monte-Carlo dropout can't look for dropout in {self.name} itself: expected a forward pass that works "
-                f"in training mode too, received {error!r}. It stays in evaluation mode",
+                f"in training mode too, got {error!r}. It stays in evaluation mode",
                 stacklevel=2,
             )
             return
         draws = not all(map(torch.equal, drawn, without))
         if draws and changed - changed_without:
             raise ValueError(
-                f"Monte-Carlo dropout can't sample {self.name}: expected a training mode that only drops, received one "
+                f"Monte-Carlo dropout can't sample {self.name}: expected a training mode that only drops, got one "
                 f"that also changes {', '.join(sorted(changed))}. Move its dropout into an nn.Dropout"
             )
         self._set_modes(group, draws)

@@ -92,7 +92,7 @@ def measure_signals(
             # The sum: an example's gradient should not depend on how many others are measured with it.
             loss = F.cross_entropy(logits, labels.repeat(copies), reduction="sum")
             if not outputs:
-                raise ValueError("nothing to measure: expected layers that the network calls, received none of them")
+                raise ValueError("nothing to measure: expected layers that the network calls, got none of them")
             gradients = torch.autograd.grad(loss, outputs)
     finally:
         for hook in hooks:

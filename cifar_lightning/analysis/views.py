@@ -17,10 +17,7 @@ def views(images: Tensor, flip: bool, shift: int) -> Iterator[Tensor]:
     """
     height, width = images.shape[2:]
     if not 0 <= shift < min(height, width):
-        raise ValueError(
-            f"shift out of range: expected 0 to {min(height, width) - 1} pixels, less than an image's side; received "
-            f"{shift}"
-        )
+        raise ValueError(f"shift must be 0 to {min(height, width) - 1} pixels, less than an image's side; got {shift}")
     moves = sorted(product(range(-shift, shift + 1), repeat=2), key=lambda move: move != (0, 0))
     for mirrored in (images, images.flip(-1))[: 1 + flip]:
         for down, right in moves:

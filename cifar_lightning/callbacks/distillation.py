@@ -43,7 +43,7 @@ class Distillation(Callback):
         if not teachers:
             raise ValueError("distillation needs at least one teacher's checkpoint, got none")
         if not 0 <= weight <= 1:
-            raise ValueError(f"the teachers' weight must be from 0 to 1, got {weight}")
+            raise ValueError(f"the teachers' weight must be in [0, 1], got {weight}")
         self.teachers, self.weight, self.precision = list(teachers), weight, precision
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -91,7 +91,7 @@ class EvaluationReport(Callback):
             if self.ways.mc_samples:
                 raise ValueError(
                     "nothing to compare Monte-Carlo predictions with: expected a step that returns logits (N, K), "
-                    f"received one of {type(pl_module).__name__} that returns something else"
+                    f"got one of {type(pl_module).__name__} that returns something else"
                 )
             return  # the module's own measures must do
         images, labels = batch

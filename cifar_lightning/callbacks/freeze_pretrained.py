@@ -30,13 +30,13 @@ class FreezePretrained(BaseFinetuning):
     def __init__(self, epochs: int = 4) -> None:
         super().__init__()
         if epochs < 1:
-            raise ValueError(f"epochs out of range: expected at least 1, received {epochs}")
+            raise ValueError(f"epochs must be at least 1, got {epochs}")
         self.epochs = epochs
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse several devices: DDP averages no gradients of parameters that were frozen when it began."""
         if stage == "fit" and trainer.world_size > 1:
-            raise ValueError(f"FreezePretrained is for one device: expected 1, received {trainer.world_size}")
+            raise ValueError(f"FreezePretrained is for one device: expected 1, got {trainer.world_size}")
         super().setup(trainer, pl_module, stage)
 
     def freeze_before_training(self, pl_module: LightningModule) -> None:
@@ -58,7 +58,7 @@ class FreezePretrained(BaseFinetuning):
         if not layers:
             raise ValueError(
                 "FreezePretrained has nothing to freeze: expected a network that reuses layers, "
-                "--pretrained.checkpoint FILE; received none"
+                "--pretrained.checkpoint FILE; got none"
             )
         if trainable:
             self.make_trainable(layers)

@@ -89,7 +89,7 @@ class LRFinder(Callback):
             if self.stop:
                 raise ValueError(
                     "nothing to sweep: expected no --ckpt_path where LRFinder stops before the training, "
-                    f"received {str(trainer.ckpt_path)!r}"
+                    f"got {str(trainer.ckpt_path)!r}"
                 )
             if trainer.is_global_zero:
                 get_console().print("LRFinder: the training is resumed, so there is no sweep.")
@@ -184,7 +184,7 @@ def _check_reached(
                 return
     raise ValueError(
         f"the suggested rate does not reach the optimizer: expected rates that follow {attribute!r}, which was {given} "
-        f"and is {found:.3g} now; received {after}, after {before}. Name by `attribute` the one that they go by"
+        f"and is {found:.3g} now; got {after}, after {before}. Name by `attribute` the one that they go by"
     )
 
 
@@ -202,7 +202,7 @@ def _find_holders(pl_module: LightningModule, path: str) -> tuple[list[Any], str
     if not holders:
         raise ValueError(
             "no such hyperparameter: expected one of the module's attributes, or one that it has saved by "
-            f"save_hyperparameters(), of {', '.join(map(str, pl_module.hparams))}; received {path!r}"
+            f"save_hyperparameters(), of {', '.join(map(str, pl_module.hparams))}; got {path!r}"
         )
     return holders, name
 

@@ -54,7 +54,7 @@ class PredictionTable(Callback):
         if ours and not is_overridden("predict_step", pl_module, LightningModule):
             raise ValueError(
                 f"{type(pl_module).__name__} can't predict: expected a predict_step that takes (images, labels) and "
-                "returns probabilities (N, K), received a module without"
+                "returns probabilities (N, K), got a module without"
             )
         suffix = "" if trainer.world_size == 1 else f"_{trainer.global_rank}"
         self._folder = run_folder(trainer)
@@ -78,7 +78,7 @@ class PredictionTable(Callback):
         if not is_classified(outputs):
             raise ValueError(
                 f"{type(pl_module).__name__} predicts no classes: expected a predict_step that returns probabilities "
-                f"(N, K), or logits; received {type(outputs).__name__}"
+                f"(N, K), or logits; got {type(outputs).__name__}"
             )
         images, *labelled = [batch] if isinstance(batch, Tensor) else batch
         outputs = _as_probabilities(outputs)

@@ -32,9 +32,7 @@ class Pretrained(Callback):
 
     def __init__(self, checkpoint: str | None = None, layers: int | None = None) -> None:
         if checkpoint is None and layers is not None:
-            raise ValueError(
-                f"pretrained layers without a network: expected its checkpoint too, received {layers} layers"
-            )
+            raise ValueError(f"pretrained layers without a network: expected its checkpoint too, got {layers} layers")
         self.checkpoint, self.layers = checkpoint, layers
         self._reused = 0
         self._module: LightningModule | None = None  # which has the layers
@@ -49,9 +47,7 @@ class Pretrained(Callback):
         read_checkpoint(Path(self.checkpoint))  # which says so if it is none
         for each in pl_module.classifiers if isinstance(pl_module, StackedClassifier) else [pl_module]:
             if not isinstance(each, MLPClassifier):
-                raise ValueError(
-                    f"nothing to reuse layers in: expected an MLPClassifier, received {type(each).__name__}"
-                )
+                raise ValueError(f"nothing to reuse layers in: expected an MLPClassifier, got {type(each).__name__}")
             source = type(each).load_from_checkpoint(self.checkpoint, map_location="cpu", weights_only=True)
             self._reused = copy_hidden_layers(source.network, each.network, self.layers)
             each.standardize.load_state_dict(source.standardize.state_dict())  # of the inputs that the layers expect

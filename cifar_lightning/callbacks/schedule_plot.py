@@ -35,7 +35,7 @@ class SchedulePlot(Callback):
         if not steps:
             raise ValueError(
                 "a schedule of unknown length can't be drawn: expected at least one optimizer step, by "
-                "--trainer.max_epochs or --trainer.max_steps, and a data loader that has a length; received max_epochs "
+                "--trainer.max_epochs or --trainer.max_steps, and a data loader that has a length; got max_epochs "
                 f"{trainer.max_epochs}, max_steps {trainer.max_steps}"
             )
         folder = run_folder(trainer)
@@ -84,7 +84,7 @@ def _configure(pl_module: LightningModule) -> tuple[Optimizer, list[Mapping[str,
     if not isinstance(optimizer, Optimizer):
         raise ValueError(
             "no schedule to draw: expected configure_optimizers to return one optimizer, with or without schedulers; "
-            f"received {configured!r}"
+            f"got {configured!r}"
         )
     return optimizer, [item if isinstance(item, Mapping) else {"scheduler": item} for item in schedulers]
 

@@ -49,7 +49,7 @@ class SignalPicture(Callback):
     def __init__(self, every_n_epochs: int = 1, num_images: int = 500, stop: bool = False) -> None:
         for name, value in (("every_n_epochs", every_n_epochs), ("num_images", num_images)):
             if value < 1:
-                raise ValueError(f"{name} out of range: expected at least 1, received {value}")
+                raise ValueError(f"{name} must be at least 1, got {value}")
         self.every_n_epochs, self.num_images, self.stop = every_n_epochs, num_images, stop
         self.rows: list[Row] = []
 
@@ -61,7 +61,7 @@ class SignalPicture(Callback):
         elif self.stop:
             raise ValueError(
                 "no initialization to measure: expected no --ckpt_path where SignalPicture stops before the training, "
-                f"received {str(trainer.ckpt_path)!r}"
+                f"got {str(trainer.ckpt_path)!r}"
             )
         if self.stop:
             stop_before_training(trainer)
@@ -104,7 +104,7 @@ class SignalPicture(Callback):
         if not isinstance(pl_module, MLPClassifier) or not isinstance(data, CIFAR10DataModule):
             raise ValueError(
                 "SignalPicture can't measure this: expected MLPClassifier and CIFAR10DataModule (measure_signals is "
-                f"for other networks), received {type(pl_module).__name__} and {type(data).__name__}"
+                f"for other networks), got {type(pl_module).__name__} and {type(data).__name__}"
             )
         folder = run_folder(trainer)
         if not is_writer(trainer):

@@ -117,7 +117,7 @@ class SweepStep:
                 total = loss.item() * len(batches) + sum(others)
                 return self._mean([total / (len(batches) + len(others))])[0]
         raise ValueError(
-            f"nothing to sweep over: expected a training_step that returns a loss; received None {MAX_SKIPPED} times"
+            f"nothing to sweep over: expected a training_step that returns a loss; got None {MAX_SKIPPED} times"
         )
 
     def _measure(self, batch: Any) -> Tensor | None:
@@ -189,7 +189,7 @@ def _generators(loader: Any) -> list[torch.Generator]:
 
 def _one_optimizer(module: LightningModule) -> Optimizer:
     if not module.automatic_optimization:
-        raise ValueError("LRFinder needs automatic optimization: expected one optimizer, received a manual loop")
+        raise ValueError("LRFinder needs automatic optimization: expected one optimizer, got a manual loop")
     configured = module.configure_optimizers()
     if isinstance(configured, dict):
         configured = configured["optimizer"]
@@ -198,7 +198,7 @@ def _one_optimizer(module: LightningModule) -> Optimizer:
     optimizers: list[Any] = list(configured) if isinstance(configured, list | tuple) else [configured]
     optimizers = [each["optimizer"] if isinstance(each, dict) else each for each in optimizers]
     if len(optimizers) != 1 or not isinstance(optimizers[0], Optimizer):
-        raise ValueError(f"LRFinder needs one optimizer: expected exactly one, received {len(optimizers)}")
+        raise ValueError(f"LRFinder needs one optimizer: expected exactly one, got {len(optimizers)}")
     return optimizers[0]
 
 

@@ -33,16 +33,14 @@ class TrainingImages(Callback):
     def __init__(self, num_images: int = 8, num_epochs: int = 9) -> None:
         for name, number in (("num_images", num_images), ("num_epochs", num_epochs)):
             if number < 1:
-                raise ValueError(f"{name} out of range: expected 1 or more, received {number}")
+                raise ValueError(f"{name} must be at least 1, got {number}")
         self.num_images, self.num_epochs = num_images, num_epochs
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw and stop."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, CIFAR10DataModule):
-            raise ValueError(
-                f"no training images to draw: expected a CIFAR10DataModule, received {type(data).__name__}"
-            )
+            raise ValueError(f"no training images to draw: expected a CIFAR10DataModule, got {type(data).__name__}")
         if is_writer(trainer):
             folder = run_folder(trainer)
             folder.mkdir(parents=True, exist_ok=True)

@@ -58,7 +58,7 @@ class WaysToPredict:
     ) -> None:
         for name, number in (("mc_samples", mc_samples), ("tta_shift", tta_shift)):
             if number < 0:
-                raise ValueError(f"{name} out of range: expected 0 or more, received {number}")
+                raise ValueError(f"{name} must be 0 or more, got {number}")
         self.mc_samples, self.ensemble = mc_samples, list(ensemble)
         self._views = tta_flip, tta_shift
         self._members: list[MLPClassifier] = []
@@ -72,7 +72,7 @@ class WaysToPredict:
         if self.mc_samples and not dropout_modules(module):
             raise ValueError(
                 "Monte-Carlo dropout has nothing to sample: expected a network with a dropout of p > 0 for "
-                f"{self.mc_samples} samples, received one without"
+                f"{self.mc_samples} samples, got one without"
             )
         kind = type(module) if isinstance(module, MLPClassifier) else MLPClassifier
         self._members = [

@@ -29,7 +29,7 @@ def gather_lists(arguments: list[str]) -> list[str]:
             values.append(arguments[i])
             i += 1
         if not values:
-            raise ValueError(f"{option} without a value: expected one or more, received none")
+            raise ValueError(f"{option} without a value: expected one or more, got none")
         if len(values) == 1 and values[0].startswith("["):
             gathered.append(f"{option}={values[0]}")
         else:
@@ -142,7 +142,7 @@ def _split_configs(arguments: list[str]) -> tuple[list[str], list[str]]:
         if option in CONFIG_OPTIONS:
             value = value if has_value else next(words, "")
             if not value:
-                raise ValueError(f"{option} without a value: expected a YAML file, received none")
+                raise ValueError(f"{option} without a value: expected a YAML file, got none")
             configs.append(find_config(value))
         else:
             rest.append(word)

@@ -46,6 +46,6 @@ class CallbackCommand(NamedTuple):
             for word in fit:
                 if word.partition("=")[0] == "--ckpt_path":
                     raise ValueError(
-                        f"{self.name} looks at a training that begins: expected no --ckpt_path, received {word}"
+                        f"{self.name} looks at a training that begins: expected no --ckpt_path, got {word}"
                     )
             CLI(["fit", *fit], callbacks=[self.callback(**own.as_dict(), **self.fixed)])

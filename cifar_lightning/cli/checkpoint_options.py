@@ -68,12 +68,12 @@ def find_checkpoint(
             return None
         raise ValueError(
             f"nothing to {subcommand}: expected a trained network, --ckpt_path FILE (or best or last, with the "
-            f"--config it was trained with); received no --ckpt_path"
+            f"--config it was trained with); got no --ckpt_path"
         )
     if named in CHECKPOINTS:
         return str(find_in_newest_run(named, configs, root, kind))
     if not Path(named).is_file():
-        raise ValueError(f"no checkpoint: expected a file, best or last; received {named!r}")
+        raise ValueError(f"no checkpoint: expected a file, best or last; got {named!r}")
     return named
 
 
@@ -107,7 +107,7 @@ def find_members(named: Iterable[str], checkpoint: str) -> list[str] | None:
     members = [path for name in named for path in sorted(glob(name)) or [name]]
     for path in members:
         if not Path(path).is_file():
-            raise ValueError(f"no checkpoint: expected the file of a member of the ensemble, received {path!r}")
+            raise ValueError(f"no checkpoint: expected the file of a member of the ensemble, got {path!r}")
     itself = Path(checkpoint).absolute()
     return [path for path in members if Path(path).absolute() != itself] or None
 
@@ -128,19 +128,17 @@ def refuse_what_can_not_act(options: Options, given: Options, subcommand: str) -
             group, name = option.split(".")
             if named.get(group, {}).get(name, nothing) != nothing and subcommand not in where:
                 raise ValueError(
-                    f"--{option} does nothing here: expected it with {' or '.join(where)}, received {subcommand}"
+                    f"--{option} does nothing here: expected it with {' or '.join(where)}, got {subcommand}"
                 )
     if options["trainer"].get("model_registry") is not None:
         raise ValueError(
             "--trainer.model_registry does nothing here: expected no such option, since checkpoints are kept in the "
-            f"run's folder; received {options['trainer']['model_registry']!r}"
+            f"run's folder; got {options['trainer']['model_registry']!r}"
         )
     evaluation = options["evaluation"]
     others = [name for name in ("ensemble", "tta_flip", "tta_shift") if evaluation[name]]
     if subcommand == "predict" and evaluation["mc_samples"] and others:
-        raise ValueError(
-            f"two ways to predict: expected --evaluation.mc_samples or --evaluation.{others[0]}, received both"
-        )
+        raise ValueError(f"two ways to predict: expected --evaluation.mc_samples or --evaluation.{others[0]}, got both")
 
 
 def refuse_what_only_ours_can(given: Options, defaults: Options, model: str) -> None:
@@ -158,7 +156,7 @@ def refuse_what_only_ours_can(given: Options, defaults: Options, model: str) -> 
         group, name = option.split(".")
         if given.get(group, {}).get(name, defaults[group][name]) != defaults[group][name]:
             raise ValueError(
-                f"--{option} does nothing here: expected it with an MLPClassifier as the model, received {model}"
+                f"--{option} does nothing here: expected it with an MLPClassifier as the model, got {model}"
             )
 
 
@@ -228,7 +226,7 @@ def refuse_contradictions(given: Options, used: Options, checkpoint: Checkpoint,
             if _plain(used[group][name]) != _plain(values[name]):
                 raise ValueError(
                     f"--{group}.{name} contradicts the checkpoint: expected {values[name]!r}, with which it was "
-                    f"trained, or no such option; received {used[group][name]!r}"
+                    f"trained, or no such option; got {used[group][name]!r}"
                 )
 
 
@@ -241,7 +239,7 @@ def check_members(members: Iterable[str], checkpoint: Checkpoint) -> None:
     for path in members:
         expected, received = checkpoint.get("classes"), read_checkpoint(Path(path)).get("classes")
         if expected != received:
-            raise ValueError(f"{path} has other classes: expected {expected}, received {received}")
+            raise ValueError(f"{path} has other classes: expected {expected}, got {received}")
 
 
 def _plain(value: Any) -> Any:

@@ -111,7 +111,7 @@ def _check_class(option: str, path: str | None, arguments: list[str]) -> None:
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ValueError(
             f"unknown --{option}: expected the name of a {kind.__name__}, or the import path of one of your own; "
-            f"received {path!r}{hint}"
+            f"got {path!r}{hint}"
         )
 
 
@@ -125,7 +125,7 @@ def _components(value: Any, option: str) -> Iterator[tuple[str | None, list[str]
             if key not in keys:
                 raise unknown_name(f"key of --{option}", key, keys)
         if not isinstance(value.get("class_path", ""), str) or not isinstance(value.get("init_args") or {}, Mapping):
-            raise ValueError(f"wrong --{option}: expected a class_path and init_args by name, received {value}")
+            raise ValueError(f"wrong --{option}: expected a class_path and init_args by name, got {value}")
         yield value.get("class_path"), list(value.get("init_args") or {})
     elif isinstance(value, list):
         for item in value:

@@ -75,7 +75,7 @@ def command() -> Iterator[None]:
             if lost := lost_rank(error):
                 print(
                     "error: another process of this training has ended, and what it printed says why: expected all of "
-                    f"them until the end, received {lost!r}. The same command with --ckpt_path last goes on from the "
+                    f"them until the end, got {lost!r}. The same command with --ckpt_path last goes on from the "
                     "last checkpoint",
                     file=sys.stderr,
                 )

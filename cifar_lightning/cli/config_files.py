@@ -16,7 +16,7 @@ def config_text(config: str) -> str:
     try:
         return Path(config).read_text()
     except UnicodeDecodeError:
-        raise ValueError(f"wrong config: expected a YAML file, received {config}, which is no text") from None
+        raise ValueError(f"wrong config: expected a YAML file, got {config}, which is no text") from None
     except (OSError, ValueError):  # no file, or no name that one could have
         return config
 
@@ -30,7 +30,7 @@ def load_config(config: str) -> Any:
     try:
         return _load(config_text(config))
     except ValueError as error:
-        raise ValueError(f"wrong config: expected YAML, received {shorten(config)}, {error}") from None
+        raise ValueError(f"wrong config: expected YAML, got {shorten(config)}, {error}") from None
 
 
 def load_value(text: str) -> Any:

@@ -48,7 +48,7 @@ def shipped_file(name: str, folder: str = "") -> Path:
         if shipped in shipped_names():
             return SHIPPED / f"{shipped}.yaml"
     raise ValueError(
-        f"no such config: expected a YAML file, or the name of a shipped one{_nearest(bare)}; received {name!r}. "
+        f"no such config: expected a YAML file, or the name of a shipped one{_nearest(bare)}; got {name!r}. "
         "cifar-lightning configs lists the shipped ones"
     )
 
@@ -58,7 +58,7 @@ def stray_word(word: str) -> str:
     is_shipped = word.removesuffix(".yaml") in shipped_names() and word.partition("/")[0] not in SPACES
     is_config = is_shipped or (word.endswith(".yaml") and os.path.isfile(word))
     hint = f": did you mean --config {word}?" if is_config else ""
-    return f"a value without an option: expected --OPTION VALUE, received {word!r}{hint}"
+    return f"a value without an option: expected --OPTION VALUE, got {word!r}{hint}"
 
 
 def _is_yaml(text: str) -> bool:

@@ -32,7 +32,7 @@ def check_devices(accelerator: Any, devices: Any) -> None:
     if not kind:
         raise ValueError(
             f"no such device: expected --trainer.accelerator auto, or one that is here ({describe_devices()}); "
-            f"received {accelerator}, and there is {NOT_HERE[asked]}"
+            f"got {accelerator}, and there is {NOT_HERE[asked]}"
         )
     if kind in ("cpu", "cuda", "mps") and devices not in (None, "auto"):
         _check_count_or_indices(kind, devices)
@@ -96,6 +96,5 @@ def _parse(devices: Any) -> int | list[int] | None:
 
 def _wrong_devices(expected: str, devices: Any) -> ValueError:
     return ValueError(
-        f"no such devices: expected --trainer.devices as {expected}; received {devices}. Devices here: "
-        f"{describe_devices()}"
+        f"no such devices: expected --trainer.devices as {expected}; got {devices}. Devices here: {describe_devices()}"
     )

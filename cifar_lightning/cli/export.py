@@ -52,12 +52,12 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.mc_dropout and self.format not in ("onnx", "torch-export"):
             raise ValueError(
-                f"--mc_dropout is code, which only onnx and torch-export hold: expected one of these, received "
+                f"--mc_dropout is code, which only onnx and torch-export hold: expected one of these, got "
                 f"--format {self.format} (with its network, mc_predict does the same in Python)"
             )
         if self.int8 and (self.format != "onnx" or self.mc_dropout):
             received = "--mc_dropout" if self.mc_dropout else f"--format {self.format}"
-            raise ValueError(f"--int8 is for ONNX Runtime: expected --format onnx alone, received {received}")
+            raise ValueError(f"--int8 is for ONNX Runtime: expected --format onnx alone, got {received}")
 
 
 def make_parser() -> ArgumentParser:
@@ -110,10 +110,10 @@ def _write_checked(options: ExportOptions, network: ImageNetwork, out: Path, tes
     assert options.format != "hub", "it is a folder"
     if out.suffix != formats.SUFFIXES[options.format]:
         raise ValueError(
-            f"wrong file name: expected one that ends with {formats.SUFFIXES[options.format]}, received {str(out)!r}"
+            f"wrong file name: expected one that ends with {formats.SUFFIXES[options.format]}, got {str(out)!r}"
         )
     if not out.parent.is_dir():
-        raise ValueError(f"no such folder: expected one to write {out.name} into, received {str(out.parent)!r}")
+        raise ValueError(f"no such folder: expected one to write {out.name} into, got {str(out.parent)!r}")
     formats.write(network, out, options.format, options.mc_dropout)
     run = formats.load(out, options.format)
     compared = formats.compare(run, network, tested.images, options.mc_dropout)
@@ -121,7 +121,7 @@ def _write_checked(options: ExportOptions, network: ImageNetwork, out: Path, tes
         out.unlink()
         raise ValueError(
             f"the file does not compute what the checkpoint does: expected probabilities within {formats.TOLERANCE:g}, "
-            f"received a difference of {compared.difference:.1e}; {out} was removed"
+            f"got a difference of {compared.difference:.1e}; {out} was removed"
         )
     _check(out, compared, tested)
     if options.int8:

@@ -70,12 +70,12 @@ def find_in_newest_run(named: str, configs: Sequence[str], root: Path, kind: str
     if not runs:
         others = sorted(_trainings(root, kind), key=_start)
         newest = f" (the newest of other configs is {others[-1]}: to take it, name its file)" if others else ""
-        raise ValueError(f"no {named} checkpoint: expected {what}, received none of that content{newest}")
+        raise ValueError(f"no {named} checkpoint: expected {what}, got none of that content{newest}")
     path = runs[-1] / "checkpoints" / f"{named}.ckpt"
     if named == "last" and not path.is_file():
         path = _last_before(runs) or path
     if not path.is_file():
-        raise ValueError(f"no {named} checkpoint: expected {path}, of the newest training; received none")
+        raise ValueError(f"no {named} checkpoint: expected {path}, of the newest training; got none")
     return _newest_whole(path) if named == "last" else path
 
 
@@ -101,7 +101,7 @@ def _newest_whole(last: Path) -> Path:
             rank_zero_warn(f"{error}. The one before is taken, if there is one")
         else:
             return path
-    raise ValueError(f"no last checkpoint: expected one that is whole in {last.parent}, received damaged ones only")
+    raise ValueError(f"no last checkpoint: expected one that is whole in {last.parent}, got damaged ones only")
 
 
 def _trainings_of(configs: Sequence[str], root: Path, kind: str) -> Iterator[Path]:

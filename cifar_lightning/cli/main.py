@@ -149,7 +149,7 @@ class CLI(LightningCLI):
     def _take_config_of_resumed_run(self, parser: LightningArgumentParser, run: Path) -> None:
         if not (config := run / SAVED_CONFIG).is_file():
             raise ValueError(
-                f"a resume without a config: expected --config, or {config} as the run has left it; received neither"
+                f"a resume without a config: expected --config, or {config} as the run has left it; got neither"
             )
         self.line.add_config(str(config))
         self._fingerprints = [fingerprint(self.line.configs), *own_fingerprints(run)]

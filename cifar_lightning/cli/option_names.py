@@ -32,7 +32,7 @@ class OptionNames:
         """
         for flag, _ in pair_flags(line.head[:-1]):
             if is_flag(flag) and flag not in (*CONFIG_OPTIONS, "-h", "--help", "--print_config"):
-                raise ValueError(f"{flag} is too early: expected options after {line.head[-1]}, received it before")
+                raise ValueError(f"{flag} is too early: expected options after {line.head[-1]}, got it before")
         for config, content in line.contents():
             self.check_config(config if Path(config).is_file() else "--config", flatten(content))
         self.check_flags(without_classes(line.flags))
@@ -63,14 +63,14 @@ class OptionNames:
         if content is None:  # an empty file, or comments alone
             return
         if not isinstance(content, Mapping):
-            raise ValueError(f"{config}: expected options and their values in YAML, received {shorten(str(content))}")
+            raise ValueError(f"{config}: expected options and their values in YAML, got {shorten(str(content))}")
         for name, value in self._walk(content):
             if not self._has(name):
                 hint = suggest(name, value, self.names, in_config=True)
                 raise ValueError(f"{config}: {name} is not an option{self._owner(name)}{hint}")
             if name in self._groups and not isinstance(value, Mapping) and not names_a_file(value):
                 received = "null" if value is None else shorten(str(value))
-                raise ValueError(f"{config}: {name} is a group of options: expected these, received {received}")
+                raise ValueError(f"{config}: {name} is a group of options: expected these, got {received}")
 
     def nulls(self, line: CommandLine) -> list[str]:
         """The options that configs set to null."""

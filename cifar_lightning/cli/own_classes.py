@@ -49,7 +49,7 @@ def import_class(path: str, kind: type, option: str) -> type:
         ValueError: If there is none, or the module can't be imported.
     """
     a = "an" if kind.__name__[0] in "AEIOU" else "a"
-    wrong = f"{option}: expected the import path of {a} {kind.__name__}, as in my.module.MyClass; received {path!r}"
+    wrong = f"{option}: expected the import path of {a} {kind.__name__}, as in my.module.MyClass; got {path!r}"
     module_name, _, name = path.rpartition(".")
     if not module_name or not all(part.isidentifier() for part in path.split(".")):
         raise ValueError(wrong)
@@ -107,7 +107,7 @@ def choose_classes(line: CommandLine, checkpoint: Mapping[str, Any]) -> dict[str
         if not moved and (is_fit or group == "model"):
             raise ValueError(
                 f"--{group} contradicts the checkpoint: expected {stored}, with which it was trained, or no such "
-                f"option; received {path}"
+                f"option; got {path}"
             )
     return chosen
 
@@ -124,7 +124,7 @@ def _named(group: str, line: CommandLine) -> str | None:
             continue
         if value in (None, ""):
             option = ".".join(filter(None, (group, rest)))
-            raise ValueError(f"--{option} without a value: expected the import path of a class, received none")
+            raise ValueError(f"--{option} without a value: expected the import path of a class, got none")
         named = _split({"class_path": value} if rest == "class_path" else value)[0] or named
     return named
 
@@ -137,7 +137,7 @@ def _split(value: Any) -> tuple[str | None, Any]:
         return None, value
     path, arguments = value["class_path"], value.get("init_args") or {}
     if not isinstance(path, str) or not isinstance(arguments, Mapping):
-        raise ValueError(f"wrong class: expected a class_path, and init_args by name; received {value}")
+        raise ValueError(f"wrong class: expected a class_path, and init_args by name; got {value}")
     return path, {key: item for key, item in value.items() if key not in ("class_path", "init_args")} | dict(arguments)
 
 

@@ -33,11 +33,11 @@ def explain(message: str, flags: Iterable[str] = (), options: Collection[str] = 
     given = re.match(r".*(?:Given|Got) value: ?(.*)$", line)
     if key is None or given is None:
         if missing := re.fullmatch(r"argument (?:.*/)?(--\S+): expected one argument", line):
-            return f"{missing[1]} without a value: expected one, received none"
+            return f"{missing[1]} without a value: expected one, got none"
         if missing := re.fullmatch(r"the following arguments are required: (.*)", line):
-            return f"{missing[1]} missing: expected a value, since there is no default; received none"
+            return f"{missing[1]} missing: expected a value, since there is no default; got none"
         if wrong := re.match(r"Parser key \"(.+?)\": Unable to load config '(.*?)'", line):
-            return f"--{wrong[1]}: expected a file of options, received {wrong[2]!r}"
+            return f"--{wrong[1]}: expected a file of options, got {wrong[2]!r}"
         if wrong := re.fullmatch(r"Subcommand '.*' does not accept option '(.*)'", line):
             return f"{wrong[1]} is not an option"
         return line
@@ -48,7 +48,7 @@ def explain(message: str, flags: Iterable[str] = (), options: Collection[str] = 
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     received = "null" if given[1] == "None" else repr(given[1])
     right = " or ".join([", ".join(expected[:-1]), expected[-1]] if len(expected) > 1 else expected)
-    return f"{_name_in_full(key[1], flags, options)}: expected {right}; received {received}{hint}"
+    return f"{_name_in_full(key[1], flags, options)}: expected {right}; got {received}{hint}"
 
 
 def _name_in_full(key: str, flags: Iterable[str], options: Collection[str]) -> str:

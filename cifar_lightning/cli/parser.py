@@ -65,7 +65,7 @@ class Parser(LightningArgumentParser):
         for option in self.needed:
             if config.get(option) is None:
                 owner = self.class_paths[option.partition(".")[0]]
-                self.error(f"--{option} is missing: expected a value, since {owner} has no default; received none")
+                self.error(f"--{option} is missing: expected a value, since {owner} has no default; got none")
 
     def check(self, line: CommandLine, parsers: Mapping[str, Any]) -> None:
         """Check the names of a line's options and the classes that it names; or end in one line.

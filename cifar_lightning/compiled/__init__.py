@@ -1,1 +1,1 @@
-"""The fast path: a training step as compiled code. Torch only, and the only place with private names of torch."""
+"""The fast path: compiled training steps. Needs torch only, and is the only place that uses private names of torch."""

@@ -1,13 +1,13 @@
-"""Compile a step once: not again for its next call, and not again in the next process.
+"""A cache of compiled steps: each is compiled once, and loaded from disk in later processes.
 
-With all its caches filled, `torch.compile` still traces: Dynamo runs the function symbolically to learn which graph it
-stands for, and for a network of 20 layers that takes as long as importing Lightning. But what a step computes is known
-without that, by what describes it. The description is the key of the code that `torch.compile(...).aot_compile` gives
-and `load_compiled_function` brings back.
+Even with warm caches, `torch.compile` still traces: Dynamo runs the function symbolically to find its graph, which for
+a network of 20 layers takes as long as importing Lightning. A description of the step identifies it without tracing.
+The description is the cache key of the code that `torch.compile(...).aot_compile` returns and `load_compiled_function`
+loads.
 
 Measured on two cores (torch 2.14.1, 20 x 100 SELU, NAdam, batch 32), in alternating runs against calling Inductor's
-code directly: a step takes 1.03 of the time with each parameter as an argument, 0.985 with all in one flat tensor; a
-warm start takes 0.7 s more, most of which is importing Inductor.
+code directly: a step takes 1.03 times as long with each parameter as an argument, and 0.985 times with all in one flat
+tensor; a warm start takes 0.7 s longer, mostly for importing Inductor.
 """
 
 import hashlib
@@ -39,40 +39,40 @@ from cifar_lightning.files import write_whole
 ROOT = Path(__file__).parent.parent
 
 
-#: Seconds that a first compilation takes for each linear layer, and that its code takes to be found again: on two quiet
-#: cores 20 x 100 SELU was compiled in 18 s, and with batch norm in 25 s.
+#: Seconds that compilation takes per linear layer, and that loading cached code takes: on two idle cores, 20 x 100 SELU
+#: compiled in 18 s, and with batch norm in 25 s.
 SECONDS_PER_LAYER = 1.0
 SECONDS_TO_LOAD = 2.0
 
 
 class CompileError(ValueError):
-    """A step that torch can't compile."""
+    """Torch can't compile a step."""
 
 
 def compile_once(function: Step, tensors: Sequence[Tensor], module: nn.Module, description: Any) -> "Code":
-    """Compile a function of its arguments and `tensors`, for arguments of the shapes that it is first called with.
+    """Compile a function of its arguments and `tensors`, for the shapes of the arguments in its first call.
 
     Args:
-        function: Takes arguments, then the tensors, which it may change in place. Its closure holds primitives and
-            functions, and the module by the name `module`.
-        tensors: They have to stay the same ones.
-        module: The module that the function calls with parameters from among the tensors.
-        description: All else that decides what the function computes; see `describe`.
+        function: Takes the arguments, then the tensors, which it may change in place. Its closure holds primitives,
+            functions, and the module under the name `module`.
+        tensors: Fixed tensors; they must stay the same objects.
+        module: The module that the function calls with parameters from `tensors`.
+        description: Everything else that determines what the function computes; see `describe`.
 
     Returns:
-        The function of the arguments alone. Its first call compiles, unless an equal step has left its code in the
-        cache. A step that runs code of other packages is compiled anew in each process.
+        A function of the arguments alone. Its first call compiles, unless the cache has the code of an equal step. A
+        step that runs code of other packages is recompiled in each process.
     """
     return Code(function, tensors, module, description)
 
 
 class Code:
-    """What `compile_once` returns: a function of the arguments alone, which is compiled or found by its first call."""
+    """The result of `compile_once`: a function of the arguments alone, compiled or loaded by its first call."""
 
     def __init__(self, function: Step, tensors: Sequence[Tensor], module: nn.Module, description: Any) -> None:
         self._function, self._tensors, self._module, self._description = function, tensors, module, description
         self._code: Step | None = None
-        #: The file in the cache that holds it; None before the first call, and where none does.
+        #: Its file in the cache; None before the first call, or if it is not cached.
         self.entry: Path | None = None
 
     def __call__(self, *args: Tensor) -> tuple[Tensor, ...]:
@@ -92,8 +92,8 @@ class Code:
         if path is not None and path.is_file():
             try:
                 code = load_ahead(_read_whole(path), modules)
-            except Exception as error:  # whatever is wrong with an entry: it is made anew
-                warnings.warn(f"compiled code in {path} can't be loaded, and is compiled anew: {error}", stacklevel=1)
+            except Exception as error:  # whatever is wrong with an entry, recompiling fixes it
+                warnings.warn(f"compiled code in {path} can't be loaded, recompiling: {error}", stacklevel=1)
             else:
                 self.entry = path
                 return code
@@ -105,13 +105,13 @@ class Code:
             try:
                 _save_whole(code, path, modules)
                 self.entry = path
-            except Exception as error:  # whatever is wrong with the folder or the code: it serves this process
-                warnings.warn(f"compiled code can't be kept in {path.parent}: {error}", stacklevel=1)
+            except Exception as error:  # whatever is wrong with the folder, this process can still use the code
+                warnings.warn(f"compiled code can't be cached in {path.parent}: {error}", stacklevel=1)
         return code
 
 
 def _save_whole(code: Step, path: Path, modules: Mapping[str, nn.Module]) -> None:
-    """Save code behind a hash of it: code that was altered could do anything."""
+    """Save code with its hash in front, since altered code could do anything."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=path.parent) as folder:
         file = Path(folder) / path.name
@@ -122,39 +122,39 @@ def _save_whole(code: Step, path: Path, modules: Mapping[str, nn.Module]) -> Non
 
 
 def _read_whole(path: Path) -> bytes:
-    """What `save_ahead` wrote.
+    """Read what `_save_whole` wrote.
 
     Raises:
-        ValueError: If it is not whole.
+        ValueError: If the file is incomplete or altered.
     """
     content = path.read_bytes()
     size = hashlib.sha256().digest_size
     if hashlib.sha256(content[size:]).digest() != content[:size]:
-        raise ValueError(f"expected it as it was written, received {len(content):,} bytes of another checksum")
+        raise ValueError(f"expected the file as written, got {len(content):,} bytes with another checksum")
     return content[size:]
 
 
 def seconds_to_compile(recipe: str, layers: int) -> float:
-    """About how long the first step of a training will take: it is compiled, or found if `remember` was called.
+    """Estimate how long the first step of a run takes: it is compiled, or loaded if `remember` was called.
 
     Args:
-        recipe: What the training says of the step, before there is one.
+        recipe: A text that identifies the step before it exists.
         layers: Number of linear layers.
     """
     try:
         entry = _mark(recipe).read_text()
-    except (OSError, ValueError):  # no such file, or one that was cut short
+    except (OSError, ValueError):  # no such file, or a truncated one
         entry = ""
     known = bool(entry) and (cache_folder() / entry).is_file()
     return SECONDS_TO_LOAD if known else SECONDS_PER_LAYER * layers
 
 
 def remember(recipe: str, entry: Path) -> None:
-    """Take note that the code of a training with this recipe is in `entry`, a file in the cache.
+    """Record that `entry`, a file in the cache, holds the code of runs with this recipe.
 
-    In a folder that can't be written, nothing is noted.
+    Does nothing if the folder is read-only.
     """
-    with suppress(OSError):  # it only makes an estimate better
+    with suppress(OSError):  # it only improves an estimate
         write_whole(_mark(recipe), entry.name.encode())
 
 
@@ -164,19 +164,19 @@ def _mark(recipe: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where code is kept: in TORCHINDUCTOR_CACHE_DIR, or else in the user's own folder of caches."""
+    """The cache folder: in TORCHINDUCTOR_CACHE_DIR, or else in the user's cache directory."""
     named = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
     path = Path(named)
     if path.name.startswith("torchinductor_") and path.parent == Path(gettempdir()):
-        named = ""  # it was torch that named it, as it does once Inductor is imported
+        named = ""  # torch itself set it, as it does when Inductor is imported
     return Path(named or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / PACKAGE
 
 
 def key_of(step: Any) -> str | None:
-    """What tells the code of a step from all other code; None if it runs code of other packages.
+    """The cache key of a step; None if it runs code of other packages.
 
     Args:
-        step: Its module, arguments and all else that it depends on, for `describe`.
+        step: Its module, its arguments and everything else that it depends on, for `describe`.
     """
     if has_foreign_modes() or not keeps_code() or not SOURCES or _hash_sources() != SOURCES:
         return None
@@ -189,7 +189,7 @@ def key_of(step: Any) -> str | None:
 
 
 def _surroundings() -> list[Any]:
-    """What else decides which code is generated: versions, settings, the processor."""
+    """What else affects the generated code: versions, settings, the processor."""
     return [
         sys.version,
         torch.__version__,
@@ -213,5 +213,5 @@ def _hash_sources() -> str:
     return hashlib.sha256(repr(files).encode()).hexdigest() if files else ""
 
 
-#: Of the files as they were imported: if one is changed later, the code that runs is not the file's.
+#: The hash at import time: if a file changes later, the running code is not the file's.
 SOURCES = _hash_sources()

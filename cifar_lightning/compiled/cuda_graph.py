@@ -1,11 +1,11 @@
-"""Training steps as CUDA graphs: one launch for several steps, in the place of some hundred for each.
+"""Training steps as CUDA graphs: one launch for several steps, instead of over a hundred per step.
 
-A step of a 20 x 100 network is about 160 kernels of a few microseconds, for each of which Python and the driver take
-longer than the GPU. A graph repeats kernels that were launched once, with the same tensors and other contents.
+A step of a 20 x 100 network takes about 160 kernels of a few microseconds, and launching each from Python takes longer
+than running it on the GPU. A graph replays kernels that were launched once, on the same tensors with new contents.
 
-`torch.cuda.CUDAGraph` captures them, not `torch.compile(mode="reduce-overhead")`. That one needs Triton, has a graph
-for each call, and none where a call changes an input that is neither a parameter nor a buffer, such as an optimizer's
-running mean. What is captured here are the kernels of plain training, so the results are the same. scripts/gpu_check
+`torch.cuda.CUDAGraph` captures them rather than `torch.compile(mode="reduce-overhead")`, which needs Triton, makes one
+graph per call, and makes none if a call changes an input that is neither a parameter nor a buffer, such as an
+optimizer's running mean. The captured kernels are those of plain training, so results are the same. scripts/gpu_check
 times both.
 """
 
@@ -19,24 +19,24 @@ from torch import Tensor
 from cifar_lightning.compiled.torch_internals import Step
 from cifar_lightning.compiled.updates import Gradients
 
-#: Steps in one graph, where so many follow each other; what is left over has a graph of one step.
+#: Steps in the larger graph; left-over steps use a graph of one step.
 SEVERAL = 10
-#: Steps before the first graph: libraries get ready in their first calls, which can't be captured.
+#: Steps before the first graph: libraries initialize in their first calls, which can't be captured.
 WARM_UP = 3
 
-#: Inputs, targets and the factors of the update.
+#: A waiting step: inputs, targets and the factors of the update.
 Waiting = tuple[Tensor, Tensor, Any]
 
 
 def makes_graphs(device: torch.device) -> bool:
-    """Whether compiled steps on the device are CUDA graphs, and not Inductor's code."""
+    """Whether compiled steps on the device are CUDA graphs rather than Inductor's code."""
     return device.type == "cuda"
 
 
 class StepParts(Protocol):
-    """What is to be captured of a step; `CompiledStep` and `Stack` have it."""
+    """The parts of a step that are captured; implemented by `CompiledStep` and `Stack`."""
 
-    #: Maps inputs, targets and factors to loss, logits and what gradients the optimizer is to step by.
+    #: Maps inputs, targets and factors to loss, logits and the gradients for the optimizer, if any.
     eager: Step
 
     @property
@@ -48,31 +48,31 @@ class StepParts(Protocol):
         """One of the parameters."""
 
     def advance(self) -> Any:
-        """Count a step; the factors of its update."""
+        """Count a step and return the factors of its update."""
 
     def finish(self, gradients: Gradients) -> None:
-        """Let the optimizer step, if the update is not part of the step."""
+        """Step the optimizer, if the update is not part of the step."""
 
     def close(self) -> None:
-        """Give parameters memory of their own."""
+        """Give the parameters their own memory again."""
 
 
 class GraphedSteps:
-    """Steps that are added one by one, and made all at once by CUDA graphs; on a CPU, by calling what a graph holds.
+    """Steps that are added one at a time and run together by CUDA graphs; on a CPU, without graphs.
 
-    Nothing waits for the GPU. The first steps of a training run without a graph, and each new number or shape of
-    batches is captured once. Dropout goes on with the default generator of CUDA, which each capture registers with its
-    graph: a replay draws what the captured calls would have drawn.
+    Nothing waits for the GPU. The first steps run without a graph, and each new number or shape of batches is captured
+    once. Dropout uses CUDA's default generator, which each capture registers with its graph: a replay draws what the
+    captured calls would have drawn.
 
     Args:
         step: The step's parts.
         constrain: Called after each step's update and captured with it, if the update is part of the step; None for
             nothing.
-        several: Number of steps in the larger one of the two graphs.
+        several: Number of steps in the larger of the two graphs.
         warm_up: Number of steps before the first graph.
     """
 
-    #: No code of Inductor's, which could be kept.
+    #: There is no Inductor code to cache.
     entry = None
 
     def __init__(
@@ -94,10 +94,9 @@ class GraphedSteps:
         return self._step.updates_itself
 
     def run_all(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Make a step for each batch; yield what `run` returns.
+        """Take a step for each batch; yield the results of `run`.
 
-        An optimizer that steps itself goes by its own rate, which may be another one at the next batch: so it does not
-        wait for that.
+        An optimizer that steps itself runs at once, since its learning rate may change before the next batch.
         """
         for inputs, targets in batches:
             self.add(inputs, targets)
@@ -107,7 +106,7 @@ class GraphedSteps:
             yield self.run()
 
     def add(self, inputs: Tensor, targets: Tensor) -> None:
-        """Take note of a step, at the optimizer's present rate.
+        """Add a step with the optimizer's current learning rate.
 
         Args:
             inputs: (..., B, *), which must stay as they are until `run`.
@@ -116,17 +115,17 @@ class GraphedSteps:
         self._waiting.append((inputs, targets, self._step.advance()))
 
     def run(self) -> tuple[Tensor, Tensor]:
-        """Make the steps that were added, at least one.
+        """Run the steps that were added, at least one.
 
         Returns:
-            The loss of the last, (...), and the logits of all in a row, (..., N, C).
+            The loss of the last step, (...), and the logits of all steps, concatenated, (..., N, C).
         """
         waiting, self._waiting = self._waiting, []
         losses, logits = zip(*map(self._make, self._groups(waiting)), strict=True)
         return losses[-1], torch.cat(logits, -2)
 
     def _groups(self, waiting: Sequence[Waiting]) -> Iterator[Sequence[Waiting]]:
-        """As many steps of one shape as the larger graph has, or else one."""
+        """Group the steps for the larger graph where enough of one shape follow each other; others come alone."""
         start = 0
         while start < len(waiting):
             group = waiting[start : start + self._several]
@@ -143,7 +142,7 @@ class GraphedSteps:
         return loss, logits
 
     def _move(self, factors: Sequence[Any]) -> Tensor:
-        """The factors as a tensor beside the parameters, for which nothing waits: it comes from pinned memory."""
+        """The factors as a tensor on the parameters' device, copied from pinned memory without waiting."""
         parameter = self._step.parameter
         there = torch.tensor(factors, dtype=parameter.dtype, pin_memory=parameter.is_cuda)
         return there.to(parameter.device, non_blocking=True)
@@ -158,7 +157,7 @@ class GraphedSteps:
         return self._graphs[key]
 
     def _compute(self, inputs: Tensor, targets: Tensor, factors: Tensor) -> tuple[Tensor, ...]:
-        """Make steps in a row, of inputs (K, ..., B, *), targets (K, ..., B, *) and factors (K, ...)."""
+        """Run K consecutive steps with inputs (K, ..., B, *), targets (K, ..., B, *) and factors (K, ...)."""
         every_logits = []
         for one in zip(inputs, targets, factors, strict=True):
             loss, logits, *gradients = self._step.eager(*one)
@@ -168,17 +167,17 @@ class GraphedSteps:
         return loss, torch.cat(every_logits, -2), *gradients
 
     def close(self) -> None:
-        """Give parameters memory of their own again; no step must be made any more."""
+        """Give the parameters their own memory again. No step may be run after this."""
         self._graphs.clear()
         self._step.close()
 
 
 class Graph:
-    """A function of tensors, captured by its first call and repeated by each.
+    """A function of tensors, captured by its first call and replayed by every call.
 
     Args:
-        function: Must do the same for all tensors of the first ones' shapes, and wait for no result. What else it reads
-            or writes must stay where it is.
+        function: Must do the same for all tensors of the first call's shapes, and must not wait for results. Other
+            tensors that it reads or writes must keep their memory.
     """
 
     def __init__(self, function: Step) -> None:
@@ -187,7 +186,7 @@ class Graph:
         self._replay: Callable[[], tuple[Tensor, ...]] | None = None
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Repeat what was captured of the function, for these tensors."""
+        """Replay the captured function with these tensors."""
         if self._replay is None:
             self._inputs = tuple(map(torch.clone, inputs))
             self._replay = capture(self._function, self._inputs)
@@ -197,11 +196,11 @@ class Graph:
 
 
 def capture(function: Step, inputs: Sequence[Tensor]) -> Callable[[], tuple[Tensor, ...]]:
-    """What repeats the call of a function, which is not made yet; elsewhere than on a GPU it just calls it."""
+    """Capture a call of the function without running it; return what replays it, or without a GPU, what calls it."""
     if not inputs[0].is_cuda:
         return partial(function, *inputs)
     graph = torch.cuda.CUDAGraph()
-    # (What the threads of loggers do meanwhile is no part of it.)
+    # (Excludes whatever loggers' threads do in the meantime.)
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         outputs = function(*inputs)
 

@@ -1,4 +1,4 @@
-"""What a compiled step depends on, as primitives: equal descriptions, equal code."""
+"""Describes everything a compiled step depends on: equal descriptions mean equal code."""
 
 import functools
 import sys
@@ -13,21 +13,21 @@ from torch import Tensor, nn
 from cifar_lightning.compiled.hooks import has_hooks
 
 PACKAGE = __name__.partition(".")[0]
-#: Whose code is known by a version, or by this package's sources.
+#: Packages whose code is identified by torch's version or by the hash of our sources.
 KNOWN = ("torch", PACKAGE)
-#: What every module has, besides what is described of it.
+#: Attributes that every module has and that are not options.
 OF_EVERY_MODULE = set(vars(nn.Module())) - {"training"}
 
 
 class UndescribedError(ValueError):
-    """Something with code or contents that a description would not tell from another's."""
+    """A value whose code or contents a description can't identify."""
 
 
 def describe(value: Any) -> Any:
-    """Describe a value by primitives that JSON can hold: modules by classes and options, tensors by all but values.
+    """Describe a value in JSON primitives: modules by class and options, tensors by everything except their values.
 
     Raises:
-        UndescribedError: If other things than torch's and this package's own decide what it computes.
+        UndescribedError: If code outside of torch and this package affects what it computes.
     """
     match value:
         case None | bool() | int() | float() | str():
@@ -43,7 +43,7 @@ def describe(value: Any) -> Any:
         case FunctionType() | type():
             return _describe_code(value)
         case Mapping():
-            return [[str(key), describe(item)] for key, item in value.items()]  # whose order matters: layers'
+            return [[str(key), describe(item)] for key, item in value.items()]  # a list: the order of layers matters
         case Iterable():
             return [describe(item) for item in value]
     raise UndescribedError(f"a {type(value).__name__}")
@@ -57,7 +57,7 @@ def _describe_tensor(tensor: Tensor) -> list[Any]:
 
 
 def _describe_module(module: nn.Module) -> list[Any]:
-    """A module with all that is inside of it; one that is met again is known by where it was met first."""
+    """Describe a module and everything inside it; a repeated part is described by its first occurrence."""
     places: dict[int, int] = {}
 
     def describe_part(part: nn.Module | Tensor | None) -> Any:
@@ -86,7 +86,7 @@ def _describe_module(module: nn.Module) -> list[Any]:
 
 
 def _describe_code(code: Any) -> str:
-    """The name of a function or a class that is what its module has by this name."""
+    """The full name of a function or class, checked to be what its module has under that name."""
     found: Any = sys.modules.get(code.__module__)
     for part in code.__qualname__.split("."):
         found = getattr(found, part, None)
@@ -96,10 +96,10 @@ def _describe_code(code: Any) -> str:
 
 
 def check_functions() -> None:
-    """Check that nobody has put functions of another package in the place of torch's.
+    """Check that no other package has replaced functions of torch.
 
     Raises:
-        UndescribedError: If somebody has.
+        UndescribedError: If one has.
     """
     for name, function in vars(F).items():
         if isinstance(function, FunctionType) and function.__module__.partition(".")[0] != "torch":

@@ -1,4 +1,4 @@
-"""Several tensors as views of one, so that one kernel updates them all."""
+"""Turns several tensors into views of one flat tensor, so that one kernel updates them all."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """Where tensors stand in a flat one.
+    """The positions of tensors within a flat one.
 
     Args:
         shapes: The tensors' shapes.
@@ -20,9 +20,9 @@ class Layout:
 
     @property
     def order(self) -> list[int]:
-        """Which tensor comes first, second, and so on.
+        """The tensors' indices in storage order.
 
-        Matrices do: most hold a multiple of 64 bytes, a vector of the processor's, so the next one is aligned.
+        Matrices come first: most take a multiple of 64 bytes, the size of a vector register, so the next is aligned.
         """
         return sorted(range(len(self.shapes)), key=lambda index: len(self.shapes[index]) < 2)
 
@@ -49,16 +49,13 @@ def find_split(tensors: Sequence[Tensor]) -> str:
 
 
 def flatten_(layout: Layout, tensors: Sequence[Tensor]) -> Tensor:
-    """Make the tensors, which stay the same objects, views of a flat one, and return it.
+    """Turn the tensors into views of a new flat tensor, and return it. They stay the same objects.
 
     Raises:
         ValueError: If they differ in dtype or device, or share memory.
     """
     if split := find_split(tensors):
-        raise ValueError(
-            "tensors that can't be one: expected one dtype and device, and memory of its own for each; received "
-            f"{split}"
-        )
+        raise ValueError(f"cannot flatten tensors: expected one dtype and device, and no shared memory; got {split}")
     flat = layout.join([tensor.detach() for tensor in tensors])
     for tensor, view in zip(tensors, layout.views(flat), strict=True):
         tensor.data = view
@@ -66,6 +63,6 @@ def flatten_(layout: Layout, tensors: Sequence[Tensor]) -> Tensor:
 
 
 def separate_(tensors: Sequence[Tensor]) -> None:
-    """Give each tensor memory of its own again."""
+    """Give each tensor its own memory again."""
     for tensor in tensors:
         tensor.data = tensor.data.clone()

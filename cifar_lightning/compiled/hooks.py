@@ -1,4 +1,4 @@
-"""Whether somebody watches or compiles a module or a parameter: no public name of torch says so."""
+"""Detects hooks and compiled modules, for which torch has no public functions."""
 
 from typing import Any
 
@@ -14,31 +14,31 @@ GLOBAL_STEP_HOOKS = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module runs hooks: its own, or the global ones of all modules; its children have their own.
+    """Whether calling the module runs hooks, its own or global ones. Its children's hooks do not count.
 
-    Code that calls a module's layers, and not the module, leaves these hooks out.
+    Code that calls a module's layers directly skips these hooks.
     """
     return any(getattr(module, name) for name in MODULE_HOOKS) or bool(_has_any_global_hook())
 
 
 def has_gradient_hooks(parameter: Tensor) -> bool:
-    """Whether a backward pass that reaches the parameter runs hooks."""
+    """Whether a backward pass to the parameter runs hooks."""
     return any(getattr(parameter, name) for name in GRADIENT_HOOKS)
 
 
 def has_step_hooks(optimizer: Optimizer) -> bool:
-    """Whether a step of the optimizer is another one than its class's: it runs hooks, or was replaced."""
+    """Whether the optimizer's step differs from its class's because it runs hooks or was replaced."""
     own = vars(optimizer)
     return any(own[name] for name in STEP_HOOKS) or any(GLOBAL_STEP_HOOKS) or _is_replaced(optimizer)
 
 
 def _is_replaced(optimizer: Optimizer) -> bool:
-    """Whether the optimizer's own `step` is neither its class's nor what a schedule has wrapped around that."""
+    """Whether the optimizer's `step` is neither its class's nor a scheduler's wrapper around that."""
     step: Any = vars(optimizer).get("step")
     by_schedule = hasattr(step, "_wrapped_by_lr_sched") and step.__wrapped__ is type(optimizer).step
     return step is not None and not by_schedule
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether the module is what `torch.compile` made of a network."""
+    """Whether the module is the result of `torch.compile`."""
     return type(module).__module__.startswith("torch._dynamo")

@@ -1,4 +1,4 @@
-"""Layers that Inductor compiles to faster code than torch's own, put into a network where its step is built."""
+"""Replacements for torch's layers that Inductor compiles to faster code; they are swapped in when a step is built."""
 
 import copy
 
@@ -11,10 +11,10 @@ PACKAGE = __name__.partition(".")[0]
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, whose bias is added by the kernel that comes next.
+    """`nn.Linear` whose bias is added by the next kernel.
 
-    Inductor makes a sum of product and bias, x W^T + b, addmm again, which first copies b into each row: 5 % of a step
-    at batch 32. It leaves x W^T - (-b), the same to the last bit, alone.
+    Inductor turns x W^T + b back into addmm, which first copies b into each row: 5 % of a step at batch 32. It leaves
+    x W^T - (-b) alone, which is the same to the last bit.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ class Linear(nn.Linear):
 class SharedInputLinear(nn.Linear):
     """`nn.Linear` as (W x^T)^T + b: one product for all networks of a stack that share x, and dW in W's own layout.
 
-    As x W^T, vmap would make a product for each and transposed gradients, of which the update is ten times as slow.
+    For x W^T, vmap would compute a product per network and transposed gradients, whose update is ten times as slow.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -36,21 +36,21 @@ class SharedInputLinear(nn.Linear):
 
 
 class ELU(nn.ELU):
-    """`nn.ELU`, with exp(x) - 1 in the place of expm1, which takes an eighth of the time.
+    """`nn.ELU` with exp(x) - 1 instead of expm1, which takes an eighth of the time.
 
-    Near 0 it differs by one rounding of 1, which the other branch's values of order 1 have too.
+    Near 0 it differs by one rounding of 1, the precision that activations of order 1 have anyway.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Map any shape to the same shape."""
+        """Map a tensor of any shape to the same shape."""
         return torch.where(input > 0, input, self.alpha * (input.clamp(max=0).exp() - 1))
 
 
 class SELU(nn.SELU):
-    """`nn.SELU` (Klambauer et al. 2017), computed as `ELU` is."""
+    """`nn.SELU` (Klambauer et al. 2017), computed like `ELU`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Map any shape to the same shape."""
+        """Map a tensor of any shape to the same shape."""
         return SELU_LAMBDA * torch.where(input > 0, input, SELU_ALPHA * (input.clamp(max=0).exp() - 1))
 
 
@@ -58,13 +58,13 @@ FASTER: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: Linear, nn.ELU: ELU
 
 
 def with_faster_layers(module: nn.Module, first: type[nn.Linear] | None = None) -> nn.Module:
-    """A copy of the module that shares its parameters, buffers and hooks, and has faster layers where there are any.
+    """A copy of the module with faster layers, sharing its parameters, buffers and hooks.
 
-    Other people's modules are left as they are, with all that is inside of them.
+    Modules from other packages are left unchanged, including everything inside them.
 
     Args:
         module: The module.
-        first: The class of the first linear layer, if it has one of its own.
+        first: A special class for the first linear layer, if any.
     """
     return _replace(module, [first] if first else [])
 

@@ -1,4 +1,4 @@
-"""Several networks of one shape trained as one: each layer's matrix products are one batched product."""
+"""Trains several networks of one shape together: each layer's matrix products become one batched product."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,24 +20,24 @@ from cifar_lightning.compiled.updates import Gradients, make_update
 
 
 class Stack:
-    """M networks of one shape that make each training step together.
+    """M networks of one shape that take each training step together.
 
-    Their parameters and buffers, and what their optimizers keep, become views of stacked tensors until `close` is
-    called. So each goes on being a network of its own: whoever evaluates or saves it sees what it has learned. Dropout
-    draws other masks for each.
+    Until `close` is called, their parameters, buffers and optimizer states are views of stacked tensors. Each network
+    remains usable: evaluating or saving it sees its current weights. Each draws its own dropout masks.
 
     Args:
-        networks: At least one; all alike but for the values of parameters and buffers and the probabilities of dropout,
-            and in training mode.
-        optimizers: One for each, of its parameters in their order, with the state that it is to go on with. Those of
-            NAdam or of plain SGD that differ in nothing but their rates step all at once.
-        compiled: Whether by compiled code, for the shape of the first batch.
-        clip: Maps the gradients of a network to those that its optimizer sees; None for no clipping.
-        penalties: For each, the factors l1 and l2 of `weight_penalty`; None for none.
-        on_failure: Called with the error if the step can't be compiled; steps then run eagerly. None to raise it.
+        networks: At least one, in training mode; alike except for the values of parameters and buffers and the dropout
+            probabilities.
+        optimizers: One per network, of its parameters in order, with its state restored. NAdam, Adam, AdamW or plain
+            SGD optimizers that differ only in the learning rate step all at once.
+        compiled: Whether to compile the step, for the shape of the first batch.
+        clip: Maps the gradients of one network to clipped gradients; None for no clipping.
+        penalties: The factors l1 and l2 of `weight_penalty` for each network; None for none.
+        on_failure: Called with the error if the step can't be compiled; steps then run eagerly. If None, the error is
+            raised.
 
     Raises:
-        ValueError: If there are none, or their shapes differ.
+        ValueError: If there are no networks, or their shapes differ.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class Stack:
         shapes = [{name: value.shape for name, value in network.state_dict().items()} for network in networks]
         if not networks or any(shape != shapes[0] for shape in shapes):
             raise ValueError(
-                "networks that don't stack: expected one or more, with parameters and buffers of the same shapes; "
-                f"received {len(networks)}{' with different ones' if networks else ''}"
+                "cannot stack networks: expected one or more, with parameters and buffers of the same shapes, "
+                f"got {len(networks)}{' with different ones' if networks else ''}"
             )
         self._networks, self._optimizers, self._on_failure = list(networks), list(optimizers), on_failure
         module, of_each = make_template(self._networks)
@@ -73,7 +73,7 @@ class Stack:
             module = PenaltyOfEach(module, with_l1, with_l2)
             factors = torch.tensor(penalties, dtype=self.parameter.dtype, device=self.parameter.device)
             buffers |= {"l1": factors[:, 0].contiguous(), "l2": factors[:, 1].contiguous()}
-        # (Parameters, then what the updates keep for them, then buffers.)
+        # (Parameters, then the state of the updates, then buffers.)
         tensors = [*(tensor for stacked in self._stack_state() for tensor in stacked), *buffers.values()]
         step, description = self._make_step(module, list(buffers), clip)
         self.eager: Step = lambda *args: step(*args, *tensors)
@@ -82,7 +82,7 @@ class Stack:
 
     @property
     def entry(self) -> Path | None:
-        """The file in the code cache that holds the step's code; None before the first step, and where none does."""
+        """The file in the code cache that holds the step's code; None before the first step, or if it is not cached."""
         return self._compiled.entry if isinstance(self._compiled, Code) else None
 
     @property
@@ -97,7 +97,7 @@ class Stack:
         return first
 
     def _make_step(self, module: nn.Module, buffer_names: list[str], clip: Clip | None) -> tuple[Step, list[Any]]:
-        """The step as a function of tensors alone, and what else decides what it computes."""
+        """The step as a function of tensors alone, and a description of everything else that it depends on."""
         is_penalized = isinstance(module, PenaltyOfEach)
         inner = "model." if is_penalized else ""
         names = [f"{inner}{name}" for name in self._parameters]
@@ -122,7 +122,7 @@ class Stack:
             of_batch = None if y.ndim == 1 + y.is_floating_point() else 0
             in_dims = (0, 0, of_batch, of_batch)
             losses, logits = vmap(loss_of, in_dims, randomness="different")(parameters, buffers, x, y)
-            # The gradient of the sum is each one's own: no loss depends on another network.
+            # Each network's gradient of the sum is that of its own loss: no loss depends on another network.
             gradients: Gradients = torch.autograd.grad(losses.sum(), tensors[:n])
             if clip is not None:
                 gradients = vmap(clip_each)(*gradients)
@@ -135,7 +135,7 @@ class Stack:
         return step, [names, buffer_names, update, lists, clip]
 
     def _stack_state(self) -> list[list[Tensor]]:
-        """The stacked tensors that the updates work on, of which those of each optimizer become views."""
+        """Stack the tensors that the updates work on; each optimizer's tensors become views of them."""
         stacked = [list(self._parameters.values())]
         for lists in zip(*(update.tensors[1:] for update in self._updates), strict=True):
             stacked.append([torch.stack(tensors) for tensors in zip(*lists, strict=True)])
@@ -145,14 +145,14 @@ class Stack:
         return stacked
 
     def step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Update all networks but the released ones.
+        """Update all networks except the released ones.
 
         Args:
-            inputs: A batch that all share, (B, ...), or one for each, (M, B, ...).
+            inputs: A batch that all networks share, (B, ...), or one each, (M, B, ...).
             targets: Labels (B,) or (M, B), or floating probabilities (B, C) or (M, B, C).
 
         Returns:
-            The losses (M,), and the logits (M, B, C) from before the update; those of released networks are of no use.
+            The losses (M,) and the logits (M, B, C) from before the update; ignore those of released networks.
         """
         self._shape = self._shape or inputs.shape
         factors = torch.tensor(self.advance(), dtype=self.parameter.dtype, device=self.parameter.device)
@@ -161,21 +161,21 @@ class Stack:
         return losses, logits
 
     def advance(self) -> tuple[tuple[float, ...], ...]:
-        """Count a step; the factors of its updates, of each for all networks, if they are part of the step."""
+        """Count a step and return the factors of its updates, each for all networks, if they are part of the step."""
         steps = {i: update.advance() for i, update in enumerate(self._updates) if i not in self._released}
-        # (Factors of 0 leave the stack's own copy of a released network where it is.)
+        # (Factors of 0 leave the stack's copy of a released network unchanged.)
         nothing = tuple(0.0 for _ in next(iter(steps.values()), ()))
         rows = [steps.get(index, nothing) for index in range(len(self._updates))]
         return tuple(zip(*rows, strict=True))
 
     def finish(self, gradients: Gradients) -> None:
-        """Let the optimizers step by the gradients, if the updates are not part of the step."""
+        """Step the optimizers with the gradients, if the updates are not part of the step."""
         if not self._updates:
             for index, (network, optimizer) in enumerate(zip(self._networks, self._optimizers, strict=True)):
                 if index in self._released:
                     continue
                 for parameter, gradient in zip(network.parameters(), gradients, strict=True):
-                    parameter.grad = gradient[index].contiguous()  # as fused optimizers read it
+                    parameter.grad = gradient[index].contiguous()  # fused optimizers require it
                 optimizer.step()
 
     def _run(self, inputs: Tensor, *args: Tensor) -> tuple[Tensor, ...]:
@@ -191,16 +191,16 @@ class Stack:
             return self.eager(inputs, *args)
 
     def release(self, index: int) -> None:
-        """Leave a network as it is from now on: it gets memory of its own, and its optimizer does not step.
+        """Stop training a network: it gets its own memory again, and its optimizer no longer steps.
 
-        The arithmetic for it goes on, unused. A smaller stack would be other code, to be compiled anew.
+        Its arithmetic continues, unused: a smaller stack would have to be recompiled.
         """
         if index not in self._released:
             self._released.add(index)
             self._separate(index)
 
     def close(self) -> None:
-        """Give each network memory of its own again; the stack must not step any more."""
+        """Give each network its own memory again. The stack must not step after this."""
         for index in set(range(len(self._networks))) - self._released:
             self._separate(index)
 

@@ -1,4 +1,4 @@
-"""One module that computes what any of several networks of one shape does, given that network's tensors."""
+"""A module that stands for several networks of one shape: given the tensors of one, it computes its output."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ DROPOUTS = (nn.Dropout, AlphaDropout)
 
 
 class DropoutOfEach(nn.Module):
-    """Dropout, or alpha dropout, whose probability is a buffer, so that each network of a stack has its own.
+    """Dropout or alpha dropout with the probability as a buffer, so each network of a stack can have its own.
 
     Args:
         is_alpha: Whether it is alpha dropout.
@@ -28,7 +28,7 @@ class DropoutOfEach(nn.Module):
         self.register_buffer("p", torch.zeros((), device="meta"))
 
     def forward(self, input: Tensor) -> Tensor:
-        """Map (*) to (*)."""
+        """Map a tensor of any shape to the same shape."""
         if not self.training:
             return input
         dropped = torch.rand_like(input, dtype=torch.float32) < self.p
@@ -39,12 +39,12 @@ class DropoutOfEach(nn.Module):
 
 
 class PenaltyOfEach(nn.Module):
-    """A network with the penalty of its weights, whose factors are buffers.
+    """A network with a weight penalty, whose factors are buffers so that each network of a stack can have its own.
 
     Args:
         model: The network.
-        with_l1: Whether any network of the stack has a factor of the absolute values.
-        with_l2: Whether any has one of the squares.
+        with_l1: Whether any network of the stack has an l1 penalty.
+        with_l2: Whether any has an l2 penalty.
     """
 
     l1: Tensor
@@ -68,13 +68,13 @@ class PenaltyOfEach(nn.Module):
 
 
 def make_template(networks: Sequence[nn.Module]) -> tuple[nn.Module, dict[str, Tensor]]:
-    """A network on the meta device that stands for each of several, and what more it needs of each.
+    """Make a network on the meta device that stands for each of several, and the extra values that it needs for each.
 
     Args:
-        networks: All alike but for the values of parameters and buffers, and the probabilities of dropout.
+        networks: Networks that are alike except for the values of parameters and buffers and the dropout probabilities.
 
     Returns:
-        The network, and by name the stacked values (M,) of buffers that the networks themselves do not have.
+        The network, and the stacked values (M,), by name, of buffers that the networks themselves do not have.
     """
     module = with_faster_layers(copy.deepcopy(networks[0]).to("meta"), first=SharedInputLinear)
     first = next(networks[0].parameters())
@@ -92,10 +92,10 @@ def make_template(networks: Sequence[nn.Module]) -> tuple[nn.Module, dict[str, T
 
 
 class StackedForward:
-    """Computes the logits of M networks of one shape at once; gradients reach the networks' own parameters.
+    """Computes the logits of M networks of one shape at once. Gradients reach the networks' own parameters.
 
     Args:
-        networks: As for `make_template`. Running statistics are kept in their own buffers.
+        networks: As for `make_template`. Running statistics are updated in their own buffers.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
@@ -103,7 +103,7 @@ class StackedForward:
         self._template, self._values = make_template(networks)
 
     def __call__(self, inputs: Tensor, is_shared: bool) -> Tensor:
-        """Map inputs, (B, ...) if all share them or else (M, B, ...), to logits (M, B, C)."""
+        """Map inputs, (B, ...) if shared or (M, B, ...) otherwise, to logits (M, B, C)."""
         self._template.train(self._networks[0].training)
         parameters = _stack([dict(network.named_parameters()) for network in self._networks])
         own = [dict(network.named_buffers()) for network in self._networks]

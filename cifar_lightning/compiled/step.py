@@ -1,6 +1,6 @@
-"""A training step as compiled code: loss, gradients and update in one graph.
+"""A compiled training step: loss, gradients and update in one graph.
 
-A 20 x 100 network is so small that everything but its matrix products dominates a step of PyTorch: the dispatcher, the
+A 20 x 100 network is so small that overhead dominates an eager step rather than matrix products: the dispatcher, the
 autograd engine, forty parameters updated one by one.
 """
 
@@ -29,27 +29,28 @@ Penalty = Callable[[nn.Module], Tensor]
 
 
 class CompiledStep:
-    """One step of training, to be called as `loss, logits = step(inputs, targets)`.
+    """A compiled training step. Call it as `loss, logits = step(inputs, targets)`.
 
-    It computes what `F.cross_entropy(model(inputs), targets)`, `backward()` and `optimizer.step()` would, from the
-    same random numbers, to within rounding; targets are labels (B,) or probabilities (B, C). The step of NAdam, Adam,
-    AdamW and plain SGD is part of the graph, and leaves the parameters' `grad` as it was. Compiled code knows one batch
-    size; others, such as an epoch's short last batch, run eagerly. Put the model in training mode and restore the
-    optimizer's state before creating the step. Both must then keep their tensors: a module's `load_state_dict` copies
-    into them, an optimizer's puts others in their place.
+    It computes the same as `F.cross_entropy(model(inputs), targets)`, `backward()` and `optimizer.step()`, from the
+    same random numbers, up to rounding; targets are labels (B,) or probabilities (B, C). The updates of NAdam, Adam,
+    AdamW and plain SGD are part of the graph, which leaves the parameters' `grad` alone. The code is compiled for one
+    batch size; other batches, such as a short last one, run eagerly. Put the model in training mode and restore the
+    optimizer's state before creating the step. Neither may swap its tensors afterwards: a module's `load_state_dict`
+    copies into them, but an optimizer's replaces them.
 
-    The parameters, and what an Adam keeps for them, become views of flat tensors until `close` is called, so that one
-    kernel updates all of them.
+    Until `close` is called, the parameters and Adam's running averages are views of flat tensors, so that one kernel
+    updates them all.
 
     Args:
         model: Maps inputs (B, ...) to logits (B, C).
-        optimizer: Any optimizer of all of the model's parameters.
-        clip: Maps the gradients to those that the optimizer sees; None for no clipping.
+        optimizer: Any optimizer of all the model's parameters.
+        clip: Maps the gradients to clipped gradients; None for no clipping.
         batch_size: The batch size to compile for; None for that of the first batch.
-        penalty: Maps the model to what is added to the cross-entropy; None for nothing.
-        on_failure: Called with the error if the step can't be compiled; steps then run eagerly. None to raise it.
-        autocast: The lower precision of what `torch.autocast` lowers in the model; None for no autocast. Biases are
-            added in the parameters' own.
+        penalty: Maps the model to a term added to the cross-entropy; None for none.
+        on_failure: Called with the error if the step can't be compiled; steps then run eagerly. If None, the error is
+            raised.
+        autocast: The lower precision for `torch.autocast`; None for no autocast. Biases are added in the parameters'
+            own precision.
 
     Raises:
         ValueError: If the parameters are not exactly the optimizer's, are frozen or tied, differ in dtype or
@@ -77,8 +78,8 @@ class CompiledStep:
         watched = _Penalized(model, penalty, autocast)
         if misfit := find_misfit(watched, optimizer):
             raise ValueError(
-                "no compiled step of this model: expected an optimizer of exactly its parameters, each trained, of one "
-                f"layer alone, with memory of its own, and all of one dtype and device; received {misfit}"
+                "cannot compile a step of this model: expected an optimizer of exactly its parameters, none of them "
+                f"frozen, tied or sharing memory, all of one dtype and device; got {misfit}"
             )
         names = {id(parameter): name for name, parameter in watched.named_parameters()}
         self._optimizer, self._update = optimizer, make_update(optimizer)
@@ -94,22 +95,22 @@ class CompiledStep:
 
     @property
     def updates_itself(self) -> bool:
-        """Whether the optimizer's update is part of the step; if not, the step calls the optimizer."""
+        """Whether the update is part of the step; otherwise the step calls the optimizer."""
         return self._update is not None
 
     @property
     def is_compiled(self) -> bool:
-        """Whether the step runs compiled code; not if torch could not compile it."""
+        """Whether the step runs compiled code; False if torch could not compile it."""
         return self._compiled is not self.eager
 
     @property
     def entry(self) -> Path | None:
-        """The file in the code cache that holds the step's code; None before the first step, and where none does."""
+        """The file in the code cache that holds the step's code; None before the first step, or if it is not cached."""
         return self._compiled.entry if isinstance(self._compiled, Code) else None
 
     @property
     def compiled(self) -> Step:
-        """The same function as `eager`, which its first call compiles for batches of that size."""
+        """The same function as `eager`; its first call compiles it for that batch size."""
         return self._compiled
 
     @property
@@ -137,10 +138,10 @@ class CompiledStep:
         return step
 
     def _make_compiled(self, model: "_Penalized", names: list[str], clip: Clip | None) -> Step:
-        # Every tensor is an argument, so that the code serves any other network of these shapes.
+        # Every tensor is an argument, so the code works for any network with these shapes.
         module = copy.deepcopy(with_faster_layers(model)).to("meta")
         buffers = {name: (buffer, buffer.shape) for name, buffer in model.named_buffers()}
-        # Dynamo would take a float64 tensor without dimensions for a number, and its value for a constant.
+        # Dynamo would treat a 0-dimensional float64 tensor as a number, and its value as a constant.
         arguments = [buffer.view(1) if buffer.ndim == 0 else buffer for buffer, _ in buffers.values()]
         layout, count, shapes = self._layout, len(self._flat), {name: shape for name, (_, shape) in buffers.items()}
         update = partial(self._update.apply, self._update.constants) if self._update else None
@@ -177,11 +178,11 @@ class CompiledStep:
         return loss, logits
 
     def advance(self) -> tuple[float, ...]:
-        """Count a step; the factors of its update, if that is part of the step."""
+        """Count a step and return the factors of its update, if the update is part of the step."""
         return self._update.advance() if self._update else ()
 
     def finish(self, gradients: Gradients) -> None:
-        """Let the optimizer step by the gradients, if the update is not part of the step."""
+        """Step the optimizer with the gradients, if the update is not part of the step."""
         if self._update is None:
             (gradient,) = gradients
             for parameter, view in zip(self._parameters, self._layout.views(gradient), strict=True):
@@ -189,7 +190,7 @@ class CompiledStep:
             self._optimizer.step()
 
     def _is_as_compiled(self, *batch: Tensor) -> bool:
-        """Whether a batch has the shapes, strides and dtypes that the code is for: those of the first full one."""
+        """Whether a batch has the shapes, strides and dtypes of the first full batch, for which code is compiled."""
         kind: list[tuple[object, ...]] = [(part.shape, part.stride(), part.dtype) for part in batch]
         self._kind = self._kind or kind
         return kind == self._kind
@@ -206,31 +207,31 @@ class CompiledStep:
             return self.eager(*args)
 
     def close(self) -> None:
-        """Give each parameter memory of its own again; the step must not be called any more."""
+        """Give each parameter its own memory again. The step must not be called after this."""
         for tensors in self._kept:
             separate_(tensors)
 
 
 def _without_autocast(parameter: Tensor) -> AbstractContextManager[object]:
-    """Where only the step's own autocast acts: one around several steps would keep the first one's weights.
+    """Disable any surrounding autocast: around several steps, it would cache the weights of the first.
 
-    To leave an autocast takes 3 % of a step at batch 32, so it is done only where there is one.
+    Disabling takes 3 % of a step at batch 32, so it is done only where autocast is enabled.
     """
     kind = parameter.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def _only_if_finite(loss: Tensor, *values: Tensor) -> list[Tensor]:
-    """The values; zeros if the loss is not finite, so that an update leaves the parameters finite.
+    """The values, or zeros if the loss is not finite, so the update keeps the parameters finite.
 
-    They are then still there to tell which layer it came from.
+    They can then show which layer the loss diverged in.
     """
     is_finite = loss.detach().isfinite()
     return [torch.where(is_finite, value, 0.0) for value in values]
 
 
 class _Penalized(nn.Module):
-    """A model with its penalty, both of whatever parameters it is called with."""
+    """A model together with its penalty, as functions of the parameters that it is called with."""
 
     def __init__(self, model: nn.Module, penalty: Penalty | None, autocast: torch.dtype | None) -> None:
         super().__init__()
@@ -246,17 +247,17 @@ class _Penalized(nn.Module):
 
 
 def find_misfit(model: nn.Module, optimizer: Optimizer) -> str:
-    """Why there can be no compiled step of a model and its optimizer; "" if there can.
+    """Why a model and its optimizer can't have a compiled step; "" if they can.
 
-    The parameters have to be exactly the optimizer's, all of them trained, each of one layer, and such as can be views
-    of one flat tensor.
+    The parameters must be exactly the optimizer's, all trained, not shared between layers, and able to be views of one
+    flat tensor.
     """
     parameters = _parameters_of(optimizer)
     count, others = len(list(model.parameters())), set(map(id, model.parameters())) ^ set(map(id, parameters))
     if others:
         return f"an optimizer of {len(parameters)} parameters, not the model's {count}"
     if len(list(model.named_parameters(remove_duplicate=False))) > count:
-        return "tied parameters: some are of several layers"
+        return "tied parameters, which several layers share"
     if not all(parameter.requires_grad for parameter in parameters):
         return "frozen parameters"
     return find_split(parameters)
@@ -267,5 +268,5 @@ def _parameters_of(optimizer: Optimizer) -> list[Tensor]:
 
 
 def has_compiler() -> bool:
-    """Whether there is the C++ compiler that `torch.compile` needs on a CPU."""
+    """Whether there is a C++ compiler, which `torch.compile` needs on a CPU."""
     return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)

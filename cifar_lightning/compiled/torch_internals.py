@@ -1,8 +1,8 @@
-"""Everything that compiled steps need of torch and torch does not promise to keep.
+"""The private parts of torch that compiled steps need.
 
-One function a need. `tests/compiled/test_torch_internals.py` looks each of the names up, so an upgrade that breaks one
-fails there, in a line that names it; where one is missing, `missing_names` says so and steps are trained plainly.
-Importing this module imports neither Dynamo nor Inductor, which takes a second.
+There is one function per need. `tests/compiled/test_torch_internals.py` looks up each name, so an upgrade that breaks
+one fails there with a message that names it. If a name is missing at run time, `missing_names` reports it and steps run
+uncompiled. Importing this module does not import Dynamo and Inductor, which takes a second.
 """
 
 import json
@@ -52,16 +52,16 @@ NAMES = {
 #: Options of Inductor.
 OPTIONS: dict[str, Any] = {
     "fallback_random": True,  # dropout masks as in eager mode
-    "cpp_wrapper": True,  # kernels called from C++: a tenth of a step at batch 32
-    # What makes a first compilation short, without a slower step:
-    "cpp_cache_precompile_headers": False,  # they would be looked through even where nothing is compiled
+    "cpp_wrapper": True,  # kernels are called from C++: saves a tenth of a step at batch 32
+    # These shorten the first compilation without slowing down the step:
+    "cpp_cache_precompile_headers": False,  # headers would be scanned even if nothing is compiled
     "cpp_wrapper_build_separate": True,  # the wrapper is built without the kernels' optimizations
-    "cpp.vec_isa_ok": True,  # or six small programs are built to see what the processor can do
+    "cpp.vec_isa_ok": True,  # otherwise six small programs are built to find out what the processor supports
 }
 
 
 def missing_names() -> list[str]:
-    """Which of the names this torch lacks; [] if compiled steps can be made."""
+    """The names that this torch lacks; [] if steps can be compiled."""
     missing = []
     for module, names in NAMES.items():
         for name in names:
@@ -75,26 +75,26 @@ def missing_names() -> list[str]:
 
 
 def is_newer_than_tested() -> bool:
-    """Whether this torch is newer than all that compiled steps were tested on."""
+    """Whether this torch is newer than any that compiled steps were tested with."""
     major, minor, *_ = torch.__version__.split(".")
     return (int(major), int(minor)) > NEWEST_TESTED
 
 
 @contextmanager
 def _settings(on_cpu: bool = True) -> Iterator[None]:
-    """Within the context, Dynamo and Inductor compile and load as this package needs it."""
+    """Set Dynamo's and Inductor's options for compiling and loading steps."""
     import torch._dynamo.config
     import torch._inductor.config
 
     dynamo: dict[str, Any] = {
         "trace_autograd_ops": True,  # `torch.autograd.grad` in a graph
-        # Each network is a new one: numbers and shapes that differ from the last one's are no variables of the code.
+        # Each network is new: numbers and shapes that differ from the previous one's must not become variables.
         "specialize_float": True,
         "automatic_dynamic_shapes": False,
     }
     if hasattr(torch._dynamo.config, "enable_aot_compile"):  # torch 2.11 offers `aot_compile` only with it
         dynamo["enable_aot_compile"] = True
-    # (A CUDA graph does without a wrapper, which would need CUDA's headers.)
+    # (A CUDA graph needs no wrapper, whose compilation would require CUDA's headers.)
     options = OPTIONS | {"cpp_wrapper": on_cpu}
     with torch._dynamo.config.patch(dynamo), torch._inductor.config.patch(options):
         yield
@@ -103,27 +103,27 @@ def _settings(on_cpu: bool = True) -> Iterator[None]:
 def compile_ahead(function: Step, example: Sequence[Tensor]) -> Step:
     """Compile a function of tensors for arguments like the example, without calling it.
 
-    The function may hold modules, functions and primitives in its closure, but no tensors of its own.
+    The function's closure may hold modules, functions and primitives, but no tensors.
     """
     with _settings(on_cpu=not any(tensor.is_cuda for tensor in example)):
         compiled: Any = torch.compile(
             function,
             fullgraph=True,
             dynamic=False,
-            # The caller promises what guards would check.
+            # The caller guarantees what guards would check.
             options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe},
         )
         return _without_guards(compiled.aot_compile((tuple(example), {})))
 
 
 def save_ahead(code: Any, path: Path, modules: Mapping[str, nn.Module]) -> None:
-    """Save what `compile_ahead` has returned, all but the modules in the function's closure."""
+    """Save the result of `compile_ahead`, except the modules in the function's closure."""
     code.save_compiled_function(str(path), external_data=modules)
 
 
 def load_ahead(saved: bytes, modules: dict[str, nn.Module]) -> Step:
-    """The code that `save_ahead` has saved, with modules like those that it had."""
-    # With other settings, the libraries that belong to the code would be built once more.
+    """Load code that `save_ahead` saved, with modules like the original ones."""
+    # With other settings, the code's libraries would be built again.
     with _settings():
         return _without_guards(torch.compiler.load_compiled_function(BytesIO(saved), external_data=modules))
 
@@ -135,22 +135,22 @@ def _without_guards(code: Any) -> Step:
 
 
 def has_foreign_modes() -> bool:
-    """Whether somebody watches all functions of torch: then a step may be another one."""
+    """Whether a torch function or dispatch mode is active, which may change what a step does."""
     return bool(torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack())
 
 
 def keeps_code() -> bool:
-    """Whether Inductor may keep what it generates."""
+    """Whether Inductor may cache the code it generates."""
     import torch._inductor.config
 
     return bool(torch._inductor.config.fx_graph_cache and not torch._inductor.config.force_disable_caches)
 
 
 def compiler_settings() -> str:
-    """All settings of Dynamo and Inductor that may decide which code is generated.
+    """All settings of Dynamo and Inductor that may affect the generated code, as JSON.
 
     Raises:
-        TypeError: If there is code among them.
+        TypeError: If one of them is code.
     """
     import torch._dynamo.config
     import torch._inductor.config
@@ -159,11 +159,11 @@ def compiler_settings() -> str:
         f"{module.__name__}.{name}": sorted(map(str, value)) if isinstance(value, set) else value
         for module in (torch._dynamo.config, torch._inductor.config)
         for name, value in module.get_config_copy().items()
-        if not name.endswith(("_dir", "_dir_root"))  # some of which are where the process runs
+        if not name.endswith(("_dir", "_dir_root"))  # some depend on the working directory
     }
     return json.dumps(settings, sort_keys=True)
 
 
 def mark_stepped(optimizer: Optimizer) -> None:
-    """Let a schedule know that the optimizer is used; it warns of an optimizer whose `step` was never called."""
+    """Mark the optimizer as used: a scheduler warns about an optimizer whose `step` was never called."""
     optimizer._opt_called = True  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The updates of optimizers as functions for a compiled step to contain, and the clipping of its gradients."""
+"""Optimizer updates and gradient clipping as functions that a compiled step can contain."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class NAdamUpdate:
-    """NAdam (Dozat 2016), with the state of `torch.optim.NAdam`, for a graph to be part of.
+    """NAdam (Dozat 2016) as part of a graph, using the state of `torch.optim.NAdam`.
 
     With g the gradient, m and v its running mean and mean square, psi the momentum decay,
     mu_t = beta_1 (1 - 0.96^(t psi) / 2) and M_t the product of mu_1 to mu_t:
@@ -29,23 +29,23 @@ class NAdamUpdate:
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer, self._group = optimizer, optimizer.param_groups[0]
         states = _states_of(optimizer, "mu_product")
-        # All parameters stand at the same step. Each has its element of these, so that torch could go on with them.
+        # All parameters are at the same step. Each keeps its element of these, so torch can continue with them.
         self._steps, self._mu_products = _join_(states, "step"), _join_(states, "mu_product")
         self._t, self._mu_product = int(self._steps[0]), self._mu_products[0]
         #: Parameters p, running means m, running mean squares v.
         self.tensors = [self._group["params"], *([state[name] for state in states] for name in MOMENTS)]
-        #: What does not change from step to step.
+        #: Factors that do not change from step to step.
         self.constants: tuple[float, ...] = (*self._group["betas"], self._group["eps"])
 
     @staticmethod
     def supports(optimizer: Optimizer) -> bool:
-        """Whether `optimizer` is a NAdam of one group, with nothing that is left out here."""
+        """Whether `optimizer` is a NAdam with one group and only options that are implemented here."""
         return type(optimizer) is NAdam and _is_plain(
             optimizer, "weight_decay", "decoupled_weight_decay", "maximize", "capturable", "differentiable"
         )
 
     def advance(self) -> tuple[float, ...]:
-        """Count a step; the factors of g, m and v in it."""
+        """Count a step and return the factors of g, m and v in it."""
         lr, (beta1, beta2), psi = float(self._group["lr"]), self._group["betas"], self._group["momentum_decay"]
         self._steps += 1
         self._t = t = self._t + 1
@@ -57,7 +57,7 @@ class NAdamUpdate:
 
     @staticmethod
     def apply(constants: tuple[float, ...], factors: Tensor, gradients: Gradients, *tensors: Sequence[Tensor]) -> None:
-        """Make the step, in place; factors (3,), or (3, M) for tensors in which M networks are stacked."""
+        """Apply the step in place; factors are (3,), or (3, M) for stacked tensors of M networks."""
         beta1, beta2, eps = constants
         for g, p, m, v in zip(gradients, *tensors, strict=True):
             of_g, of_m, of_v = _broadcast(factors, p)
@@ -66,9 +66,9 @@ class NAdamUpdate:
 
 
 class AdamUpdate:
-    """Adam (Kingma and Ba 2015), or AdamW (Loshchilov and Hutter 2019), with torch's state, for a graph to be part of.
+    """Adam (Kingma and Ba 2015) or AdamW (Loshchilov and Hutter 2019) as part of a graph, using torch's state.
 
-    With g the gradient, m and v its running mean and mean square, lambda the decay of the weights, 0 for Adam:
+    With g the gradient, m and v its running mean and mean square, lambda the weight decay, 0 for Adam:
 
         p -= lr lambda p + lr / (1 - beta_1^t) m / (sqrt(v / (1 - beta_2^t)) + eps)
     """
@@ -83,14 +83,14 @@ class AdamUpdate:
 
     @staticmethod
     def supports(optimizer: Optimizer) -> bool:
-        """Whether `optimizer` is an AdamW, or an Adam without its other kind of decay, with nothing left out here."""
+        """Whether `optimizer` is an AdamW, or an Adam without weight decay, and has only options implemented here."""
         decay = () if type(optimizer) is AdamW else ("weight_decay",)
         return type(optimizer) in (Adam, AdamW) and _is_plain(
             optimizer, "amsgrad", "maximize", "capturable", "differentiable", *decay
         )
 
     def advance(self) -> tuple[float, ...]:
-        """Count a step; the factors of p, m and v in it."""
+        """Count a step and return the factors of p, m and v in it."""
         lr, (beta1, beta2) = float(self._group["lr"]), self._group["betas"]
         self._steps += 1
         self._t = t = self._t + 1
@@ -99,7 +99,7 @@ class AdamUpdate:
 
     @staticmethod
     def apply(constants: tuple[float, ...], factors: Tensor, gradients: Gradients, *tensors: Sequence[Tensor]) -> None:
-        """Make the step, in place; factors (3,), or (3, M) for tensors in which M networks are stacked."""
+        """Apply the step in place; factors are (3,), or (3, M) for stacked tensors of M networks."""
         beta1, beta2, eps = constants
         for g, p, m, v in zip(gradients, *tensors, strict=True):
             of_p, of_m, of_v = _broadcast(factors, p)
@@ -108,7 +108,7 @@ class AdamUpdate:
 
 
 class SGDUpdate:
-    """Gradient descent without momentum, for a graph to be part of: p -= lr g."""
+    """Gradient descent without momentum as part of a graph: p -= lr g."""
 
     constants: tuple[float, ...] = ()
 
@@ -118,24 +118,24 @@ class SGDUpdate:
 
     @staticmethod
     def supports(optimizer: Optimizer) -> bool:
-        """Whether `optimizer` is an SGD of one group, with nothing that is left out here."""
+        """Whether `optimizer` is an SGD with one group and only options that are implemented here."""
         return type(optimizer) is SGD and _is_plain(optimizer, "momentum", "weight_decay", "maximize", "differentiable")
 
     def advance(self) -> tuple[float, ...]:
-        """Count a step; the factor of g in it."""
+        """Count a step and return the factor of g in it."""
         mark_stepped(self._optimizer)
         return (float(self._group["lr"]),)
 
     @staticmethod
     def apply(constants: tuple[float, ...], factors: Tensor, gradients: Gradients, *tensors: Sequence[Tensor]) -> None:
-        """Make the step, in place; factors (1,), or (1, M) for tensors in which M networks are stacked."""
+        """Apply the step in place; factors are (1,), or (1, M) for stacked tensors of M networks."""
         for g, p in zip(gradients, *tensors, strict=True):
             (of_g,) = _broadcast(factors, p)
             p.sub_(of_g * g)
 
 
 def make_update(optimizer: Optimizer) -> NAdamUpdate | AdamUpdate | SGDUpdate | None:
-    """One of the updates above, or None: then the optimizer steps itself, by one call for all parameters if it can."""
+    """One of the updates above, or None if the optimizer must step itself, then with fused or foreach kernels."""
     for update in (NAdamUpdate, AdamUpdate, SGDUpdate):
         if update.supports(optimizer):
             return update(optimizer)
@@ -148,23 +148,23 @@ def make_update(optimizer: Optimizer) -> NAdamUpdate | AdamUpdate | SGDUpdate | 
 
 
 def clip_by_norm(gradients: Gradients, bound: float) -> Gradients:
-    """The gradients, scaled down to the norm `bound` of them all; as `torch.nn.utils.clip_grad_norm_` does it."""
+    """Scale the gradients down to a total norm of at most `bound`, like `torch.nn.utils.clip_grad_norm_`."""
     norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
     scale = (bound / (norm + 1e-6)).clamp(max=1)
     return [gradient * scale for gradient in gradients]
 
 
 def clip_by_value(gradients: Gradients, bound: float) -> Gradients:
-    """The gradients, each element within -bound to bound."""
+    """Clamp each element of the gradients to [-bound, bound]."""
     return [gradient.clamp(-bound, bound) for gradient in gradients]
 
 
 def _states_of(optimizer: Optimizer, *products: str) -> list[State]:
-    """The state of each parameter, which torch's own first step would make if it is not there yet.
+    """The state of each parameter, created as torch's first step would if it is missing.
 
     Args:
-        optimizer: One of Adam's family.
-        products: Names of what begins at 1.
+        optimizer: An optimizer of the Adam family.
+        products: Names of entries that start at 1.
     """
     parameters: list[Tensor] = optimizer.param_groups[0]["params"]
     states: list[State] = [optimizer.state[parameter] for parameter in parameters]
@@ -177,28 +177,28 @@ def _states_of(optimizer: Optimizer, *products: str) -> list[State]:
 
 def _join_(states: Sequence[State], name: str) -> Tensor:
     """Make the numbers called `name` elements of one tensor (N,), and return it."""
-    joined = torch.stack([state[name] for state in states]).cpu()  # to read it is not to wait for a GPU
+    joined = torch.stack([state[name] for state in states]).cpu()  # reading it must not wait for a GPU
     for state, number in zip(states, joined, strict=True):
         state[name] = number
     return joined
 
 
 def _follow_(g: Tensor, m: Tensor, v: Tensor, beta1: float, beta2: float) -> None:
-    """Let the running mean m and mean square v follow a gradient g."""
+    """Update the running mean m and mean square v with a gradient g."""
     m.lerp_(g, 1 - beta1)
     v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
 
 
 def _broadcast(factors: Tensor, parameter: Tensor) -> tuple[Tensor, ...]:
-    """Each factor, () or (M,), in a shape that multiplies the parameter, (...) or (M, ...)."""
+    """Reshape each factor, () or (M,), to broadcast with the parameter, (...) or (M, ...)."""
     return factors.reshape(factors.shape + (1,) * (parameter.ndim + 1 - factors.ndim)).unbind()
 
 
 def _is_plain(optimizer: Optimizer, *extras: str) -> bool:
     groups = optimizer.param_groups
-    # Parameters that stand at different steps, as after a part of them was frozen, are torch's own business.
+    # Parameters at different steps, as after some were frozen, are left to torch.
     states = [optimizer.state.get(parameter) or {} for parameter in groups[0]["params"]]
     if len({float(state.get("step", -1)) for state in states}) > 1 or has_step_hooks(optimizer):
         return False
-    cycles_momentum = "max_momentum" in groups[0]  # a schedule moves what is taken for constant
+    cycles_momentum = "max_momentum" in groups[0]  # a schedule changes what would be a constant
     return len(groups) == 1 and not cycles_momentum and not any(groups[0][name] for name in extras)

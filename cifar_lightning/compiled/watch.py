@@ -1,4 +1,4 @@
-"""What a compiled step takes for constant, looked at again from time to time: cheaply, since it is between steps."""
+"""Checks, cheaply and between steps, that everything a compiled step takes to be constant is unchanged."""
 
 from operator import itemgetter
 from typing import Any
@@ -8,9 +8,9 @@ from torch.optim import Optimizer
 
 from cifar_lightning.compiled.hooks import MODULE_HOOKS, has_gradient_hooks, has_hooks, has_step_hooks
 
-#: What a schedule changes from step to step; each step is given it.
+#: Options that a schedule changes from step to step; each step receives their current values.
 RATES = {"lr", "initial_lr", "max_lr", "min_lr", "params"}
-#: What is looked at, in words.
+#: Descriptions of what is checked.
 KINDS = (
     "the mode of a module",
     "an attribute of a module",
@@ -30,7 +30,7 @@ OPTION_TYPES = (int, float, str, tuple, type(None))
 
 
 def find_hooks(module: nn.Module) -> str:
-    """Who watches the module, its children or its parameters: "" for nobody."""
+    """Describe the hooks on the module, its children or its parameters; "" if there are none."""
     for name, child in module.named_modules():
         if has_hooks(child):
             return f"hooks of {name or type(module).__name__}"
@@ -38,14 +38,14 @@ def find_hooks(module: nn.Module) -> str:
 
 
 def _is_option(name: str, value: Any) -> bool:
-    """Whether an attribute of a module is an option; its mode and what begins with an underscore are torch's."""
+    """Whether a module's attribute is an option; its mode and names with an underscore belong to torch."""
     return isinstance(value, OPTION_TYPES) and not name.startswith("_") and name != "training"
 
 
 class Watch:
-    """Notices that a module or its optimizer is not any more what a step was compiled for.
+    """Notices changes of a module or its optimizer after a step was compiled for them.
 
-    A look takes some 40 us for a network of 20 layers with batch norm, less than 2 % of a single step.
+    A check takes about 40 µs for a network of 20 layers with batch norm, less than 2 % of a step.
 
     Args:
         module: The module, in the state that the step was compiled for.
@@ -61,7 +61,7 @@ class Watch:
         self._hooks = [own[name] for own in self._own for name in MODULE_HOOKS]
         self._parameters = list(module.parameters())
         self._optimizer = optimizer
-        self._kept = [*optimizer.param_groups, *optimizer.state.values()] if optimizer else []  # so that ids last
+        self._kept = [*optimizer.param_groups, *optimizer.state.values()] if optimizer else []  # keeps ids valid
         self._before = self._look()
 
     def _look(self) -> tuple[Any, ...]:
@@ -69,7 +69,7 @@ class Watch:
         states = [self._optimizer.state.get(parameter) for parameter in self._parameters] if self._optimizer else []
         return (
             [own["training"] for own in self._own],
-            list(map(len, self._own)),  # to which a method that is set on an instance adds
+            list(map(len, self._own)),  # grows if a method is set on an instance
             [list(children.values()) for children in self._children],
             [values(own) for own, values in self._options],
             [parameter.requires_grad for parameter in self._parameters],
@@ -83,7 +83,7 @@ class Watch:
         )
 
     def find_change(self) -> str:
-        """What has changed since the beginning; "" for nothing."""
+        """Describe the first change since creation; "" if there is none."""
         try:
             after = self._look()
         except KeyError as error:
@@ -95,7 +95,7 @@ class Watch:
 
 
 def _are_equal(old: Any, new: Any) -> bool:
-    """Whether two looks are equal; a tensor in the place of a number can't be compared with it."""
+    """Whether two checks are equal; a tensor that replaced a number can't be compared with it."""
     try:
         return bool(old == new)
     except RuntimeError:

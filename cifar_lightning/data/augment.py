@@ -1,4 +1,4 @@
-"""Random variants of training images: mirrored, moved by a few pixels, and mixed with others."""
+"""Data augmentation: training images mirrored, shifted by a few pixels, and mixed with others."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from cifar_lightning.data.batches import BatchOrder, as_floats, epoch_generator
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a training image each time that it is seen.
+    """Random changes of a training image, drawn anew each epoch.
 
     Args:
-        flip: Whether it is mirrored left to right, with a probability of 1/2.
-        shift: The largest number of pixels by which it is moved, horizontally and vertically, each whole number being
-            as probable. What comes in at an edge is the image's own reflection.
+        flip: Whether to mirror it left to right with a probability of 1/2.
+        shift: Largest horizontal and vertical shift in pixels; all whole numbers up to it are equally likely. The edge
+            that becomes free shows the image's reflection.
 
     Raises:
         ValueError: For a negative shift.
@@ -29,35 +29,34 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if self.shift < 0:
-            raise ValueError(f"shift out of range: expected 0 or more pixels, received {self.shift}")
+            raise ValueError(f"shift must be at least 0 pixels, got {self.shift}")
 
     def __bool__(self) -> bool:
         return self.flip or self.shift > 0
 
 
 class Variants:
-    """The variants of images in an epoch: what seed, epoch and image decide, and nothing else.
+    """The augmented variants of images in an epoch, determined by seed, epoch and image alone.
 
-    So an image's variant is the same whatever the batch size and the number of devices, and after a resume.
+    An image's variant therefore does not depend on the batch size or the number of devices, nor on resuming.
 
-    They cost little more than copies. Each image is kept mirrored too, if it may be, with reflections to its left and
-    right; a variant's row is then `width` bytes in a row, of which `index_select` copies as many as it is told.
+    Making a variant costs little more than a copy. Each image is stored with reflections to its left and right, and
+    mirrored too if needed, so each row of a variant is `width` consecutive bytes, which `index_select` copies at once.
 
     Args:
-        images: (N, C, H, W), of which variants are made.
-        augmentation: What happens to them.
-        order: Says which epoch it is, and which seed, or seeds, there are.
+        images: (N, C, H, W), the original images.
+        augmentation: The random changes.
+        order: Provides the epoch and the seed or seeds.
 
     Raises:
-        ValueError: If a shift leaves nothing of an image.
+        ValueError: If the shift is not smaller than an image.
     """
 
     def __init__(self, images: Tensor, augmentation: Augmentation, order: BatchOrder) -> None:
         self._count, self._channels, self._height, self._width = images.shape
         if augmentation.shift >= min(images.shape[2:]):
             raise ValueError(
-                f"shift out of range: expected fewer pixels than the {min(images.shape[2:])} of an image's side, "
-                f"received {augmentation.shift}"
+                f"shift must be less than an image's side of {min(images.shape[2:])} pixels, got {augmentation.shift}"
             )
         self._augmentation, self._order = augmentation, order
         shift = augmentation.shift
@@ -80,7 +79,7 @@ class Variants:
         return rows.view(*chosen.shape, self._channels, self._height, self._width)
 
     def _draws(self, chosen: Tensor) -> tuple[Tensor, ...]:
-        """For each image whether it is mirrored, and in which line and which column of what is kept it begins."""
+        """For each image: whether it is mirrored, and the row and column at which it starts in the stored pixels."""
         if self._drawn != (self._order.epoch, self._order.seeds):
             self._drawn = self._order.epoch, list(self._order.seeds)
             self._table = torch.stack([self._draw(seed) for seed in self._order.seeds])  # (S, 3, N)
@@ -97,29 +96,30 @@ class Variants:
 
 
 def _reflect(places: Tensor, size: int) -> Tensor:
-    """The places within 0 to size - 1 that these, up to size - 1 outside, are mirror images of."""
+    """Reflect places that lie up to size - 1 outside into the range 0 to size - 1."""
     places = places.abs()
     return torch.where(places < size, places, 2 * (size - 1) - places)
 
 
 @dataclass(frozen=True)
 class SoftLabels:
-    """What a network learns from in the place of images and labels: mixed images, and probabilities of the classes.
+    """Mixup and label smoothing: turns images and labels into mixed images and class probabilities to learn from.
 
     Args:
         num_classes: Number of classes.
         mixup: Parameter alpha of mixup (Zhang et al. 2018, https://arxiv.org/abs/1710.09412), equation 1: images
             lambda x_i + (1 - lambda) x_j and targets lambda y_i + (1 - lambda) y_j, with lambda ~ Beta(alpha, alpha).
-            One lambda a batch, as in the authors' code, but never less than 1/2: i and j change places then, so that
-            the label counts most for its own image. 0 for none.
-        label_smoothing: Share epsilon of the target that all classes get equally (Szegedy et al. 2016, section 7).
+            One lambda per batch, as in the authors' code, but at least 1/2 (i and j are swapped otherwise), so that
+            each image's own label counts most. 0 for none.
+        label_smoothing: Share epsilon of the target that is spread evenly over all classes (Szegedy et al. 2016,
+            section 7).
         teacher: Maps images (B, C, H, W), 0 to 255, to probabilities (B, num_classes); None for no distillation.
-        teacher_weight: Share of the target that comes from the teacher, for the very images that are learned from
+        teacher_weight: Share of the target that the teacher predicts for the very images that are learned from
             (Hinton et al. 2015, https://arxiv.org/abs/1503.02531, at temperature 1). Cross-entropy is linear in its
             targets, so this is the weighted sum of both losses.
 
     Raises:
-        ValueError: If one of them is out of range.
+        ValueError: If a value is out of range.
     """
 
     num_classes: int
@@ -130,21 +130,21 @@ class SoftLabels:
 
     def __post_init__(self) -> None:
         if not 0 <= self.mixup < float("inf"):
-            raise ValueError(f"mixup out of range: expected 0 or a positive number, received {self.mixup}")
+            raise ValueError(f"mixup must be 0 or a positive number, got {self.mixup}")
         if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing out of range: expected 0 <= p < 1, received {self.label_smoothing}")
+            raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
         if not 0 <= self.teacher_weight <= 1:
-            raise ValueError(f"teacher_weight must be from 0 to 1, got {self.teacher_weight}")
+            raise ValueError(f"teacher_weight must be in [0, 1], got {self.teacher_weight}")
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Map a batch to what is learned from it; each row of several, (S, B), is mixed by itself.
+        """Mix a batch; with several rows, (S, B), each row is mixed separately.
 
         Args:
             images: (..., B, C, H, W), uint8 or floating.
             labels: (..., B), integers.
 
         Returns:
-            Images of the same shape, and targets (..., B, num_classes); both as they were if there is nothing to do.
+            Images of the same shape and targets (..., B, num_classes), or both unchanged if there is nothing to do.
         """
         if not (self.mixup or self.label_smoothing or self.teacher):
             return images, labels
@@ -163,7 +163,7 @@ class SoftLabels:
 
 
 def _mix(values: Tensor, partners: Tensor, lam: Tensor) -> Tensor:
-    """Mix each of (..., B, *) with its partner (..., B), by a share lam (...) of its own."""
+    """Mix each of (..., B, *) with its partner (..., B), keeping a share lam (...) of its own."""
     dims = values.ndim - lam.ndim
     others = values.take_along_dim(partners.reshape(partners.shape + (1,) * (dims - 1)), lam.ndim)
     return others.lerp(values, lam.to(values.dtype).reshape(lam.shape + (1,) * dims))

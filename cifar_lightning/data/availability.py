@@ -1,4 +1,4 @@
-"""Which images are in use: CIFAR-10 where it is or can be had, and other ones where they are asked for."""
+"""Makes the images of a source available and loads them."""
 
 import sys
 from pathlib import Path
@@ -22,17 +22,17 @@ from cifar_lightning.data.sources import (
 
 
 def make_available(source: Source, data_dir: str | None, download: bool) -> None:
-    """Download CIFAR-10 if it is needed, missing and allowed to be; print a banner if synthetic images replace it.
+    """Download CIFAR-10 if needed and allowed; print a banner if synthetic images replace it.
 
     Raises:
-        DataUnavailableError: If only CIFAR-10 will do, and it is neither on the disk nor in reach; or if another
-            source is not on the disk.
+        DataUnavailableError: If CIFAR-10 is required but is not on disk and cannot be downloaded, or if the files of
+            another source are missing.
     """
     if source == "synthetic":
         return
     directory = find_data_dir(data_dir)
     if source == "folder":
-        load_folder(directory)  # into its cache, for the processes of this machine
+        load_folder(directory)  # fills its cache for the processes on this machine
         return
     if source == "fashion_mnist":
         find_fashion_mnist(directory)
@@ -42,8 +42,8 @@ def make_available(source: Source, data_dir: str | None, download: bool) -> None
     try:
         if not download:
             raise DataUnavailableError(
-                f"no CIFAR-10 in {str(directory)!r}: expected the official files there or --data.download true; "
-                f"received {_listing(directory)}\n{ALTERNATIVES}"
+                f"no CIFAR-10 in {str(directory)!r}: expected the official files or --data.download true, "
+                f"got {_listing(directory)}\n{ALTERNATIVES}"
             )
         download_official(directory)
     except DataUnavailableError as error:
@@ -51,16 +51,16 @@ def make_available(source: Source, data_dir: str | None, download: bool) -> None
             raise
         rule = "=" * 100
         print(
-            f"{rule}\n{error}\n\nUSING SYNTHETIC IMAGES instead: the figures below say nothing about CIFAR-10.\n{rule}",
+            f"{rule}\n{error}\n\nUSING SYNTHETIC IMAGES instead: the results below say nothing about CIFAR-10.\n{rule}",
             file=sys.stderr,
         )
 
 
 def load_images(source: Source, data_dir: str | None, synthetic_size: int) -> ImageSet:
-    """Load what `make_available` has made available.
+    """Load the images of a source. Call `make_available` first.
 
     Raises:
-        DataUnavailableError: If it was not called, and CIFAR-10 is not there.
+        DataUnavailableError: If the images are missing.
     """
     if source == "synthetic":
         return make_synthetic(synthetic_size)
@@ -75,19 +75,19 @@ def load_images(source: Source, data_dir: str | None, synthetic_size: int) -> Im
         return load_parquet(files)
     if source == "cifar10":
         raise DataUnavailableError(
-            f"no CIFAR-10 in {str(directory)!r}: expected prepare_data() before setup(), which would download it; "
-            f"received {_listing(directory)}"
+            f"no CIFAR-10 in {str(directory)!r}: call prepare_data(), which downloads it, before setup(); "
+            f"got {_listing(directory)}"
         )
     return make_synthetic(synthetic_size)
 
 
 def describe_images(source: Source, data_dir: str | None) -> tuple[tuple[int, int, int], tuple[str, ...] | None]:
-    """The shape of an image, (C, H, W), and the names of the classes, as far as they are known without all images.
+    """The shape of an image, (C, H, W), and the names of the classes, found without reading all images.
 
-    They are None for sets of ten classes of their own, with images as CIFAR-10's.
+    The names are None for CIFAR-10 and the synthetic set.
 
     Raises:
-        ValueError: If the source is a folder without images by class.
+        ValueError: If the source is a folder that does not contain images by class.
     """
     match source:
         case "folder":
@@ -102,4 +102,4 @@ def _listing(directory: Path) -> str:
         return "no such directory"
     names = sorted(path.name for path in directory.iterdir())
     more = ", ..." if len(names) > 3 else ""
-    return f"nothing but {', '.join(names[:3])}{more}" if names else "an empty directory"
+    return f"only {', '.join(names[:3])}{more}" if names else "an empty directory"

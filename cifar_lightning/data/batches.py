@@ -1,4 +1,4 @@
-"""Splits, the order of batches, and a loader that takes a whole batch by one indexing operation."""
+"""Splits, batch order, and a loader that gets a whole batch with one indexing operation."""
 
 from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any, Literal, NamedTuple, get_args
@@ -9,31 +9,29 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from cifar_lightning.errors import unknown_name
 
-#: Which images are held out for validation; stratified is random with each class in its share.
+#: Which images are held out for validation; stratified is random, with each class in proportion.
 ValSplit = Literal["first", "last", "random", "stratified"]
 
-#: Number of images that are converted to floats at a time: 3 MB, which are in the cache when their step comes.
+#: Number of images converted to floats at a time: 3 MB, still in the cache when their step runs.
 CONVERTED = 256
 
 
 def split_indices(labels: Tensor, val_split: ValSplit, val_size: int | float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split the indices of `labels`, (N,), into those for training and those for validation, both ascending.
+    """Split the indices of `labels`, (N,), into training and validation indices, both ascending.
 
     Args:
         labels: A label for each image; only their number matters unless the split is stratified.
         val_split: How the validation images are chosen.
-        val_size: Their number, or their fraction of N as a float below 1.
+        val_size: Number of validation images, or their fraction of N as a float below 1.
         seed: Seed of the random splits.
 
     Raises:
-        ValueError: If either part would be empty, or for an unknown split.
+        ValueError: If either part would be empty, or if the split is unknown.
     """
     n = len(labels)
     count = round(val_size * n) if isinstance(val_size, float) and val_size < 1 else int(val_size)
     if not 0 < count < n or (count != val_size and isinstance(val_size, float) and val_size >= 1):
-        raise ValueError(
-            f"val_size out of range: expected 1 to {n - 1} images or a fraction of {n}, received {val_size}"
-        )
+        raise ValueError(f"val_size must be 1 to {n - 1} images or a fraction below 1, got {val_size}")
     generator = Generator().manual_seed(seed)
     match val_split:
         case "first":
@@ -52,7 +50,7 @@ def split_indices(labels: Tensor, val_split: ValSplit, val_size: int | float, se
 
 
 def _stratified(labels: Tensor, count: int, generator: Generator) -> Tensor:
-    """`count` indices in which each class has its share, to within one image."""
+    """`count` indices with each class in proportion, to within one image."""
     shuffled = torch.randperm(len(labels), generator=generator)
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
     # Every (N/count)-th image of a list sorted by class takes each class in proportion.
@@ -61,21 +59,21 @@ def _stratified(labels: Tensor, count: int, generator: Generator) -> Tensor:
 
 
 class Batches(NamedTuple):
-    """Several batches in a row, as two tensors to be moved to a device."""
+    """Several consecutive batches as two tensors, ready to be moved to a device."""
 
     images: Tensor  # (..., N, 3, 32, 32), uint8
     labels: Tensor  # (..., N), int64
     size: int  # of each batch; the last may be smaller
 
     def split(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches, their images as float32: compiled code would convert bytes wherever it uses them."""
+        """Yield the batches, with images as float32: compiled code would convert bytes at every use."""
         count, dim = self.size * max(1, CONVERTED // self.size), self.labels.ndim - 1
         for images, labels in zip(self.images.split(count, dim), self.labels.split(count, dim), strict=True):
             yield from zip(as_floats(images).split(self.size, dim), labels.split(self.size, dim), strict=True)
 
 
 def as_floats(images: Tensor) -> Tensor:
-    """The images as float32 if they are bytes, otherwise as they are."""
+    """Convert uint8 images to float32; return others unchanged."""
     return images.float() if images.dtype == torch.uint8 else images
 
 
@@ -85,9 +83,9 @@ class InMemoryImages(Dataset[tuple[Tensor, Tensor]]):
     Args:
         images: (N, 3, 32, 32), uint8.
         labels: (N,), int64.
-        indices: (M,), which of them the split has, in order; by default all. The images are not copied.
-        device: To which all images and labels are moved with the first batch, so that those of each are chosen there;
-            by default they stay where they are.
+        indices: (M,), the split's images in order; all by default. The images are not copied.
+        device: Device to which all images and labels are moved at the first batch, so that batches are gathered there.
+            By default they stay where they are.
     """
 
     def __init__(
@@ -95,7 +93,7 @@ class InMemoryImages(Dataset[tuple[Tensor, Tensor]]):
     ) -> None:
         self.images, self.labels, self.device = images, labels, device
         self.indices = torch.arange(len(labels)) if indices is None else indices
-        #: If set, maps indices of images, (...), to what takes the images' place, (..., 3, 32, 32).
+        #: If set, maps indices of images, (...), to augmented images (..., 3, 32, 32).
         self.variants: Callable[[Tensor], Tensor] | None = None
 
     def __len__(self) -> int:
@@ -104,9 +102,9 @@ class InMemoryImages(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: Any) -> Any:
         """The examples at some positions of the split.
 
-        An int gives an image (3, 32, 32) and its label (). A tensor (B,), a slice or a list of B ints gives images
-        (B, 3, 32, 32) and labels (B,), and a tensor (S, B) gives images (S, B, 3, 32, 32) and labels (S, B). A list of
-        tensors, each the positions of a batch, gives `Batches`.
+        An int returns an image (3, 32, 32) and its label (). A tensor (B,), a slice or a list of B ints returns images
+        (B, 3, 32, 32) and labels (B,), and a tensor (S, B) returns images (S, B, 3, 32, 32) and labels (S, B). A list
+        of tensors, one per batch, returns `Batches`.
 
         Raises:
             IndexError: If the split has no such position.
@@ -114,13 +112,13 @@ class InMemoryImages(Dataset[tuple[Tensor, Tensor]]):
         if isinstance(index, list) and index and isinstance(index[0], Tensor) and index[0].ndim:
             images, labels = self[torch.cat(index, -1)]
             return Batches(images, labels, index[0].shape[-1])
-        if self.device is not None:  # now, since many a loader is made only to be asked for its length
+        if self.device is not None:  # only now, since some loaders are only made to find their length
             self.images, self.labels = self.images.to(self.device), self.labels.to(self.device)
         chosen = self.indices[index]
         flat = chosen.flatten()
-        if self.images.is_cuda:  # from pinned memory, so that nothing waits for the device
+        if self.images.is_cuda:  # pinned memory, so nothing waits for the device
             flat = flat.pin_memory().to(self.images.device, non_blocking=True)
-        # (`index_select` copies whole images, where indexing would copy bytes.)
+        # (`index_select` copies whole images; indexing would copy single bytes.)
         images = self.variants(chosen) if self.variants else self.images.index_select(0, flat)
         labels = self.labels.index_select(0, flat)
         return images.view(*chosen.shape, *self.images.shape[1:]), labels.view(chosen.shape)
@@ -131,7 +129,7 @@ class InMemoryImages(Dataset[tuple[Tensor, Tensor]]):
 
 
 def epoch_generator(seed: int, epoch: int, purpose: Literal["order", "variants"]) -> Generator:
-    """A generator of random numbers that seed, epoch and purpose decide."""
+    """A random generator that is determined by seed, epoch and purpose."""
     # A CPU generator takes 32 bits; an odd factor keeps (seed, epoch) apart from (seed + 1, epoch - 1).
     number = (seed * 0x9E3779B1 + epoch) % 2**32
     return Generator().manual_seed(number if purpose == "order" else number ^ 0x85EBCA6B)
@@ -140,15 +138,15 @@ def epoch_generator(seed: int, epoch: int, purpose: Literal["order", "variants"]
 class BatchOrder(DistributedSampler[Tensor]):
     """The batches of an epoch, each a tensor of positions: a function of seed and epoch alone.
 
-    It can start in the middle of an epoch, and gives each rank its own part. When shuffling, ranks get equally many
-    images, some of them twice if need be, as DDP's gradient steps demand; otherwise each image comes exactly once.
-    (A `DistributedSampler`, so that Lightning puts no other in its place.)
+    It can start in the middle of an epoch, and gives each rank its own part. When shuffling, all ranks get the same
+    number of images, a few of them twice if necessary, as DDP requires; otherwise each image occurs exactly once.
+    (It is a `DistributedSampler` so that Lightning does not replace it.)
 
     Args:
-        data: What is to be ordered; only its length matters.
-        batch_size: Number of images a batch and rank. The last batch may be smaller. When shuffling, a single image
-            that would be left over joins the batch before it: batch normalization can't be trained on one image.
-        shuffle: Whether each epoch has an order of its own.
+        data: The data set; only its length matters.
+        batch_size: Number of images per batch and rank. The last batch may be smaller. When shuffling, a single
+            left-over image joins the batch before it: batch normalization can't be trained on one image.
+        shuffle: Whether to reshuffle every epoch.
         seed: Seed of the orders.
         num_replicas: Number of ranks.
         rank: This rank.
@@ -159,9 +157,9 @@ class BatchOrder(DistributedSampler[Tensor]):
     ) -> None:
         super().__init__(range(len(data)), num_replicas, rank, shuffle, seed)  # type: ignore[arg-type]
         self.size, self.batch_size = len(data), batch_size
-        self.position = 0  # batches of this epoch that were handed out
+        self.position = 0  # number of batches of this epoch yielded so far
         self._start = 0
-        #: If set, says how many batches come next, as a list if they are several.
+        #: If set, returns how many batches to yield next; several are yielded as a list.
         self.batches_at_once: Callable[[], int] | None = None
 
     def __len__(self) -> int:
@@ -169,7 +167,7 @@ class BatchOrder(DistributedSampler[Tensor]):
         return -(-share // self.batch_size) - self._leaves_one(share)
 
     def _leaves_one(self, share: int) -> bool:
-        """Whether a single one of a rank's `share` of images would be left over, when shuffling."""
+        """Whether, when shuffling, a rank's `share` of images would leave a last batch of a single image."""
         return self.shuffle and share > self.batch_size and share % self.batch_size == 1
 
     def __iter__(self) -> Iterator[Tensor | list[Tensor]]:  # type: ignore[override]
@@ -179,7 +177,7 @@ class BatchOrder(DistributedSampler[Tensor]):
             count = self.batches_at_once() if self.batches_at_once else 1
             stop = min(start + count, len(batches))
             if stop - start > 1 and batches[stop - 1].shape[-1] > batches[start].shape[-1]:
-                stop -= 1  # a last batch with one image more comes alone: `Batches` knows one size
+                stop -= 1  # a last batch with one extra image comes alone: `Batches` has only one size
             self.position = stop
             yield batches[start:stop] if stop - start > 1 else batches[start]
             start = stop
@@ -204,33 +202,33 @@ class BatchOrder(DistributedSampler[Tensor]):
         return order[torch.arange(self.total_size) % self.size]
 
     def set_epoch(self, epoch: int) -> None:
-        """Turn to the start of `epoch`, or stay in the middle of it if it is the present one."""
+        """Go to the start of `epoch`; if it is the current one, keep the position."""
         if epoch != self.epoch:
             self.position = self._start = 0
         super().set_epoch(epoch)
 
     @property
     def step_size(self) -> int:
-        """Number of images that all ranks take in a step, which are the same for any number of ranks."""
+        """Number of images in a step over all ranks."""
         return self.batch_size * self.num_replicas
 
     def state_dict(self) -> dict[str, int]:
-        """Where the order stands."""
+        """The current seed, epoch and position."""
         state = {"seed": self.seed, "epoch": self.epoch, "position": self.position}
         return state | {"step_size": self.step_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from where `state` stood, be it with another number of ranks that take steps of the same size."""
+        """Continue from `state`. The number of ranks may differ as long as steps have the same size."""
         self.seed, self.epoch = state["seed"], state["epoch"]
         self.position = self._start = state["position"]
 
 
 class JoinedOrder(BatchOrder):
-    """Shuffled batches in several orders at once: each is (S, B) positions, a row for each of S seeds.
+    """Batches shuffled in several orders at once: (S, B) positions, a row for each of S seeds.
 
     Args:
-        data: What is to be ordered; only its length matters.
-        batch_size: Number of images a batch and row, as in `BatchOrder`.
+        data: The data set; only its length matters.
+        batch_size: Number of images per batch and row, as in `BatchOrder`.
         seeds: Seeds of the orders.
     """
 
@@ -248,16 +246,16 @@ class JoinedOrder(BatchOrder):
 
 
 class ResumableLoader(DataLoader[tuple[Tensor, Tensor]]):
-    """A loader that a checkpoint can stop and start in the middle of an epoch."""
+    """A loader that can be saved and resumed in the middle of an epoch."""
 
     sampler: BatchOrder
 
     def state_dict(self) -> dict[str, int]:
-        """Where the order stands, for Lightning's checkpoint."""
+        """The position in the order, for Lightning's checkpoint."""
         return self.sampler.state_dict()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from where `state` stood."""
+        """Continue from `state`."""
         self.sampler.load_state_dict(state)
 
 
@@ -267,7 +265,7 @@ def make_loader(
     cls: type[DataLoader[Any]] = DataLoader,
     convert: Callable[[Any], Any] | None = None,
 ) -> DataLoader[Any]:
-    """A loader, of class `cls`, of the batches of `data` that `order` names, each mapped by `convert`, if given."""
-    # A generator of its own: DataLoader draws a number from it at each start, which would otherwise move the global
-    # one, and with it the dropout masks of a resumed run.
+    """Make a loader of class `cls` for `data` in the given order. `convert` maps each batch, if given."""
+    # A separate generator: DataLoader draws a number at each start, which would otherwise advance the global one and
+    # change the dropout masks of a resumed run.
     return cls(data, batch_size=None, sampler=order, collate_fn=convert, generator=Generator())

@@ -1,4 +1,4 @@
-"""CIFAR-10 as the Hugging Face Hub has it (uoft-cs/cifar10): two parquet files of PNGs."""
+"""CIFAR-10 in the Hugging Face Hub's format (uoft-cs/cifar10): two parquet files of PNGs."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -16,15 +16,15 @@ from cifar_lightning.data.sources import ImageSet
 from cifar_lightning.extras import require
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-#: Number of images of each class, by the files' names.
+#: Number of images of each class, by file name.
 PER_CLASS = {"train": 5000, "test": 1000}
-#: Where the files are below a data directory: at its top, or as in the repository.
+#: Subfolders of a data directory that may hold the files.
 PLACES = (".", "plain_text")
 COLUMNS = ("img", "label")
 
 
 def find_parquet(directory: Path) -> tuple[Path, ...] | None:
-    """The two files, for training and for testing; None if they are not there."""
+    """The paths of the training and test files; None if they are missing."""
     for place in PLACES:
         files = tuple(directory / place / f"{part}-00000-of-00001.parquet" for part in PER_CLASS)
         if all(file.is_file() for file in files):
@@ -33,10 +33,10 @@ def find_parquet(directory: Path) -> tuple[Path, ...] | None:
 
 
 def load_parquet(files: tuple[Path, ...]) -> ImageSet:
-    """Read the files, from a cache beside them if they were read before. Their order is the Hub's, not the archive's.
+    """Read the files, or the cache beside them. Images are in the Hub's order, which is not the archive's.
 
     Raises:
-        ValueError: If the extra `parquet` is missing, or a file is not CIFAR-10's: other columns, counts or images.
+        ValueError: If the `parquet` extra is missing, or if the columns, counts or images are not CIFAR-10's.
     """
     require("parquet")
 
@@ -57,8 +57,8 @@ def _read(path: Path, per_class: int) -> tuple[Tensor, Tensor]:
     counts = labels[: number + 1].bincount(minlength=len(CLASSES)).tolist()
     if number + 1 != count or counts != [per_class] * len(CLASSES):
         raise ValueError(
-            f"wrong file {path}: expected {per_class} images of each of {len(CLASSES)} classes, received "
-            f"{number + 1} rows, with {counts} by label"
+            f"wrong file {path}: expected {per_class} images of each of {len(CLASSES)} classes, got "
+            f"{number + 1} rows with class counts {counts}"
         )
     return images, labels
 
@@ -75,7 +75,7 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
             yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise ValueError(
-            f"wrong file {path}: expected parquet with the columns {' and '.join(COLUMNS)}, received {error}"
+            f"wrong file {path}: expected a parquet file with the columns {' and '.join(COLUMNS)}, got {error}"
         ) from error
 
 
@@ -89,6 +89,6 @@ def _decode(path: Path, number: int, row: Mapping[str, Any]) -> tuple[Tensor, in
     if pixels is None or label not in range(len(CLASSES)):
         raise ValueError(
             f"wrong row {number} in {path}: expected a PNG of 32 x 32 pixels and a label from 0 to {len(CLASSES) - 1}, "
-            f"received {received} and {label!r}"
+            f"got {received} and {label!r}"
         )
     return pixels, label

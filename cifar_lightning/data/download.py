@@ -1,4 +1,4 @@
-"""Downloading CIFAR-10's official archive, with its size, its progress and a way out when it is slow."""
+"""Downloads CIFAR-10's official archive, showing size and progress, and alternatives if it is slow."""
 
 import hashlib
 import http.client
@@ -25,18 +25,18 @@ from rich.progress import (
 
 from cifar_lightning.data.sources import ALTERNATIVES, DataUnavailableError
 
-#: Seconds until a host that does not answer counts as out of reach.
+#: Seconds until a host that does not answer counts as unreachable.
 REACH_SECONDS = 8.0
-#: Seconds that a download may take before the alternatives are named.
+#: Seconds that a download may take before alternatives are suggested.
 PATIENCE_SECONDS = 120.0
 
 
 def download_official(directory: Path) -> Path:
-    """Download the official archive into `directory`, which is made if missing, and return its path.
+    """Download the official archive into `directory`, created if missing, and return its path.
 
     Raises:
-        DataUnavailableError: If the host is out of reach, the connection breaks, or the file can't be written.
-        ValueError: If what came is not the official archive.
+        DataUnavailableError: If the host is unreachable, the connection breaks, or the file can't be written.
+        ValueError: If the downloaded file is not the official archive.
     """
     from torchvision.datasets import CIFAR10
 
@@ -46,13 +46,13 @@ def download_official(directory: Path) -> Path:
 def download(
     url: str, target: Path, md5: str, reach_seconds: float = REACH_SECONDS, patience: float = PATIENCE_SECONDS
 ) -> Path:
-    """Download `url` to `target`, which appears only once it is whole and its checksum right.
+    """Download `url` to `target`, which only appears once it is complete and its checksum matches.
 
-    A download that breaks off goes on where it was, at once or in a later call, if the host can do that. Several
-    processes may download at once: one does, and the others wait and take its file.
+    An interrupted download is resumed, at once or in a later call, if the host supports it. If several processes call
+    this at once, one downloads, and the others wait and use its file.
 
     Raises:
-        DataUnavailableError: If nothing answers within `reach_seconds`, the connection breaks, or `target` can't be
+        DataUnavailableError: If there is no answer within `reach_seconds`, the connection breaks, or `target` can't be
             written.
         ValueError: If the MD5 is not `md5`.
     """
@@ -63,27 +63,26 @@ def download(
                 _fetch(url, target, md5, reach_seconds, patience)
     except OSError as error:
         raise DataUnavailableError(
-            f"can't write {target}: expected a folder with write access and room for the file, received {error}\n"
-            f"{ALTERNATIVES}"
+            f"cannot write {target}: expected a writable folder with enough space, got {error}\n{ALTERNATIVES}"
         ) from error
     return target
 
 
 @contextmanager
 def _one_at_a_time(target: Path) -> Iterator[None]:
-    """Hold the lock of `target`, a file beside it, which is there only meanwhile."""
+    """Hold the lock on `target`: a file beside it that exists only while the lock is held."""
     path = target.with_name(f"{target.name}.lock")
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        Console(stderr=True).print(f"waiting for another process that downloads {target}", highlight=False)
+        Console(stderr=True).print(f"waiting for another process that is downloading {target}", highlight=False)
         lock.acquire()
     try:
         yield
     finally:
-        if sys.platform != "win32":  # where an open file can't be removed; there the lock does it itself
-            path.unlink(missing_ok=True)  # while it is held: whoever waits for it notices, and locks a new one
+        if sys.platform != "win32":  # Windows can't remove an open file; there the lock removes it itself
+            path.unlink(missing_ok=True)  # while the lock is held: waiting processes notice and lock a new file
         lock.release()
 
 
@@ -97,25 +96,25 @@ def _md5(path: Path) -> str:
 
 
 def _fetch(url: str, target: Path, md5: str, reach_seconds: float, patience: float) -> None:
-    """Download to a file beside `target`, which a later try goes on with if this one breaks off, and then rename it."""
+    """Download to a file beside `target` and then rename it. If interrupted, a later attempt resumes that file."""
     part = target.with_name(target.name + ".part")
     begun, kind = part.exists(), ""
     try:
-        if not _is_whole(part, md5):  # as of a process that was killed before it could rename it
+        if not _is_whole(part, md5):  # it is whole if a process was killed before renaming it
             kind = _fetch_part(url, part, reach_seconds, patience)
-        if begun and _md5(part) != md5:  # what was there is not the beginning of it
+        if begun and _md5(part) != md5:  # the existing part belonged to another file
             part.unlink()
             kind = _fetch_part(url, part, reach_seconds, patience)
         if (received := _md5(part)) != md5:
             raise ValueError(
-                f"wrong download from {url}: expected the MD5 {md5}, received {received} "
+                f"wrong download from {url}: expected the MD5 {md5}, got {received} "
                 f"({part.stat().st_size:,} bytes of {kind})"
             )
         part.replace(target)
     except _BrokenOffError as error:
         raise DataUnavailableError(
-            f"the download of {url} broke: expected the whole file, received {error}. {part} is kept: the next try "
-            f"goes on from there\n{ALTERNATIVES}"
+            f"the download of {url} broke off: expected the whole file, got {error}. {part} is kept, and the next "
+            f"attempt continues from there\n{ALTERNATIVES}"
         ) from error
     except BaseException as error:
         if not isinstance(error, KeyboardInterrupt | DataUnavailableError):
@@ -124,20 +123,23 @@ def _fetch(url: str, target: Path, md5: str, reach_seconds: float, patience: flo
 
 
 class _BrokenOffError(Exception):
-    """A connection broke before all had come."""
+    """The connection broke before the download was complete."""
 
 
 def _fetch_part(url: str, part: Path, reach_seconds: float, patience: float) -> str:
-    """Download to `part`, after what is there, again and again while more comes; return the content type.
+    """Download to `part`, continuing after its current end, and reconnect as long as there is progress.
+
+    Returns:
+        The content type.
 
     Raises:
-        _BrokenOffError: If a connection breaks before anything new has come by it.
-        DataUnavailableError: If the host is out of reach.
+        _BrokenOffError: If a connection breaks without any progress.
+        DataUnavailableError: If the host is unreachable.
     """
     while True:
         before = part.stat().st_size if part.exists() else 0
         response = _open(url, reach_seconds, before)
-        if response is None:  # no file is so long
+        if response is None:  # the part is longer than the file
             part.unlink()
             continue
         try:
@@ -146,13 +148,13 @@ def _fetch_part(url: str, part: Path, reach_seconds: float, patience: float) -> 
         except _BrokenOffError as error:
             if part.stat().st_size <= before:
                 raise
-            Console(stderr=True).print(f"the connection broke ({error}): it goes on from there", highlight=False)
+            Console(stderr=True).print(f"the connection broke ({error}); resuming", highlight=False)
 
 
 def _open(url: str, seconds: float, start: int) -> http.client.HTTPResponse | None:
-    """Open `url` from byte `start` on, or give up after `seconds`; None if the host has nothing from there on.
+    """Open `url` from byte `start` on, or give up after `seconds`; None if the file has no such byte.
 
-    It is done in a thread, for a name look-up knows no time-out of its own.
+    It runs in a thread because name resolution has no timeout.
     """
     answer: SimpleQueue[http.client.HTTPResponse | Exception] = SimpleQueue()
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
@@ -160,7 +162,7 @@ def _open(url: str, seconds: float, start: int) -> http.client.HTTPResponse | No
     def ask() -> None:
         try:
             answer.put(urllib.request.urlopen(request, timeout=seconds))
-        except (OSError, http.client.HTTPException) as error:  # URLError and time-outs; what is not HTTP
+        except (OSError, http.client.HTTPException) as error:  # URLError and timeouts; answers that are not HTTP
             answer.put(error)
 
     Thread(target=ask, daemon=True).start()
@@ -173,18 +175,18 @@ def _open(url: str, seconds: float, start: int) -> http.client.HTTPResponse | No
         return None
     if isinstance(response, Exception):
         raise DataUnavailableError(
-            f"CIFAR-10 is out of reach: expected an answer from {url}, received: {response}\n{ALTERNATIVES}"
+            f"cannot download CIFAR-10: expected an answer from {url}, got: {response}\n{ALTERNATIVES}"
         )
     return response
 
 
 def _stream(response: http.client.HTTPResponse, part: Path, url: str, patience: float) -> None:
-    """Write the response to `part`, or after what is there if that was asked for, under a progress bar."""
+    """Write the response to `part`, appending if the host resumes the download, with a progress bar."""
     goes_on = response.status == http.HTTPStatus.PARTIAL_CONTENT
     first = part.stat().st_size if goes_on else 0
     size = first + response.length if response.length else 0  # 0 if the host does not say
     console = Console(stderr=True)
-    rest = f", from {first / 1e6:,.0f} MB on" if first else ""
+    rest = f", resuming at {first / 1e6:,.0f} MB" if first else ""
     console.print(f"downloading {url} ({size / 1e6:,.0f} MB{rest})", highlight=False)
     start, received, warned = time.monotonic(), first, False
     columns = (
@@ -210,10 +212,10 @@ def _stream(response: http.client.HTTPResponse, part: Path, url: str, patience: 
 
 
 def _blocks(response: http.client.HTTPResponse, size: int) -> Iterator[bytes]:
-    """What `response` holds, piece by piece.
+    """Yield the content of `response` block by block.
 
     Raises:
-        _BrokenOffError: If the connection breaks, so that less than `size` bytes come.
+        _BrokenOffError: If the connection breaks before `size` bytes have arrived.
     """
     received = 0
     try:

@@ -1,4 +1,4 @@
-"""Decoded images kept on the disk, so that only the first reading of many files takes long."""
+"""Caches decoded images on disk, so only the first read of many files is slow."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cifar_lightning.files import replacing
 
-#: The file, in the directory of the images.
+#: The cache file, in the directory of the images.
 CACHE = ".cifar_lightning_images.pt"
 
 
@@ -25,12 +25,12 @@ class Decoded(NamedTuple):
 
 
 def cached(directory: Path, files: Sequence[Path], decode: Callable[[], Decoded]) -> Decoded:
-    """What `decode` returns, from the cache if no file has changed since; it is kept there where that is possible.
+    """Return the result of `decode`, from the cache if no file has changed since; write the cache if possible.
 
     Args:
-        directory: Where the cache is.
-        files: The files that are decoded, each known by its name, size and time.
-        decode: What decodes them.
+        directory: The directory of the cache.
+        files: The files that are decoded. A change of name, size or modification time invalidates the cache.
+        decode: Decodes the files.
     """
     path, key = directory / CACHE, _key(directory, files)
     if (found := _read(path, key)) is not None:
@@ -40,7 +40,7 @@ def cached(directory: Path, files: Sequence[Path], decode: Callable[[], Decoded]
         with replacing(path) as beside:
             torch.save({"key": key, "images": list(decoded)}, beside)
     except OSError:
-        pass  # a directory that can't be written to, or a full disk: the next reading takes as long as this one
+        pass  # a read-only directory or a full disk: the next read takes as long as this one
     return decoded
 
 
@@ -51,7 +51,7 @@ def _key(directory: Path, files: Sequence[Path]) -> str:
 
 
 def _read(path: Path, key: str) -> Decoded | None:
-    """The content of a cache of these files; None if there is none, it is of others, or it is damaged."""
+    """Read the cache; None if there is none, it belongs to other files, or it is damaged."""
     try:
         content = torch.load(path, weights_only=True)
         decoded = Decoded(*content["images"])

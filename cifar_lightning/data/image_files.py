@@ -1,4 +1,4 @@
-"""Image files of any size and mode as uint8 images of one shape, streamed."""
+"""Reads image files of any size and mode as uint8 images of one shape, batch by batch."""
 
 from collections.abc import Sequence
 from glob import glob, has_magic
@@ -15,24 +15,24 @@ from torchvision.transforms.functional import pil_to_tensor
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 #: Shape of CIFAR-10's images.
 SHAPE = (3, 32, 32)
-#: What Pillow raises for a file that is no image, or a broken or excessive one.
+#: Errors that Pillow raises for files that are not images, are broken or are excessively large.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 class FileBatch(NamedTuple):
-    """The images of some files: those that could be read, and what was wrong with the others."""
+    """The images of several files: those that could be read, and what was wrong with the others."""
 
     images: Tensor  # (B, C, H, W), uint8
     paths: list[str]  # B
     broken: list[tuple[str, str]]  # path and reason
-    conversions: list[str]  # "resized" and the like, once for each image to which it was done
+    conversions: list[str]  # such as "resized", once per converted image
 
 
 def find_images(named: str | Sequence[str]) -> list[str]:
-    """The image files that `named` means, in order: files, folders (searched through) and globs.
+    """Find the image files that `named` stands for, in order: files, folders (searched recursively) and globs.
 
     Raises:
-        ValueError: If there is no such file, or none at all.
+        ValueError: If a named file does not exist, or if no image is found.
     """
     found: list[str] = []
     for name in [named] if isinstance(named, str) else named:
@@ -44,39 +44,39 @@ def find_images(named: str | Sequence[str]) -> list[str]:
         elif has_magic(name):
             found += sorted(file for file in glob(name, recursive=True) if Path(file).is_file())
         else:
-            raise ValueError(f"no such image: expected a file, a folder or a glob, received {name!r}")
+            raise ValueError(f"no such image: expected an existing file or folder or a glob, got {name!r}")
     if not found:
-        raise ValueError(f"no images: expected {', '.join(sorted(SUFFIXES))} files, received none in {named!r}")
+        raise ValueError(f"no images: expected {', '.join(sorted(SUFFIXES))} files, got none in {named!r}")
     return found
 
 
 def open_image(path: str) -> tuple[Image.Image, list[str]]:
-    """Read an image in grey (L) or in colour (RGB), and say what was converted: transparency is laid on white.
+    """Read an image in grey (L) or colour (RGB), with transparency over white. Also return what was converted.
 
     Raises:
-        OSError: If the file is no image, or a broken one.
+        OSError: If the file is not an image or is broken.
     """
     conversions = []
     with Image.open(path) as opened:
-        image: Image.Image = ImageOps.exif_transpose(opened)  # as its camera was held
+        image: Image.Image = ImageOps.exif_transpose(opened)  # upright
         if image.has_transparency_data:
-            conversions.append("laid on white")
+            conversions.append("placed on white")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         elif image.mode not in ("RGB", "L"):
             conversions.append(f"converted from {image.mode}")
-        if image.mode.startswith("I"):  # 16 bits, which PIL would clip and not scale
+        if image.mode.startswith("I"):  # 16 bits, which PIL would clip instead of scaling
             image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
         return image.convert("L" if image.mode in ("L", "1") else "RGB"), conversions
 
 
 def read_image(path: str, shape: tuple[int, ...] = SHAPE) -> tuple[Tensor, list[str]]:
-    """Read an image as `shape`, (C, H, W), uint8, and say what was converted.
+    """Read an image as uint8 of `shape`, (C, H, W). Also return what was converted.
 
-    Transparency is laid on white, every mode becomes RGB, or grey for one channel, and another size is resized with
-    antialiasing.
+    Transparent images are placed on white, every mode becomes RGB (grey for one channel), and other sizes are resized
+    with antialiasing.
 
     Raises:
-        OSError: If the file is no image, or a broken one.
+        OSError: If the file is not an image or is broken.
     """
     channels, height, width = shape
     image, conversions = open_image(path)
@@ -91,11 +91,11 @@ def read_image(path: str, shape: tuple[int, ...] = SHAPE) -> tuple[Tensor, list[
 
 
 class ImageFiles(Dataset[FileBatch]):
-    """Image files, read when a batch of them is asked for.
+    """Image files as a data set. They are read when a batch is requested.
 
     Args:
         paths: The files.
-        shape: Shape of an image, (C, H, W), as the network takes it.
+        shape: Shape of the images that the network expects, (C, H, W).
     """
 
     def __init__(self, paths: Sequence[str], shape: tuple[int, ...] = SHAPE) -> None:
@@ -105,11 +105,11 @@ class ImageFiles(Dataset[FileBatch]):
         return len(self.paths)
 
     def __getitem__(self, index: Any) -> Any:
-        """The files at the positions `index`, (B,), as a `FileBatch`; for an int, the image (C, H, W) of one file.
+        """Read the files at positions `index`, (B,), as a `FileBatch`; for an int, a single image (C, H, W).
 
         Raises:
-            IndexError: If there is no such file.
-            OSError: If the one file is no image, or a broken one.
+            IndexError: If a position is out of range.
+            OSError: If the single file is not an image or is broken.
         """
         if not isinstance(index, Tensor):
             return read_image(self.paths[index], self.shape)[0]

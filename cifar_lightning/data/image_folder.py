@@ -1,4 +1,4 @@
-"""Your own images: a folder for each class, of any names and number."""
+"""Your own images: one folder per class, with any names and any number of classes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +13,8 @@ from cifar_lightning.data.image_cache import Decoded, cached
 from cifar_lightning.data.image_files import SUFFIXES, UNREADABLE, open_image
 from cifar_lightning.data.sources import DataUnavailableError, ImageSet
 
-LAYOUT = (
-    f"a folder for each class with {', '.join(sorted(SUFFIXES))} files in it, either at its top or in train/ and test/"
-)
-#: Of a folder without train/ and test/, each sixth image of a class is for testing, as in CIFAR-10.
+LAYOUT = f"one folder per class with {', '.join(sorted(SUFFIXES))} files, either directly in it or in train/ and test/"
+#: Without train/ and test/, every sixth image of a class is used for testing, the share that CIFAR-10 has.
 EACH_TEST = 6
 
 
@@ -25,7 +23,7 @@ class Listing(NamedTuple):
 
     Args:
         classes: Names of the classes, in alphabetical order.
-        train: The training images, each with its class's index.
+        train: The training images, each with the index of its class.
         test: The test images.
     """
 
@@ -39,22 +37,21 @@ def list_folder(directory: Path) -> Listing:
 
     Raises:
         DataUnavailableError: If there are none.
-        ValueError: If there is one class only, one without images, or a class to test that is not trained on.
+        ValueError: If there is only one class, a class has no images, or the test set has a class that the training set
+            lacks.
     """
     if (directory / "train").is_dir() and (directory / "test").is_dir():
         by_class, tested = _by_class(directory / "train"), _by_class(directory / "test")
         for name in tested.keys() - by_class.keys():
             raise ValueError(
-                f"wrong folder {directory / 'test' / name}: expected one of the training's classes, "
-                f"{', '.join(by_class)}; received {name!r}"
+                f"wrong folder {directory / 'test' / name}: expected one of the training classes, "
+                f"{', '.join(by_class)}; got {name!r}"
             )
     else:
         by_class, tested = _by_class(directory), {}
     classes = tuple(by_class)
     if len(classes) < 2:
-        raise ValueError(
-            f"one class only in {directory}: expected at least two, as {LAYOUT}; received {classes[0]!r} alone"
-        )
+        raise ValueError(f"only one class in {directory}: expected at least two ({LAYOUT}), got only {classes[0]!r}")
     labelled = [[(path, label) for path in by_class[name]] for label, name in enumerate(classes)]
     if not tested:
         train = [each for files in labelled for i, each in enumerate(files) if i % EACH_TEST != EACH_TEST - 1]
@@ -69,18 +66,18 @@ def _by_class(directory: Path) -> dict[str, list[Path]]:
         found[folder.name] = sorted(path for path in folder.rglob("[!.]*") if path.suffix.lower() in SUFFIXES)
     if not any(found.values()):
         inside = ", ".join(sorted(path.name for path in directory.iterdir())[:3]) or "an empty directory"
-        raise DataUnavailableError(f"no images in {directory}: expected {LAYOUT}; received {inside}")
+        raise DataUnavailableError(f"no images in {directory}: expected {LAYOUT}; got {inside}")
     for name, files in found.items():
         if not files:
-            raise ValueError(f"no images in {directory / name}: expected {LAYOUT}; received none of this class")
+            raise ValueError(f"no images in {directory / name}: expected {LAYOUT}; got none for this class")
     return found
 
 
 def describe_folder(directory: Path) -> tuple[tuple[int, int, int], tuple[str, ...]]:
-    """The shape of an image (C, H, W), which is the first one's, and the names of the classes.
+    """The shape (C, H, W) of the first image, and the names of the classes.
 
     Raises:
-        ValueError: As `list_folder`, or if the first file is no image.
+        ValueError: As in `list_folder`, or if the first file is not an image.
     """
     listing = list_folder(directory)
     image = _open(listing.train[0][0])
@@ -88,13 +85,14 @@ def describe_folder(directory: Path) -> tuple[tuple[int, int, int], tuple[str, .
 
 
 def load_folder(directory: Path) -> ImageSet:
-    """Read the images, from a cache in the folder if they were read before and have not changed.
+    """Read the images, or the cache in the folder if they have not changed since.
 
-    All have one size. Where the first is grey they are (1, H, W), and all must be; where it is in colour they are
-    (3, H, W), and grey ones become so.
+    All images must have the same size. If the first is grey, all must be grey, and they are (1, H, W). If it is in
+    colour, they are (3, H, W), and grey images are converted.
 
     Raises:
-        ValueError: As `list_folder`, or for a file that is no image, of another size, or in colour among grey ones.
+        ValueError: As in `list_folder`, or if a file is not an image, has another size, or is in colour among grey
+            ones.
     """
     listing = list_folder(directory)
     files = [path for path, _ in (*listing.train, *listing.test)]
@@ -119,11 +117,11 @@ def _like_the_first(paths: list[Path], shape: tuple[int, int, int], first: Path)
         image = _open(path)
         if image.size != (width, height):
             raise ValueError(
-                f"images of several sizes: expected {width} x {height} pixels, as {first}; received "
+                f"images of different sizes: expected {width} x {height} pixels, as in {first}, got "
                 f"{image.width} x {image.height} in {path}"
             )
         if channels == 1 and image.mode != "L":
-            raise ValueError(f"a colour image among grey ones: expected grey, as {first}; received colour in {path}")
+            raise ValueError(f"a colour image among grey ones: expected grey, as in {first}, got colour in {path}")
         yield image.convert("L" if channels == 1 else "RGB")
 
 
@@ -132,4 +130,4 @@ def _open(path: Path) -> Image.Image:
     try:
         return open_image(str(path))[0]
     except UNREADABLE as error:
-        raise ValueError(f"wrong file {path}: expected an image, received another or a broken one ({error})") from error
+        raise ValueError(f"cannot read {path}: expected an image, got another or a broken file ({error})") from error

@@ -1,4 +1,4 @@
-"""Data sets in memory: CIFAR-10 from its official files, a synthetic set, and what all sources share."""
+"""Data sets in memory: CIFAR-10 from its official files, the synthetic set, and code that all sources share."""
 
 import hashlib
 import io
@@ -16,21 +16,21 @@ from torch import Tensor
 from cifar_lightning.data.synthetic import synthetic_images
 from cifar_lightning.errors import unknown_name
 
-#: cifar10_or_synthetic takes the synthetic set, with a banner, when CIFAR-10 is neither on the disk nor in reach.
+#: cifar10_or_synthetic uses the synthetic set, with a banner, if CIFAR-10 is not on disk and cannot be downloaded.
 Source = Literal["cifar10", "synthetic", "cifar10_or_synthetic", "folder", "fashion_mnist"]
 
 ENVIRONMENT_VARIABLE = "CIFAR10_DIR"
 DEFAULT_DIR = "data"
 ALTERNATIVES = f"""\
-To provide CIFAR-10, put one of these into a directory and name it by --data.data_dir or {ENVIRONMENT_VARIABLE}:
+To provide CIFAR-10, put one of these into a directory and name it with --data.data_dir or {ENVIRONMENT_VARIABLE}:
   cifar-10-python.tar.gz   the official archive, https://www.cs.toronto.edu/~kriz/cifar.html
-  cifar-10-batches-py/     the same, unpacked (torchvision and Keras keep it in this form)
-  plain_text/              the two parquet files of the Hugging Face Hub's uoft-cs/cifar10
-Or train on made-up images: --data.source synthetic"""
+  cifar-10-batches-py/     the same, unpacked (the form that torchvision and Keras use)
+  plain_text/              the two parquet files from the Hugging Face Hub's uoft-cs/cifar10
+Or train on synthetic images: --data.source synthetic"""
 
 
 class DataUnavailableError(ValueError):
-    """CIFAR-10 is neither on the disk nor in reach."""
+    """The images are not on disk and cannot be downloaded."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class ImageSet:
     """A data set in memory.
 
     Args:
-        name: Name that logs, plots and tables show.
-        classes: Name of each class.
+        name: Name of the data set in logs, plots and tables.
+        classes: Names of the classes.
         train_images: (N, C, H, W), uint8.
         train_labels: (N,), int64, an index into `classes`.
         test_images: (M, C, H, W), uint8.
         test_labels: (M,), int64.
 
     Raises:
-        ValueError: If a shape, a dtype or a label is not so.
+        ValueError: If a shape, a dtype or a label is wrong.
     """
 
     name: str
@@ -69,36 +69,36 @@ class ImageSet:
             is_image = len(self.shape) == 3 and self.shape[0] in (1, 3)
             if images.dtype != torch.uint8 or images.shape != (len(labels), *self.shape) or not is_image:
                 raise ValueError(
-                    f"wrong images in {self.name}: expected uint8 of shape ({len(labels)}, C, H, W), C 1 or 3, "
-                    f"received {images.dtype} of shape {tuple(images.shape)}"
+                    f"wrong images in {self.name}: expected uint8 of shape ({len(labels)}, C, H, W) with C 1 or 3, "
+                    f"got {images.dtype} of shape {tuple(images.shape)}"
                 )
             if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
                 raise ValueError(
                     f"wrong labels in {self.name}: expected 0 to {len(self.classes) - 1}, "
-                    f"received {int(labels.min())} to {int(labels.max())}"
+                    f"got {int(labels.min())} to {int(labels.max())}"
                 )
 
 
 def find_data_dir(data_dir: str | None) -> Path:
-    """The directory of the official files: `data_dir`, else CIFAR10_DIR, else "data".
+    """The data directory: `data_dir`, else the environment variable CIFAR10_DIR, else "data".
 
     Raises:
-        DataUnavailableError: If a directory was named, by argument or variable, that does not exist.
+        DataUnavailableError: If the argument or the variable names a directory that does not exist.
     """
     named = data_dir or os.environ.get(ENVIRONMENT_VARIABLE)
     if named and not Path(named).is_dir():
-        said = "data_dir" if data_dir else ENVIRONMENT_VARIABLE
-        received = "a file" if Path(named).is_file() else "no such directory"
+        option = "data_dir" if data_dir else ENVIRONMENT_VARIABLE
+        found = "a file" if Path(named).is_file() else "no such directory"
         raise DataUnavailableError(
-            f"wrong {said}: expected a directory with CIFAR-10's files, received {named!r} ({received})\n{ALTERNATIVES}"
+            f"{option} must be a directory with CIFAR-10's files, got {named!r} ({found})\n{ALTERNATIVES}"
         )
     return Path(named or DEFAULT_DIR)
 
 
 def find_official(directory: Path) -> Path | None:
-    """The unpacked folder or the archive in `directory` (or `directory` itself), or None if neither is there.
+    """Find the unpacked folder or the archive in `directory` (or `directory` itself); None if there is neither.
 
-    A folder that lacks some of the files, as while another process unpacks them, counts only if there is no archive.
+    An incomplete folder, which another process may be unpacking, counts only if there is no archive.
     """
     from torchvision.datasets import CIFAR10
 
@@ -115,7 +115,7 @@ def find_official(directory: Path) -> Path | None:
 
 
 def load_official(place: Path) -> ImageSet:
-    """Read CIFAR-10 from the official folder or archive; nothing is unpickled whose MD5 is not the official one.
+    """Read CIFAR-10 from the official folder or archive. Files are only unpickled if their MD5 is the official one.
 
     Raises:
         ValueError: If a file is missing, truncated or altered.
@@ -130,7 +130,7 @@ def load_official(place: Path) -> ImageSet:
 
 
 def _folder_reader(folder: Path) -> Callable[[str], bytes]:
-    """What reads one file at a time, to bound memory."""
+    """Return a function that reads one file at a time, to limit memory."""
     from torchvision.datasets import CIFAR10
 
     checksums = dict([*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])])
@@ -151,25 +151,25 @@ def _read_checked(path: Path, md5: str) -> bytes:
         content = path.read_bytes()
     except FileNotFoundError:
         raise DataUnavailableError(
-            f"incomplete CIFAR-10: expected the file {path.name} in {path.parent}, received none\n{ALTERNATIVES}"
+            f"CIFAR-10 is incomplete: expected the file {path.name} in {path.parent}, got none\n{ALTERNATIVES}"
         ) from None
     except OSError as error:
-        raise ValueError(f"can't read {path}: expected a file with read access, received {error}") from error
+        raise ValueError(f"cannot read {path}: expected a readable file, got {error}") from error
     received = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if received != md5:
         raise ValueError(
             f"altered or truncated file {path}: expected the official MD5 {md5}, "
-            f"received {received} ({len(content):,} bytes). Delete it and fetch it again"
+            f"got {received} ({len(content):,} bytes). Delete it and download it again"
         )
     return content
 
 
 def _join_batches(files: Iterable[bytes]) -> tuple[Tensor, Tensor]:
     """Images (N, 3, 32, 32), uint8, and labels (N,) of pickled batches."""
-    content = bytearray()  # grown in place, where joining tensors at the end would hold all images twice
+    content = bytearray()  # grows in place; joining tensors at the end would hold all images twice
     labels: list[int] = []
     for file in files:
-        batch = pickle.loads(file, encoding="bytes")  # Python 2's strings, which would be decoded and encoded again
+        batch = pickle.loads(file, encoding="bytes")  # Python 2 strings, which need no decoding
         content += batch[b"data"].data  # (N, 3072), channels first
         labels += batch[b"labels"]
     return torch.frombuffer(content, dtype=torch.uint8).view(-1, 3, 32, 32), torch.tensor(labels)
@@ -182,17 +182,17 @@ def make_synthetic(train_size: int) -> ImageSet:
 
 
 def select_classes(images: ImageSet, chosen: Sequence[int | str]) -> tuple[ImageSet, Tensor]:
-    """The images of some classes, with labels 0, 1, ... in the order in which the classes are given.
+    """Select the images of some classes, relabelled 0, 1, ... in the given order.
 
     Args:
         images: All images.
-        chosen: The classes, each by its name or its index.
+        chosen: The classes, by name or index.
 
     Returns:
-        The images that are left, and where each training image stands among them, (N,), int64: -1 if it does not.
+        The selected images, and the new index of each original training image, (N,), int64; -1 if it was left out.
 
     Raises:
-        ValueError: If there is no such class, fewer than two are chosen, or one of them twice.
+        ValueError: If a class is unknown or occurs twice, or if fewer than two are chosen.
     """
     known = images.classes
     for choice in chosen:
@@ -200,7 +200,7 @@ def select_classes(images: ImageSet, chosen: Sequence[int | str]) -> tuple[Image
             raise unknown_name("class", choice, known)
     names = tuple(known[choice] if isinstance(choice, int) else choice for choice in chosen)
     if len(names) < 2 or len(set(names)) < len(names):
-        raise ValueError(f"wrong classes: expected at least two, each of them once; received {list(chosen)}")
+        raise ValueError(f"wrong classes: expected at least two, each only once; got {list(chosen)}")
     labels = torch.tensor([names.index(name) if name in names else -1 for name in known])
     train_labels, test_labels = labels[images.train_labels], labels[images.test_labels]
     train, test = (train_labels >= 0).nonzero().squeeze(1), (test_labels >= 0).nonzero().squeeze(1)
@@ -209,8 +209,8 @@ def select_classes(images: ImageSet, chosen: Sequence[int | str]) -> tuple[Image
     left_out = [name for name in known if name not in names]
     data_set = f"{images.name} ({', '.join(names)})"
     if 0 < len(left_out) < len(names) and names == tuple(name for name in known if name in names):
-        data_set = f"{images.name} without {', '.join(left_out)}"  # short enough for a title, and still no other set's
-    # (index_select copies whole images, where indexing would copy bytes.)
+        data_set = f"{images.name} without {', '.join(left_out)}"  # short enough for a title, and still unambiguous
+    # (index_select copies whole images; indexing would copy single bytes.)
     selected = ImageSet(
         data_set,
         names,

@@ -1,4 +1,4 @@
-"""A synthetic data set in CIFAR-10's format: ten procedural classes, so that everything runs with no files."""
+"""A synthetic data set in CIFAR-10's format: ten procedural classes, so everything runs without any files."""
 
 import torch
 from torch import Generator, Tensor
@@ -21,10 +21,10 @@ CLASSES = (
 def synthetic_images(
     train_size: int, test_size: int, seed: int = 0
 ) -> tuple[tuple[str, ...], tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Make the class names and (images, labels) for training and for testing.
+    """Make the class names and (images, labels) for training and testing.
 
-    Each image shows its class's shape or texture at a random place, scale and colour on a shaded background, under
-    noise. Images are (N, 3, 32, 32), uint8; labels (N,), int64. The same seed gives the same images.
+    Each image shows its class's shape or texture with a random position, scale and colour on a shaded background with
+    noise. Images are (N, 3, 32, 32), uint8; labels are (N,), int64. The same seed gives the same images.
     """
     generator = Generator().manual_seed(seed)
     return CLASSES, _draw(train_size, generator), _draw(test_size, generator)
@@ -54,7 +54,7 @@ def _draw_chunk(labels: Tensor, generator: Generator) -> Tensor:
         of_class = labels == index
         mask[of_class] = masks[name][of_class].float()
 
-    # Colours: a background shaded from one side to the other, and a foreground apart from it. (N, 3, 1, 1)
+    # Colours: a background shaded from one side to the other, and a brighter foreground. (N, 3, 1, 1)
     background = uniform(40, 150, 3, 1, 1)
     slope = uniform(-40, 40, 3, 1, 1) * axis.view(1, 1, 1, SIZE)
     contrast = uniform(30, 90, 3, 1, 1)
@@ -64,7 +64,7 @@ def _draw_chunk(labels: Tensor, generator: Generator) -> Tensor:
 
 
 def _masks(x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """Where each class's shape is, (N, 32, 32), bool, as a function of the coordinates."""
+    """The mask of each class's shape, (N, 32, 32), bool, as a function of the coordinates."""
     r2 = x**2 + y**2
     largest = torch.maximum(x.abs(), y.abs())
     inside = largest < 1

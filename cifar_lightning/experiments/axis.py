@@ -77,7 +77,7 @@ def read_axis(name: str, entry: Any) -> Axis:
             if not entry or len(texts) < len(entry):
                 raise ValueError(
                     f"wrong choices of {name}: expected one or more, each once, of numbers, texts, lists and mappings; "
-                    f"received {entry}"
+                    f"got {entry}"
                 )
             return entry
         case dict() if entry and not is_option(name) and all(isinstance(value, dict) for value in entry.values()):
@@ -85,7 +85,7 @@ def read_axis(name: str, entry: Any) -> Axis:
         case dict():
             return _read_range(name, entry)
         case _:
-            raise ValueError(f"wrong entry {name}: expected {EXAMPLES}; received {entry!r}")
+            raise ValueError(f"wrong entry {name}: expected {EXAMPLES}; got {entry!r}")
 
 
 def _read_settings(name: str, entry: dict[Any, dict[Any, Any]]) -> dict[str, dict[str, Any]]:
@@ -94,7 +94,7 @@ def _read_settings(name: str, entry: dict[Any, dict[Any, Any]]) -> dict[str, dic
             if not is_option(str(option)):
                 raise ValueError(
                     f"wrong settings {choice} of {name}: expected options with a dot, such as model.lr: 0.1; "
-                    f"received {option}"
+                    f"got {option}"
                 )
     return {str(choice): settings for choice, settings in entry.items()}
 
@@ -107,20 +107,20 @@ def _read_range(name: str, entry: Mapping[Any, Any]) -> Range:
     values: Any = map(entry.get, keys)
     kind, low, high, log, step = values
     if kind not in ("int", "float"):
-        raise ValueError(f"wrong type of {name}: expected int or float, received {kind!r}")
+        raise ValueError(f"wrong type of {name}: expected int or float, got {kind!r}")
     types = (int,) if kind == "int" else (int, float)
     for key in ("low", "high", *(["step"] if step is not None else [])):
         if type(entry.get(key)) not in types or not math.isfinite(entry[key]):
-            raise ValueError(f"wrong {key} of {name}: expected a number of type {kind}, received {entry.get(key)!r}")
+            raise ValueError(f"wrong {key} of {name}: expected a number of type {kind}, got {entry.get(key)!r}")
     if log not in (None, True, False):
-        raise ValueError(f"wrong log of {name}: expected true or false, received {log!r}")
+        raise ValueError(f"wrong log of {name}: expected true or false, got {log!r}")
     if low >= high:
-        raise ValueError(f"wrong range of {name}: expected low < high, received low {low}, high {high}")
+        raise ValueError(f"wrong range of {name}: expected low < high, got low {low}, high {high}")
     if log and low <= 0:
-        raise ValueError(f"wrong range of {name}: expected low > 0 on a logarithmic scale, received low {low}")
+        raise ValueError(f"wrong range of {name}: expected low > 0 on a logarithmic scale, got low {low}")
     if step is not None and (log or step <= 0 or step > high - low):
         raise ValueError(
             f"wrong step of {name}: expected 0 < step <= high - low, on a linear scale; "
-            f"received step {step}, low {low}, high {high}, log {bool(log)}"
+            f"got step {step}, low {low}, high {high}, log {bool(log)}"
         )
     return Range(kind, low, high, bool(log), step)

@@ -87,7 +87,7 @@ def refuse_given(grid: Grid, arguments: Sequence[str]) -> None:
     given = given_flags(arguments)
     for name in grid.options:
         if name in given:
-            raise ValueError(f"--{name} is given, and varies: expected one of these; received {given[name]}")
+            raise ValueError(f"--{name} is given, and varies: expected one of these; got {given[name]}")
 
 
 def one_device(options: Mapping[str, Any], what: str, reason: str) -> Any:
@@ -103,9 +103,9 @@ def one_device(options: Mapping[str, Any], what: str, reason: str) -> Any:
     """
     devices, nodes = options["trainer.devices"], options["trainer.num_nodes"]
     if devices not in ("auto", 1, "1") and not (isinstance(devices, list) and len(devices) == 1):
-        raise ValueError(f"--trainer.devices is not for a {what}: expected one, since {reason}; received {devices}")
+        raise ValueError(f"--trainer.devices is not for a {what}: expected one, since {reason}; got {devices}")
     if nodes != 1:
-        raise ValueError(f"--trainer.num_nodes is not for a {what}: expected 1, received {nodes}")
+        raise ValueError(f"--trainer.num_nodes is not for a {what}: expected 1, got {nodes}")
     return 1 if devices == "auto" else devices
 
 
@@ -122,9 +122,7 @@ def refuse(given: Mapping[str, Any], more: Mapping[str, str]) -> None:
     for name, expected in (REFUSED | dict(more)).items():
         if name in given:
             dashes = "-" if len(name) == 1 else "--"
-            raise ValueError(
-                f"{dashes}{name} is not for many runs: expected {expected}; received {as_text(given[name])}"
-            )
+            raise ValueError(f"{dashes}{name} is not for many runs: expected {expected}; got {as_text(given[name])}")
 
 
 def name_of(text: str) -> str:

@@ -64,7 +64,7 @@ class Grid:
         by: dict[str, str] = {}
         for option, name in self._entries():
             if option in by:
-                raise ValueError(f"{option} is varied twice: expected one entry, received {by[option]} and {name}")
+                raise ValueError(f"{option} is varied twice: expected one entry, got {by[option]} and {name}")
             by[option] = name
 
     @property
@@ -118,7 +118,7 @@ class Grid:
             if isinstance(axis, Range):
                 raise ValueError(
                     f"{name} is a range, from which only a search can draw: expected a list of values, as in "
-                    f"{name}: [{axis.low}, {axis.high}]; received numbers from {axis.low} to {axis.high}"
+                    f"{name}: [{axis.low}, {axis.high}]; got numbers from {axis.low} to {axis.high}"
                 )
         draws = [dict(zip(self.axes, draw, strict=True)) for draw in itertools.product(*self.axes.values())]  # type: ignore[arg-type]
         names = _distinct(map(self.name, draws))
@@ -156,7 +156,7 @@ class Grid:
         used: set[str] = set()
         for name, template in self.templates.items():
             if re.search(r"[{}]", re.sub(r"\{.*?\}", "", template)):
-                raise ValueError(f"wrong template of {name}: expected one such as '{{n}}x100', received {template!r}")
+                raise ValueError(f"wrong template of {name}: expected one such as '{{n}}x100', got {template!r}")
             for field in re.findall(r"\{(.*?)\}", template):
                 if field not in variables:
                     raise unknown_name(f"variable in the template of {name}", field, variables)
@@ -165,7 +165,7 @@ class Grid:
             if name not in used:
                 raise ValueError(
                     f"{name} varies nothing: expected an option with a dot, such as model.lr, or a template with "
-                    f"{{{name}}}; received neither"
+                    f"{{{name}}}; got neither"
                 )
 
 
@@ -187,7 +187,7 @@ def read_grid(grid: str, folder: str = "grids") -> Grid:
     entries = load_config(find_config(grid, folder))
     if not isinstance(entries, dict) or not entries:
         raise ValueError(
-            f"nothing to vary: expected a YAML file, or entries such as {{model.lr: [1e-3, 1e-2]}}; received {grid!r}"
+            f"nothing to vary: expected a YAML file, or entries such as {{model.lr: [1e-3, 1e-2]}}; got {grid!r}"
         )
     axes: dict[str, Axis] = {}
     templates: dict[str, str] = {}

@@ -97,7 +97,7 @@ class Result:
             result = cls(**json.loads(path.read_text()))
             result.line()
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"broken result {path}: expected what a finished run wrote, received {error}") from None
+            raise ValueError(f"broken result {path}: expected what a finished run wrote, got {error}") from None
         return result
 
 

@@ -160,7 +160,7 @@ class Run:
         rows = next(callback.rows for callback in trainer.callbacks if isinstance(callback, RunReport))
         if not any("val_loss" in row for row in rows):
             raise ValueError(
-                f"no result of a run: expected training epochs with a validation loss, received {len(rows)} epochs, "
+                f"no result of a run: expected training epochs with a validation loss, got {len(rows)} epochs, "
                 "none with one"
             )
         best = next((c.best_model_path for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), "")

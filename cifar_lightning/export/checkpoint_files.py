@@ -28,7 +28,7 @@ def read_checkpoint(path: Path, kind: Kind = "network") -> dict[str, Any]:
         ValueError: If the file is none, is of another kind, is damaged, or does not exist.
     """
     if not path.is_file():
-        raise ValueError(f"no checkpoint: expected a file, received {str(path)!r}")
+        raise ValueError(f"no checkpoint: expected a file, got {str(path)!r}")
     try:
         if damage := _find_damage(path):
             raise ValueError(damage)
@@ -37,7 +37,7 @@ def read_checkpoint(path: Path, kind: Kind = "network") -> dict[str, Any]:
     except Exception as error:  # a file from anywhere can make the unpickler raise anything
         received = _in_short(error)
     if received:
-        raise ValueError(f"wrong checkpoint {path}: expected {KINDS[kind]}, received {received}")
+        raise ValueError(f"wrong checkpoint {path}: expected {KINDS[kind]}, got {received}")
     return dict(checkpoint)
 
 

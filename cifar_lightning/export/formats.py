@@ -54,7 +54,7 @@ def write(network: ImageNetwork, path: Path, file_format: FileFormat, samples: b
             if samples:
                 raise ValueError(
                     "Monte-Carlo dropout is code, and safetensors holds none: expected --format onnx or torch-export, "
-                    "or mc_predict with the loaded network; received --format safetensors"
+                    "or mc_predict with the loaded network; got --format safetensors"
                 )
             write_safetensors(network, path)
 

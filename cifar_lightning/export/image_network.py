@@ -47,7 +47,7 @@ class ImageNetwork(HubMethods, nn.Module):
         if values != self.network.in_features or len(self.classes) not in (0, outputs):
             raise ValueError(
                 f"images or classes that do not fit the network: expected {self.network.in_features} values an image "
-                f"and {outputs} classes, received the shape {self.shape} and {len(self.classes)} classes"
+                f"and {outputs} classes, got the shape {self.shape} and {len(self.classes)} classes"
             )
         self.options = {"network": dict(network), "classes": list(self.classes), "shape": list(self.shape)}
 
@@ -60,7 +60,7 @@ class ImageNetwork(HubMethods, nn.Module):
         if images.dtype != torch.uint8 or images.shape[1:] != self.shape:
             raise ValueError(
                 f"wrong images: expected uint8 of shape (B, {', '.join(map(str, self.shape))}), from 0 to 255; "
-                f"received {images.dtype} of shape {tuple(images.shape)}"
+                f"got {images.dtype} of shape {tuple(images.shape)}"
             )
         logits: Tensor = self.temperature(self.network(self.standardize(images)))
         return logits

@@ -89,7 +89,7 @@ def build_network(path: Path, options: Mapping[str, Any], state: Mapping[str, Te
         raise ValueError(f"wrong file {path}: expected the network of an MLPClassifier; {reason}") from error
     if network.standardize.scaling is None:
         raise ValueError(
-            f"wrong file {path}: expected a trained network, with statistics to standardize images; received none"
+            f"wrong file {path}: expected a trained network, with statistics to standardize images; got none"
         )
     return network.eval()
 
@@ -104,7 +104,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise ValueError(f"no such file: expected a trained network, received {str(path)!r}")
+        raise ValueError(f"no such file: expected a trained network, got {str(path)!r}")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -112,7 +112,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return options, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"wrong file {path}: expected one that cifar-lightning export --format safetensors or hub wrote, received "
+            f"wrong file {path}: expected one that cifar-lightning export --format safetensors or hub wrote, got "
             f"another ({error})"
         ) from error
 

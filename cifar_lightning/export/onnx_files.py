@@ -59,7 +59,7 @@ def write_onnx(network: ImageNetwork, path: Path, samples: bool = False) -> None
     require("export", "onnx", "onnxscript")
     if (size := sum(value.nbytes for value in network.state_dict().values())) > MOST_BYTES:
         raise ValueError(
-            f"network too large for ONNX: expected at most {MOST_BYTES:,} bytes, received {size:,}. "
+            f"network too large for ONNX: expected at most {MOST_BYTES:,} bytes, got {size:,}. "
             "--format safetensors has no limit"
         )
     module = exported_module(network, samples)
@@ -76,9 +76,7 @@ def write_onnx(network: ImageNetwork, path: Path, samples: bool = False) -> None
                 verbose=False,
             )
     except Exception as error:  # the exporter's own, of several kinds, with its log of many pages as the message
-        raise ValueError(
-            f"a network that can't be ONNX: expected operators of ONNX, received {_reason(error)}"
-        ) from error
+        raise ValueError(f"a network that can't be ONNX: expected operators of ONNX, got {_reason(error)}") from error
     assert program is not None, "torch.onnx.export returns a program with dynamo=True"
     program.model.metadata_props.update(describe(network))
     with replacing(path) as beside:

@@ -101,7 +101,7 @@ class SampledNetwork(nn.Module):
         self.network, self.passes = network, Passes(network.network.as_sequential(), count())
         if not any(isinstance(layer, SeededDropout) for layer in self.passes.modules()):
             raise ValueError(
-                "Monte-Carlo dropout has nothing to sample: expected a network with a dropout of p > 0, received none"
+                "Monte-Carlo dropout has nothing to sample: expected a network with a dropout of p > 0, got none"
             )
 
     def forward(self, images: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor, Tensor]:

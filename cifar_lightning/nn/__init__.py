@@ -1,1 +1,1 @@
-"""What a network is made of: layers, initializers, dropout, standardization. Torch only."""
+"""The parts of a network: layers, initializers, dropout, standardization. Needs torch only."""

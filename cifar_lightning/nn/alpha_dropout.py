@@ -1,4 +1,4 @@
-"""Alpha dropout: dropout that keeps the mean and the variance of a self-normalizing network.
+"""Alpha dropout: dropout that preserves the mean and variance of activations in a self-normalizing network.
 
 G. Klambauer, T. Unterthiner, A. Mayr, S. Hochreiter, "Self-Normalizing Neural Networks", NeurIPS 2017,
 section 3, https://arxiv.org/abs/1706.02515.
@@ -15,23 +15,23 @@ T = TypeVar("T", float, Tensor)
 SELU_LAMBDA = 1.0507009873554804934193349852946
 SELU_ALPHA = 1.6732632423543772848170429916717
 
-#: α' = -λα, where SELU saturates: the value that a dropped unit takes.
+#: α' = -λα, SELU's limit at minus infinity: the value of a dropped unit.
 ALPHA_PRIME = -SELU_LAMBDA * SELU_ALPHA
 
 
 def check_probability(p: float) -> float:
-    """Return `p` if it is a dropout probability, 0 <= p < 1.
+    """Return `p` unchanged if 0 <= p < 1.
 
     Raises:
-        ValueError: If it is not. NaN and 1 are not: nothing would be left to rescale.
+        ValueError: If it is not. NaN and 1 are rejected too: dropping everything leaves nothing to rescale.
     """
     if not 0 <= p < 1:
-        raise ValueError(f"dropout probability out of range: expected 0 <= p < 1, received p={p}")
+        raise ValueError(f"dropout probability must be in [0, 1), got {p}")
     return p
 
 
 def affine_correction(p: T) -> tuple[T, T]:
-    """The a and b for which a(xd + α'(1-d)) + b keeps mean 0 and variance 1, with d ~ Bernoulli(1-p).
+    """The a and b for which a(xd + α'(1-d)) + b has mean 0 and variance 1 if x has, with d ~ Bernoulli(1-p).
 
     With q = 1-p:  a = (q + α'² q(1-q))^(-1/2),  b = -a (1-q) α'  (Klambauer et al. 2017, section 3).
 
@@ -45,22 +45,22 @@ def affine_correction(p: T) -> tuple[T, T]:
 
 
 def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
-    """Set elements of x, the input, to α' with probability `p`, then rescale: y = a(xd + α'(1-d)) + b.
+    """Set each element of x, the input, to α' with probability `p`, then rescale: y = a(xd + α'(1-d)) + b.
 
-    Keeps mean 0 and variance 1 of inputs that have them. The arguments are those of
-    `torch.nn.functional.alpha_dropout`. One byte an element, the mask, is kept for the backward pass.
+    Inputs with mean 0 and variance 1 keep both. Takes the same arguments as `torch.nn.functional.alpha_dropout`.
+    The backward pass needs one byte per element, for the mask.
 
     Args:
-        input: Any shape and device; to drop from it, a real floating dtype.
-        p: Probability that an element is dropped, 0 <= p < 1.
-        training: Whether to drop at all; the input itself is returned if not.
-        inplace: Whether to overwrite the input, which must then not be a leaf that requires a gradient.
+        input: Any shape and device; a real floating dtype, unless nothing is dropped.
+        p: Probability of dropping an element, 0 <= p < 1.
+        training: Whether to drop at all; if False, the input itself is returned.
+        inplace: Whether to overwrite the input, which then must not be a leaf that requires a gradient.
 
     Returns:
         A tensor of the input's shape and dtype.
 
     Raises:
-        ValueError: If `p` is out of range, or elements are to be dropped from an input that is not real and floating.
+        ValueError: If `p` is out of range, or if there is something to drop and the dtype is not real and floating.
 
     Example:
         >>> import torch
@@ -72,9 +72,9 @@ def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace
     if not training or p == 0:
         return input
     if not input.is_floating_point():
-        raise ValueError(f"alpha_dropout: wrong dtype: expected a real floating dtype, received {input.dtype}")
+        raise ValueError(f"alpha_dropout needs an input with a real floating dtype, got {input.dtype}")
     a, b = affine_correction(p)
-    # float32 noise for every dtype: bfloat16 has 8 bits, too few for the rate to be p.
+    # float32 noise for every dtype: bfloat16's 8 bits are too few to drop at exactly the rate p.
     dropped = torch.rand_like(input, dtype=torch.float32) < p
     if inplace:
         return input.mul_(a).add_(b).masked_fill_(dropped, a * ALPHA_PRIME + b)
@@ -84,10 +84,10 @@ def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace
 class AlphaDropout(nn.AlphaDropout):
     """`alpha_dropout` as a module, active in training mode only.
 
-    A subclass of torch's, by which uncertainty libraries recognize a dropout layer.
+    It subclasses `torch.nn.AlphaDropout`, so uncertainty libraries recognize it as a dropout layer.
 
     Args:
-        p: Probability that an element is dropped, 0 <= p < 1; 0.5 by default.
+        p: Probability of dropping an element, 0 <= p < 1.
         inplace: Whether to overwrite the input.
 
     Raises:
@@ -105,5 +105,5 @@ class AlphaDropout(nn.AlphaDropout):
         super().__init__(check_probability(p), inplace)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Map (*) to (*)."""
+        """Map a tensor of any shape to the same shape."""
         return alpha_dropout(input, self.p, self.training, self.inplace)

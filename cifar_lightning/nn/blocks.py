@@ -1,4 +1,4 @@
-"""How linear layers, normalizations, activations and dropouts make up a hidden layer of `DeepMLP`."""
+"""How a hidden layer of `DeepMLP` is assembled from linear layers, normalization, activation and dropout."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Make = Callable[[], nn.Module]
 
 
 class Residual(nn.Sequential):
-    """x + f(x), with f its layers in a row (He et al. 2016, https://arxiv.org/abs/1512.03385)."""
+    """x + f(x), where f applies the layers in order (He et al. 2016, https://arxiv.org/abs/1512.03385)."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (B, features) to the same shape."""
@@ -24,22 +24,23 @@ class Residual(nn.Sequential):
 
 @dataclass(frozen=True)
 class Blocks:
-    """Makes hidden layers, each from the layer below to its own width.
+    """Builds hidden layers of one kind.
 
     - plain: linear, [norm], activation, [norm], [dropout].
-    - residual: x + plain(x) wherever the width stays the same; plain where it changes.
-    - inverted_bottleneck: x + linear(dropout(activation(linear(norm(x))))), `expansion` times as wide inside, with
-      the norm before all, as in MLP-Mixer (Tolstikhin et al. 2021, https://arxiv.org/abs/2105.01601) and in
-      Bachmann et al. 2023 (https://arxiv.org/abs/2306.13575). Where the width changes, and so in the first layer,
-      it is one linear layer.
+    - residual: x + plain(x) where the input and output widths are equal, plain elsewhere.
+    - inverted_bottleneck: x + linear(dropout(activation(linear(norm(x))))), `expansion` times as wide inside and with
+      the norm first, as in MLP-Mixer (Tolstikhin et al. 2021, https://arxiv.org/abs/2105.01601) and in
+      Bachmann et al. 2023 (https://arxiv.org/abs/2306.13575). Where the width changes, as in the first layer, it is a
+      single linear layer.
 
     Args:
-        block: Which of them.
-        expansion: Width inside of an inverted bottleneck, relative to its own.
+        block: The kind of layer.
+        expansion: Inner width of an inverted bottleneck, relative to its outer width.
         bias: Whether linear layers have a bias.
-        norm: Makes a normalization of so many features.
-        norm_position: Whether it stands before or after the activation; in an inverted bottleneck it comes first.
-        activation: Makes an activation.
+        norm: Makes a normalization layer for a given number of features.
+        norm_position: Whether the norm comes before or after the activation; it is always first in an inverted
+            bottleneck.
+        activation: Makes an activation layer.
     """
 
     block: BlockName
@@ -76,11 +77,11 @@ class Blocks:
         return nn.Linear(fan_in, fan_out, bias=self.bias)
 
     def count_weights(self, fan_in: int, fan_out: int) -> int:
-        """The number of weights in the linear layers of a hidden layer."""
+        """The number of weights in a hidden layer's linear layers, without biases."""
         is_bottleneck = self.block == "inverted_bottleneck" and fan_in == fan_out
         return fan_in * fan_out * (2 * self.expansion if is_bottleneck else 1)
 
 
 def chain(cls: type[nn.Sequential] = nn.Sequential, **modules: nn.Module) -> nn.Sequential:
-    """The modules in a row, by name, without the identities."""
+    """The modules in order, by name, leaving out identities."""
     return cls(OrderedDict((k, m) for k, m in modules.items() if not isinstance(m, nn.Identity)))

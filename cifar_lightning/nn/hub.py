@@ -1,4 +1,4 @@
-"""Networks in repositories of the Hugging Face Hub, and in folders of the same form."""
+"""Saving networks to the Hugging Face Hub, or to local folders in the same format, and loading them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,13 @@ CARD = "README.md"
 
 
 class HubMethods:
-    """Saves a module to the Hugging Face Hub and loads it from there, by huggingface_hub's `PyTorchModelHubMixin`.
+    """Adds saving to and loading from the Hugging Face Hub, using huggingface_hub's `PyTorchModelHubMixin`.
 
-    A saved network is a folder, or a repository of the same files: `config.json` (what its class takes),
-    `model.safetensors` and `README.md`, the model card. The extra `hub` is needed once a method is called.
+    A saved network is a folder, or a repository with the same files: `config.json` (the constructor's arguments),
+    `model.safetensors` and `README.md`, the model card. Calling a method needs the `hub` extra.
 
     Attributes:
-        options: What the module's class takes, in values that JSON can hold.
+        options: The constructor's arguments, as JSON values.
     """
 
     options: dict[str, Any]
@@ -30,17 +30,17 @@ class HubMethods:
         """Load a network, in evaluation mode.
 
         Args:
-            name: A folder, which needs no network connection, or the name of a repository, such as "me/my-mlp".
-            options: What `PyTorchModelHubMixin.from_pretrained` takes: revision, token, local_files_only, ...
+            name: A local folder, or the name of a repository, such as "me/my-mlp".
+            options: Passed on to `PyTorchModelHubMixin.from_pretrained`: revision, token, local_files_only, ...
 
         Raises:
-            ValueError: If the extra `hub` is missing, or the network is of another class.
+            ValueError: If the `hub` extra is missing, or if another class saved the network.
         """
         try:
             loaded = _hub_class(cls).from_pretrained(name, **{"strict": True} | options)
         except (TypeError, RuntimeError) as error:  # of the class, or of the state
             raise ValueError(
-                f"wrong network {str(name)!r}: expected one that {cls.__name__} has saved, received another: {error}"
+                f"cannot load {str(name)!r}: expected a network that {cls.__name__} has saved, got another: {error}"
             ) from error
         module: Any = cls(**loaded.options)
         module.load_state_dict(loaded.state_dict())
@@ -48,14 +48,14 @@ class HubMethods:
         return module  # type: ignore[no-any-return]
 
     def save_pretrained(self, folder: str | Path, card: str | None = None) -> None:
-        """Save the network into a folder, which is made if it is missing.
+        """Save the network into a folder, created if missing.
 
         Args:
             folder: The folder.
-            card: Text of the model card; by default a card that is there stays, or else a general one is written.
+            card: Text of the model card. By default an existing card is kept, and a generic one is written otherwise.
 
         Raises:
-            ValueError: If the extra `hub` is missing.
+            ValueError: If the `hub` extra is missing.
         """
         copy = self._hub_copy()
         if card is not None:
@@ -64,15 +64,15 @@ class HubMethods:
         copy.save_pretrained(folder)
 
     def push_to_hub(self, repo_id: str, card: str | None = None, **options: Any) -> str:
-        """Save the network into a repository, which is made if it is missing, and return the commit's address.
+        """Push the network to a repository, created if missing, and return the URL of the commit.
 
         Args:
             repo_id: The repository's name, such as "me/my-mlp".
-            card: Text of the model card; by default a general one.
-            options: What `PyTorchModelHubMixin.push_to_hub` takes: private, token, commit_message, ...
+            card: Text of the model card; a generic one by default.
+            options: Passed on to `PyTorchModelHubMixin.push_to_hub`: private, token, commit_message, ...
 
         Raises:
-            ValueError: If the extra `hub` is missing.
+            ValueError: If the `hub` extra is missing.
         """
         copy = self._hub_copy()
         if card is not None:
@@ -82,17 +82,17 @@ class HubMethods:
         return str(copy.push_to_hub(repo_id, **options))
 
     def _hub_copy(self) -> Any:
-        """A copy of the module that has the mixin's methods."""
-        assert isinstance(self, nn.Module), "it is one of its bases"
+        """A copy of the module with the mixin's methods."""
+        assert isinstance(self, nn.Module), "HubMethods is mixed into a module"
         copy = _hub_class(type(self))(**self.options)
         copy.load_state_dict(self.state_dict())
         return copy
 
 
 def _hub_class(cls: Any) -> Any:
-    """A class that is `cls` and has the mixin's methods in the place of `HubMethods`'.
+    """A subclass of `cls` in which the mixin's methods replace those of `HubMethods`.
 
-    huggingface_hub is imported here alone: it takes a while, and few need it.
+    huggingface_hub is only imported here, since the import is slow and few users need it.
     """
     require("hub")
     from huggingface_hub import PyTorchModelHubMixin

@@ -1,4 +1,4 @@
-"""Weight initialization: He, Glorot and LeCun as one variance scaling, and orthogonal."""
+"""Weight initialization: variance scaling, which covers He, Glorot and LeCun, and orthogonal matrices."""
 
 from math import prod, sqrt
 from typing import Literal, cast, get_args
@@ -10,7 +10,7 @@ from cifar_lightning.errors import unknown_name
 
 Mode = Literal["fan_in", "fan_out", "fan_avg"]
 Distribution = Literal["truncated_normal", "untruncated_normal", "uniform"]
-#: As in Keras, `normal` means truncated at two standard deviations; `untruncated_normal` is torch's.
+#: As in Keras, `normal` is truncated at two standard deviations; `untruncated_normal` is torch's normal.
 InitName = Literal[
     "he_normal",
     "he_untruncated_normal",
@@ -24,7 +24,7 @@ InitName = Literal[
     "orthogonal",
 ]
 
-#: Variance times fan, and which fan, of each family.
+#: For each family: variance times fan, and which fan.
 FAMILIES: dict[str, tuple[float, Mode]] = {
     "he": (2.0, "fan_in"),  # He et al. 2015, equation 10
     "glorot": (1.0, "fan_avg"),  # Glorot and Bengio 2010, equation 12
@@ -43,23 +43,20 @@ def variance_scaling_(
     distribution: Distribution = "truncated_normal",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Fill `weight` with mean 0 and variance scale / fan.
+    """Fill `weight` with random numbers of mean 0 and variance scale / fan, and return it.
 
     Args:
-        weight: (outputs, inputs, ...), as torch's linear layers and convolutions hold it. Each further dimension, a
-            kernel's, multiplies both fans. Nothing happens to a weight without elements.
+        weight: (outputs, inputs, ...), the layout of torch's linear and convolutional layers. Kernel dimensions
+            multiply both fans. An empty weight is left alone.
         scale: Variance times fan; positive.
-        mode: The fan that divides: inputs, outputs, or their mean.
-        distribution: A normal truncated at two standard deviations, a plain one, or a uniform one. All three
-            have the stated variance.
-        generator: Source of randomness; torch's global one by default.
-
-    Returns:
-        `weight`.
+        mode: Which fan to divide by: the number of inputs, of outputs, or their mean.
+        distribution: A normal truncated at two standard deviations, an untruncated normal, or a uniform
+            distribution. All three have the stated variance.
+        generator: Source of randomness; torch's global generator by default.
 
     Raises:
-        ValueError: If `weight` has fewer than two dimensions or `scale` is not positive, or for an unknown mode or
-            distribution.
+        ValueError: If `weight` has fewer than two dimensions, if `scale` is not positive, or if the mode or
+            distribution is unknown.
 
     Example:
         >>> import torch
@@ -69,9 +66,9 @@ def variance_scaling_(
         3
     """
     if weight.ndim < 2:
-        raise ValueError(f"wrong weight shape: expected (outputs, inputs, ...), received {tuple(weight.shape)}")
+        raise ValueError(f"weight must have the shape (outputs, inputs, ...), got {tuple(weight.shape)}")
     if not scale > 0:
-        raise ValueError(f"scale out of range: expected scale > 0, received {scale}")
+        raise ValueError(f"scale must be positive, got {scale}")
     fan_out, fan_in = (size * prod(weight.shape[2:]) for size in weight.shape[:2])
     fans = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
     if mode not in fans:
@@ -93,10 +90,10 @@ def variance_scaling_(
 
 
 def initialize_(weight: Tensor, init: InitName, generator: torch.Generator | None = None) -> Tensor:
-    """Fill `weight`, (outputs, inputs, ...), by the initializer called `init`, and return it.
+    """Fill `weight`, (outputs, inputs, ...), with the initializer called `init`, and return it.
 
     Raises:
-        ValueError: For an unknown name.
+        ValueError: If the name is unknown.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""What a hidden layer can be made of: activations, normalizations and dropouts, by name."""
+"""Activations, normalizations and dropouts, looked up by name."""
 
 import inspect
 import sys
@@ -48,43 +48,44 @@ DROPOUTS: dict[str, type[nn.Module]] = {"none": nn.Identity, "standard": nn.Drop
 
 
 def make_activation(name: ActivationName | str, parameters: Mapping[str, Any] | None = None) -> nn.Module:
-    """The activation called `name`, with `parameters` as its class takes them (LeakyReLU's negative_slope).
+    """Make the activation called `name`.
 
     Args:
-        name: One of `ACTIVATIONS`, or the import path of a class of an imported module, such as "my.module.Swish2".
-        parameters: What its class takes.
+        name: One of `ACTIVATIONS`, or the import path of a class in an imported module, such as "my.module.Swish2".
+        parameters: Keyword arguments of its class, such as LeakyReLU's negative_slope.
 
     Raises:
-        ValueError: For an unknown name or parameter.
+        ValueError: If the name or a parameter is unknown.
     """
     cls = ACTIVATIONS.get(name) or _own_activation(name)
     known = set(inspect.signature(cls).parameters) - {"inplace", "device", "dtype"}
     for parameter in parameters or {}:
         if parameter not in known:
-            raise unknown_name(f"parameter of {name}", parameter, sorted(known) or ["none at all"])
+            raise unknown_name(f"parameter of {name}", parameter, sorted(known) or ["none (it takes no parameters)"])
     return cls(**(parameters or {}))
 
 
 def _own_activation(path: str) -> type[nn.Module]:
-    """The class that an import path leads to. A module is never imported here: a checkpoint must not run code."""
+    """The class at an import path. No module is imported here: loading a checkpoint must not run code."""
     module, _, name = str(path).rpartition(".")
     cls = getattr(sys.modules.get(module), name, None)
     if not (inspect.isclass(cls) and issubclass(cls, nn.Module)):
-        raise unknown_name("activation", path, [*ACTIVATIONS, "or the path of a class that is imported"])
+        raise unknown_name("activation", path, [*ACTIVATIONS, "or the import path of a class in an imported module"])
     return cls
 
 
 def make_normalization(name: NormalizationName, features: int, momentum: float, eps: float) -> nn.Module:
-    """A normalization of (B, features), or the identity for "none".
+    """Make a normalization layer for inputs (B, features), or an identity for "none".
 
     Args:
         name: "none", "batch" (Ioffe and Szegedy 2015) or "layer" (Ba et al. 2016).
         features: Number of features.
-        momentum: Weight of the newest batch in batch normalization's running statistics: 1 minus Keras's momentum.
+        momentum: Weight of the current batch in the running statistics of batch normalization: 1 minus Keras's
+            momentum.
         eps: Added to the variance.
 
     Raises:
-        ValueError: For an unknown name.
+        ValueError: If the name is unknown.
     """
     match name:
         case "none":
@@ -97,10 +98,10 @@ def make_normalization(name: NormalizationName, features: int, momentum: float, 
 
 
 def make_dropout(name: DropoutName, p: float) -> nn.Module:
-    """A dropout that drops with probability `p`, or the identity for "none".
+    """Make a dropout layer with probability `p`, or an identity for "none".
 
     Raises:
-        ValueError: For an unknown name, or if `p` is out of range.
+        ValueError: If the name is unknown or `p` is out of range.
     """
     if name not in DROPOUTS:
         raise unknown_name("dropout", name, DROPOUTS)

@@ -26,16 +26,16 @@ from cifar_lightning.nn.layers import (
 
 DropoutPosition = Literal["last", "all", "input_and_all"]
 
-#: A longer chain, or a network of more weights (8 GiB of them), is a slip of the pen, which would fill the memory.
+#: More layers, or more weights (8 GiB), are taken for a typo: they would fill the memory.
 MOST_LAYERS = 10_000
 MOST_WEIGHTS = 2**31
 
 
 def parse_hidden_sizes(sizes: Sequence[int] | str) -> list[int]:
-    """The list of layer widths that `sizes` stands for: itself, or "20x100" for twenty layers of 100.
+    """The layer widths as a list; "20x100" stands for twenty layers of 100 units.
 
     Raises:
-        ValueError: If it is empty, holds anything but positive integers, or is longer than `MOST_LAYERS`.
+        ValueError: If there are none, if one is not a positive integer, or if there are more than `MOST_LAYERS`.
     """
     if isinstance(sizes, str):
         match = re.fullmatch(r"\s*(\d{1,18})\s*x\s*(\d{1,18})\s*", sizes)
@@ -46,8 +46,8 @@ def parse_hidden_sizes(sizes: Sequence[int] | str) -> list[int]:
         parsed = list(sizes) if isinstance(sizes, Iterable) else []
     if not parsed or not all(type(size) is int and size > 0 for size in parsed):
         raise ValueError(
-            "wrong hidden_sizes: expected at least one positive integer, as in [300, 100], "
-            f"or LAYERSxNEURONS, as in 20x100; received {sizes!r}"
+            "hidden_sizes must be one or more positive integers, as in [300, 100], "
+            f"or LAYERSxNEURONS, as in 20x100; got {sizes!r}"
         )
     _check_length(len(parsed))
     return parsed
@@ -55,44 +55,45 @@ def parse_hidden_sizes(sizes: Sequence[int] | str) -> list[int]:
 
 def _check_length(layers: int) -> None:
     if layers > MOST_LAYERS:
-        raise ValueError(f"too many hidden_sizes: expected at most {MOST_LAYERS:,} layers, received {layers:,}")
+        raise ValueError(f"hidden_sizes may have at most {MOST_LAYERS:,} layers, got {layers:,}")
 
 
 class DeepMLP(HubMethods, nn.Module):
-    """Flatten, [norm], [dropout], hidden layers of (linear, [norm], activation, [norm], [dropout]), linear.
+    """A deep multilayer perceptron for classification.
 
-    `block` says what a hidden layer is. The default is self-normalizing: SELU, LeCun normal, no normalization, no
-    dropout (Klambauer et al. 2017).
+    Flatten, [norm], [dropout], hidden layers of (linear, [norm], activation, [norm], [dropout]), linear. Other kinds of
+    hidden layer are chosen with `block`. The default network is self-normalizing: SELU, LeCun normal, no normalization,
+    no dropout (Klambauer et al. 2017).
 
     Args:
-        in_features: Number of inputs of an example, after flattening.
+        in_features: Number of input values per example, after flattening.
         num_classes: Number of logits.
-        hidden_sizes: Width of each hidden layer, as a sequence or as "20x100".
-        activation: Activation of the hidden layers, by name, or a class of an imported module, by path.
-        activation_args: Its parameters, as torch's class takes them, such as {"negative_slope": 0.2}.
+        hidden_sizes: Width of each hidden layer, such as [300, 100], or "20x100" for twenty layers of 100 units.
+        activation: Activation of the hidden layers: a name, or the import path of a class in an imported module.
+        activation_args: Keyword arguments of the activation's class, such as {"negative_slope": 0.2}.
         init: Initializer of the hidden layers' weights; biases start at 0.
         output_init: Initializer of the output layer's weights.
-        normalization: Normalization of each hidden layer.
-        norm_position: Whether it stands before or after the activation.
-        block: What a hidden layer is: plain, as above; residual, x + plain(x), wherever the width stays the same; or
-            inverted_bottleneck, x + linear(dropout(activation(linear(norm(x))))), for which the first hidden layer is
-            linear alone, and which has one more normalization before the output (`Blocks` has the sources).
-        expansion: Width inside of an inverted bottleneck, relative to its own.
-        norm_input: Whether the input is normalized too.
-        norm_momentum: Weight of the newest batch in batch norm's running statistics (1 minus Keras's momentum).
+        normalization: Normalization in each hidden layer.
+        norm_position: Whether the normalization comes before or after the activation.
+        block: Kind of hidden layer: plain, as above; residual, x + plain(x), where the width does not change; or
+            inverted_bottleneck, x + linear(dropout(activation(linear(norm(x))))), in which the first hidden layer is
+            linear only and one more normalization comes before the output (see `Blocks` for the sources).
+        expansion: Inner width of an inverted bottleneck, relative to its outer width.
+        norm_input: Whether to normalize the input too.
+        norm_momentum: Weight of the current batch in batch norm's running statistics (1 minus Keras's momentum).
         norm_eps: Added to the variance in a normalization.
-        bias: Whether hidden linear layers have a bias. None: all but those that a batch norm follows directly,
-            which would subtract it again.
+        bias: Whether hidden linear layers have a bias. None: all except those directly before a batch norm, which
+            would cancel it.
         dropout: Kind of dropout.
-        dropout_p: Probability that an element is dropped, 0 <= p < 1.
+        dropout_p: Probability of dropping an element, 0 <= p < 1.
         dropout_position: After the last hidden layer only, after every hidden layer, or also on the input.
-        max_norm: Largest Euclidean norm of the weights into a hidden unit (Keras's `max_norm` constraint),
-            imposed by `constrain_`; None for no constraint.
-        l1: Factor of the sum of all weights' absolute values in `penalty`; biases are not penalized.
-        l2: Factor of the sum of their squares (Keras's `l2`: twice as strong as a `weight_decay` of the same value).
+        max_norm: Maximum Euclidean norm of the weights into each hidden unit (Keras's `max_norm` constraint),
+            enforced by `constrain_`; None for no constraint.
+        l1: Factor of the sum of absolute weights in `penalty`; biases are not penalized.
+        l2: Factor of the sum of squared weights (Keras's `l2`: twice as strong as a `weight_decay` of the same value).
 
     Raises:
-        ValueError: For a value that is out of range or a name that is unknown.
+        ValueError: If a value is out of range or a name is unknown.
 
     Example:
         >>> import torch
@@ -133,7 +134,7 @@ class DeepMLP(HubMethods, nn.Module):
         _check_block(block, expansion, norm_position)
         for name, factor in (("l1", l1), ("l2", l2)):
             if not 0 <= factor < float("inf"):
-                raise ValueError(f"{name} out of range: expected 0 or a positive number, received {factor}")
+                raise ValueError(f"{name} must be 0 or a positive number, got {factor}")
         is_bottleneck = block == "inverted_bottleneck"
         if bias is None:
             bias = not (normalization == "batch" and norm_position == "before_activation") or is_bottleneck
@@ -157,7 +158,7 @@ class DeepMLP(HubMethods, nn.Module):
         widths = list(pairwise([in_features, *sizes]))
         weights = sum(blocks.count_weights(*pair) for pair in widths) + sizes[-1] * num_classes
         if weights > MOST_WEIGHTS:
-            raise ValueError(f"network too large: expected at most {MOST_WEIGHTS:,} weights, received {weights:,}")
+            raise ValueError(f"network too large: at most {MOST_WEIGHTS:,} weights are allowed, got {weights:,}")
         last = len(sizes) - 1
         self.hidden = nn.Sequential(
             *(blocks.make(*pair, drop(i == last or dropout_position != "last")) for i, pair in enumerate(widths))
@@ -175,38 +176,38 @@ class DeepMLP(HubMethods, nn.Module):
                 nn.init.zeros_(linear.bias)
 
     def linears(self) -> list[nn.Linear]:
-        """The linear layers, from the first hidden one to the output."""
+        """All linear layers, from the first hidden layer to the output."""
         return [module for module in self.modules() if isinstance(module, nn.Linear)]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, ...) with `in_features` values an example to logits (B, num_classes).
+        """Map inputs (B, ...), with `in_features` values per example, to logits (B, num_classes).
 
         Raises:
-            ValueError: If an example has another number of values.
+            ValueError: If an example has a different number of values.
         """
         x = x.flatten(1)  # (B, in_features)
         if x.shape[1] != self.in_features:
-            raise ValueError(f"wrong input shape: expected {self.in_features} values an example, received {x.shape[1]}")
+            raise ValueError(f"wrong input shape: expected {self.in_features} values per example, got {x.shape[1]}")
         logits: Tensor = self.output(self.before_output(self.hidden(self.input(x))))
         return logits
 
     def as_sequential(self) -> nn.Sequential:
-        """The same layers in a row, for whoever wants to run only some of them."""
+        """The same layers as a `Sequential`, for running only some of them."""
         return nn.Sequential(nn.Flatten(), self.input, self.hidden, self.before_output, self.output)
 
     @torch.no_grad()
     def constrain_(self) -> None:
-        """Scale down the weights into each hidden unit, unless frozen, to the norm `max_norm`; for after each step."""
+        """Scale the weights into each hidden unit down to norm `max_norm`, unless frozen. Call it after each step."""
         if self.max_norm is not None:
             for linear in (linear for linear in self.linears()[:-1] if linear.weight.requires_grad):
                 linear.weight.copy_(torch.renorm(linear.weight, p=2, dim=0, maxnorm=self.max_norm))
 
     def penalty(self) -> Tensor | float:
-        """What is to be added to a loss: `weight_penalty` with the network's own l1 and l2; 0 without them."""
+        """The regularization term to add to the loss: `weight_penalty` with the network's l1 and l2; 0 without them."""
         return weight_penalty(self, self.l1, self.l2) if self.l1 or self.l2 else 0.0
 
     def self_normalization_gaps(self, standardized_input: bool = True) -> list[str]:
-        """What keeps the network from normalizing itself, and why (Klambauer et al. 2017): empty if nothing does.
+        """The reasons why the network is not self-normalizing (Klambauer et al. 2017); empty if it is.
 
         Args:
             standardized_input: Whether each input feature has mean 0 and variance 1.
@@ -218,23 +219,23 @@ class DeepMLP(HubMethods, nn.Module):
             f"the initializer is {self.init}: the fixed point needs weights of variance 1/fan_in, LeCun's": (
                 self.init.startswith("lecun")
             ),
-            "the input is not standardized: the first layer must be given mean 0 and variance 1": standardized_input,
+            "the input is not standardized: the first layer needs mean 0 and variance 1": standardized_input,
             f"the dropout is {self.dropout}: only alpha dropout keeps mean and variance": self.dropout != "standard",
-            f"there is {self.normalization} normalization: it takes the place of self-normalization": (
+            f"there is {self.normalization} normalization: it replaces self-normalization": (
                 self.normalization == "none"
             ),
-            f"the blocks are {self.block}: what skips a layer adds its variance to the layer's": self.block == "plain",
-            "max_norm is set: it takes the weights away from variance 1/fan_in": self.max_norm is None,
+            f"the blocks are {self.block}: a skip connection adds its variance to the layer's": self.block == "plain",
+            "max_norm is set: it moves the weights away from variance 1/fan_in": self.max_norm is None,
         }
         return [gap for gap, holds in conditions.items() if not holds]
 
     def is_self_normalizing(self, standardized_input: bool = True) -> bool:
-        """Whether `self_normalization_gaps` finds none."""
+        """Whether there are no `self_normalization_gaps`."""
         return not self.self_normalization_gaps(standardized_input)
 
 
 def weight_penalty(module: nn.Module, l1: float, l2: float) -> Tensor:
-    """l1 Σ |w| + l2 Σ w² over the weights w of the linear layers in a module, of which one factor is not 0."""
+    """l1 Σ |w| + l2 Σ w² over the weights w of a module's linear layers; l1 and l2 must not both be 0."""
     weights = [layer.weight for layer in module.modules() if isinstance(layer, nn.Linear)]
     terms = [l1 * weight.abs().sum() for weight in weights if l1] + [
         l2 * weight.square().sum() for weight in weights if l2
@@ -253,28 +254,26 @@ def _check_choices(
 ) -> None:
     if in_features < 1 or num_classes < 1:
         raise ValueError(
-            "wrong network size: expected in_features >= 1 and num_classes >= 1; "
-            f"received in_features={in_features}, num_classes={num_classes}"
+            "in_features and num_classes must be at least 1, "
+            f"got in_features={in_features} and num_classes={num_classes}"
         )
     if norm_position not in get_args(NormPosition):
         raise unknown_name("norm_position", norm_position, get_args(NormPosition))
     if norm_input and normalization == "none":
-        raise ValueError(
-            "norm_input without a normalization: expected normalization 'batch' or 'layer', received 'none'"
-        )
+        raise ValueError("norm_input needs a normalization: 'batch' or 'layer', got 'none'")
     if dropout_position not in get_args(DropoutPosition):
         raise unknown_name("dropout_position", dropout_position, get_args(DropoutPosition))
     if max_norm is not None and not max_norm > 0:
-        raise ValueError(f"max_norm out of range: expected a positive number or null, received {max_norm}")
+        raise ValueError(f"max_norm must be a positive number or null, got {max_norm}")
 
 
 def _check_block(block: BlockName, expansion: int, norm_position: NormPosition) -> None:
     if block not in get_args(BlockName):
         raise unknown_name("block", block, get_args(BlockName))
     if expansion < 1:
-        raise ValueError(f"expansion out of range: expected 1 or more, received {expansion}")
+        raise ValueError(f"expansion must be at least 1, got {expansion}")
     if block == "inverted_bottleneck" and norm_position == "after_activation":
         raise ValueError(
-            "norm_position does nothing in an inverted bottleneck, whose norm comes first: expected "
-            "'before_activation', the default; received 'after_activation'"
+            "norm_position must be 'before_activation', the default, in an inverted bottleneck, where the norm always "
+            "comes first; got 'after_activation'"
         )

@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 from cifar_lightning.errors import unknown_name
 
-#: raw: 0 to 255 as they are; unit: divided by 255; channel: a mean and a deviation each; feature: for each value.
+#: raw: 0 to 255, unchanged; unit: divided by 255; channel, feature: a mean and a deviation per channel or per value.
 Scaling = Literal["raw", "unit", "channel", "feature"]
 SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
 
-#: Number of images that are summed at a time.
+#: Number of images summed at a time.
 CHUNK = 256
 
 
 class Statistics(NamedTuple):
-    """What an image is standardized with, in units of a pixel, 0 to 255."""
+    """The mean and standard deviation that standardize images, in pixel values of 0 to 255."""
 
     scaling: Scaling
     mean: Tensor  # (C, H, W), float32
@@ -25,17 +25,17 @@ class Statistics(NamedTuple):
 
 
 def compute_statistics(images: Tensor, scaling: Scaling, indices: Tensor | None = None) -> Statistics:
-    """Compute the statistics of `images`, to be called on the training split only.
+    """Compute the statistics of `images`. Use the training split only.
 
-    A feature that never changes gets standard deviation 1, so that it becomes 0 and not NaN.
+    A feature that never varies gets standard deviation 1, so it becomes 0 rather than NaN.
 
     Args:
         images: (N, C, H, W), uint8.
         scaling: What to compute.
-        indices: (M,), which of the images; by default all.
+        indices: (M,), the images to use; all by default.
 
     Raises:
-        ValueError: For an unknown scaling, or if there are no images.
+        ValueError: If the scaling is unknown or there are no images.
 
     Example:
         >>> import torch
@@ -48,13 +48,13 @@ def compute_statistics(images: Tensor, scaling: Scaling, indices: Tensor | None 
         raise unknown_name("scaling", scaling, SCALINGS)
     indices = torch.arange(len(images)) if indices is None else indices
     if len(indices) == 0:
-        raise ValueError("no training images: expected at least one to compute statistics, received none")
+        raise ValueError("computing statistics takes at least one training image, got none")
     shape = images.shape[1:]
     mean, std = torch.zeros(shape), torch.ones(shape)
     if scaling == "unit":
         std = std * 255
     elif scaling in ("channel", "feature"):
-        # Exact: sums of x² over a chunk are below 2^24, in float32, and those over all images below 2^53, in float64.
+        # Exact: the sum of x² over a chunk stays below 2^24 (float32), the sum over all images below 2^53 (float64).
         x_sum = torch.zeros(shape, dtype=torch.float64)
         x2_sum = torch.zeros(shape, dtype=torch.float64)
         for part in indices.split(CHUNK):
@@ -71,12 +71,12 @@ def compute_statistics(images: Tensor, scaling: Scaling, indices: Tensor | None 
 
 
 class Standardize(nn.Module):
-    """Cast images to float32 and standardize them by statistics that are saved with the module.
+    """Cast images to float32 and standardize them, with statistics that are saved with the module.
 
-    The identity, apart from the cast, until `set_statistics` is called or a state is loaded.
+    Until `set_statistics` is called or a state is loaded, it only casts.
 
     Args:
-        shape: Shape of an image, (C, H, W); that of the statistics counts once there are any.
+        shape: Shape of an image, (C, H, W), until there are statistics; then theirs counts.
 
     Example:
         >>> import torch
@@ -90,8 +90,8 @@ class Standardize(nn.Module):
 
     mean: Tensor
     std: Tensor
-    # (), among SCALINGS; -1 for none. It is a number, so a state holds tensors only. It is floating, since a moving
-    # average of equal numbers is right only to within rounding: truncated, it would become another scaling.
+    # (), an index into SCALINGS; -1 for none. A tensor, since a state dict holds only tensors, and floating, since a
+    # moving average of equal numbers is exact only up to rounding, and truncating it could give another scaling.
     scaling_index: Tensor
 
     def __init__(self, shape: tuple[int, ...] = (3, 32, 32)) -> None:
@@ -103,14 +103,14 @@ class Standardize(nn.Module):
 
     @property
     def scaling(self) -> Scaling | None:
-        """What the statistics were computed for; None where there are none."""
+        """The scaling of the statistics; None if there are none."""
         return _scaling(self.scaling_index)
 
     def set_statistics(self, statistics: Statistics) -> None:
         """Take over `statistics`, unless there are some already: a trained network keeps its own.
 
         Raises:
-            ValueError: If there are statistics of another scaling already.
+            ValueError: If the existing statistics are of another scaling.
         """
         _check_scaling(self.scaling, statistics.scaling)
         if self.scaling is None:
@@ -120,20 +120,19 @@ class Standardize(nn.Module):
             self.scaling_index.fill_(SCALINGS.index(statistics.scaling))
 
     def adopt_shape(self, shape: torch.Size) -> None:
-        """Have statistics of images of another shape, unless there are some already."""
+        """Change the shape of an image, unless there are statistics already."""
         if self.scaling is None and self.mean.shape != shape:
             self.mean, self.std = self.mean.new_zeros(shape), self.std.new_ones(shape)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, C, H, W), uint8 or floating, in units of a pixel, to (B, C, H, W), standardized.
+        """Map pixel values (B, C, H, W) of 0 to 255, uint8 or floating, to standardized values (B, C, H, W).
 
         Raises:
-            ValueError: If an image has another shape.
+            ValueError: If the images have another shape.
         """
         if images.shape[1:] != self.mean.shape:
             raise ValueError(
-                f"wrong image shape: expected (B, {', '.join(map(str, self.mean.shape))}), "
-                f"received {tuple(images.shape)}"
+                f"wrong image shape: expected (B, {', '.join(map(str, self.mean.shape))}), got {tuple(images.shape)}"
             )
         return (images.to(self.mean.dtype) - self.mean) / self.std
 
@@ -144,7 +143,7 @@ def _scaling(index: Tensor) -> Scaling | None:
 
 
 def _refuse_another_scaling(module: Standardize, state: Mapping[str, Tensor], prefix: str, *_: object) -> None:
-    """Refuse a state that contradicts the statistics that are there, or take its shape; called before it is loaded."""
+    """Before a state is loaded: adopt its shape, or refuse it if its scaling contradicts the present statistics."""
     if (mean := state.get(f"{prefix}mean")) is not None:
         module.adopt_shape(mean.shape)
     if (index := state.get(f"{prefix}scaling_index")) is not None:
@@ -154,5 +153,5 @@ def _refuse_another_scaling(module: Standardize, state: Mapping[str, Tensor], pr
 def _check_scaling(ours: Scaling | None, theirs: Scaling | None) -> None:
     if None not in (ours, theirs) and ours != theirs:
         raise ValueError(
-            f"contradicting scalings: expected {ours!r}, with which the statistics were computed; received {theirs!r}"
+            f"contradicting scalings: expected {ours!r}, for which the statistics were computed, got {theirs!r}"
         )

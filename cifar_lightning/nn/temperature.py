@@ -1,4 +1,4 @@
-"""Temperature scaling: one number that makes a trained network's probabilities mean what they say.
+"""Temperature scaling, which calibrates the probabilities of a trained network with a single parameter.
 
 C. Guo, G. Pleiss, Y. Sun, K. Weinberger, "On Calibration of Modern Neural Networks", ICML 2017,
 https://arxiv.org/abs/1706.04599.
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Temperature(nn.Module):
-    """Divide logits by a temperature that is saved with the module: 1 until `fit` is called."""
+    """Divide logits by a temperature, which is 1 until `fit` is called and is saved with the module."""
 
     value: Tensor
 
@@ -26,7 +26,7 @@ class Temperature(nn.Module):
         """Set the temperature to the one with the lowest cross-entropy, and return it.
 
         Args:
-            logits: (N, K), of images that were not trained on, before any temperature.
+            logits: (N, K), before temperature scaling, of images outside the training set.
             labels: (N,).
         """
         self.value.fill_(fit_temperature(logits, labels))
@@ -34,7 +34,7 @@ class Temperature(nn.Module):
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The T that minimizes the cross-entropy of logits / T, (N, K), against labels, (N,).
+    """The T that minimizes the cross-entropy between logits / T, (N, K), and labels, (N,).
 
     Newton's method on β = 1/T, in which L(β) = mean(log Σ exp(βz) - βz_y) is convex:
     L' = mean(E_p z - z_y) and L'' = mean(Var_p z), with p = softmax(βz).
@@ -49,6 +49,6 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         curvature = ((p * z.square()).sum(1) - mean.square()).mean().item()
         if curvature <= 0 or abs(slope) < 1e-10:
             break
-        # At most halved or doubled: far from the minimum a Newton step can leave β > 0.
+        # β is at most halved or doubled: far from the minimum, a Newton step could make it negative.
         beta = min(max(beta - slope / curvature, beta / 2), 2 * beta)
     return 1 / beta

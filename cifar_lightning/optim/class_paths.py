@@ -1,6 +1,6 @@
 """Optimizers and schedules as primitives: {"class_path": ..., "init_args": {...}}.
 
-In this form they stand in YAML files and in checkpoints, which then load without running foreign code.
+YAML files and checkpoints store them in this form, so that loading one never runs foreign code.
 """
 
 import functools
@@ -20,31 +20,31 @@ from cifar_lightning.optim.schedule import Schedule
 
 #: Optimizers that can't train this network, each with the reason.
 UNSUITABLE_OPTIMIZERS = {
-    "Muon": "it updates matrices alone, and the network has vectors too: its biases",
-    "SparseAdam": "it takes sparse gradients alone, and the network's are dense",
+    "Muon": "it updates only matrices, and the network has vectors too: its biases",
+    "SparseAdam": "it takes only sparse gradients, and the network's are dense",
 }
 PRIMITIVES = (str, int, float, bool, list, tuple, type(None))
 
 
 class Component(TypedDict):
-    """A class and its arguments, as primitives."""
+    """A class and its arguments, as strings, numbers and lists."""
 
     class_path: str
     init_args: dict[str, Any]
 
 
 def as_component(value: Any, base: type, namespace: str, set_elsewhere: Mapping[str, str]) -> Component:
-    """The primitives that `value` stands for.
+    """Convert `value` to primitives.
 
     Args:
-        value: A class name in `namespace`, a class path, a subclass of `base`, a `functools.partial` of one, or the
+        value: A class name in `namespace`, a class path, a subclass of `base`, a `functools.partial` of one, or
             primitives.
-        base: What the class must be a subclass of.
+        base: The class must be a subclass of this.
         namespace: Module in which short names are looked up.
-        set_elsewhere: Arguments that are refused here, each with where it is set instead.
+        set_elsewhere: Arguments that are rejected here, each with the place where it is set instead.
 
     Raises:
-        ValueError: For an unknown class or argument.
+        ValueError: If the class or an argument is unknown, or is set elsewhere.
     """
     match value:
         case Mapping() if "class_path" in value:
@@ -56,27 +56,27 @@ def as_component(value: Any, base: type, namespace: str, set_elsewhere: Mapping[
     cls = find_class(path, base, namespace)
     for name, place in set_elsewhere.items():
         if name in init_args:
-            raise ValueError(f"{name} given twice: expected it as {place} only, received {cls.__name__}({name}=...)")
+            raise ValueError(f"{name} must be set as {place} only, got {cls.__name__}({name}=...) too")
     parameters = inspect.signature(cls).parameters
     known = set(parameters) - {"params", *set_elsewhere}
     for name in init_args:
         if name not in known:
             raise unknown_name(f"argument of {cls.__name__}", name, sorted(known))
-    # Defaults are stored too, so that a checkpoint outlives a change of them.
+    # Defaults are stored too, so a checkpoint keeps its values if they change.
     defaults = {name: parameters[name].default for name in parameters if name in known}
     init_args = {name: value for name, value in defaults.items() if isinstance(value, PRIMITIVES)} | init_args
-    # YAML knows no tuples.
+    # YAML has no tuples.
     init_args = {name: list(arg) if isinstance(arg, tuple) else arg for name, arg in init_args.items()}
     return {"class_path": public_path(cls), "init_args": init_args}
 
 
 def find_class(path: Any, base: type, namespace: str) -> type:
-    """The subclass of `base` called `path`, from `namespace` or, by its full path, from an imported module.
+    """Find the subclass of `base` called `path`, in `namespace` or, given its full path, in an imported module.
 
-    A module is never imported here: a checkpoint must not be able to run code.
+    No module is imported here: loading a checkpoint must not run code.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is no such class.
     """
     cls = path
     if isinstance(path, str):
@@ -94,9 +94,9 @@ def _is_choice(value: object, base: type) -> bool:
 
 
 def public_path(cls: type) -> str:
-    """The shortest import path that leads to the class: torch.optim.NAdam rather than torch.optim.nadam.NAdam.
+    """The shortest import path of the class: torch.optim.NAdam rather than torch.optim.nadam.NAdam.
 
-    It is what checkpoints and configs name, so that they outlive a move of the class within its package.
+    Checkpoints and configs use it, so they still load if the class moves within its package.
     """
     parts = cls.__module__.split(".")
     paths = (".".join(parts[: n + 1]) for n in range(len(parts)))
@@ -105,21 +105,18 @@ def public_path(cls: type) -> str:
 
 
 def optimizer_component(value: Any) -> Component:
-    """The primitives of an optimizer, of `torch.optim` or another module.
+    """Convert an optimizer, from `torch.optim` or another module, to primitives.
 
     Args:
-        value: What `as_component` takes, or a function that maps parameters and `lr` to an optimizer.
+        value: Anything `as_component` takes, or a function that maps parameters and `lr` to an optimizer.
 
     Raises:
-        ValueError: For an unknown one, one that can't train this network, an unknown argument, or a second learning
-            rate.
+        ValueError: If the optimizer or an argument is unknown, if the optimizer can't train this network, or if it sets
+            the learning rate.
     """
     name = _name_of_torch_optimizer(value)
     if name in UNSUITABLE_OPTIMIZERS:
-        raise ValueError(
-            f"{name} can't train this network: {UNSUITABLE_OPTIMIZERS[name]}. Expected another optimizer, received "
-            f"{name}"
-        )
+        raise ValueError(f"{name} can't train this network: {UNSUITABLE_OPTIMIZERS[name]}. Choose another optimizer")
     is_class = inspect.isclass(value.func if isinstance(value, functools.partial) else value)
     if callable(value) and not is_class:  # as jsonargparse hands over a class with its arguments
         made = value([torch.zeros(1, requires_grad=True)], lr=1.0)
@@ -130,7 +127,7 @@ def optimizer_component(value: Any) -> Component:
 
 
 def _name_of_torch_optimizer(value: Any) -> str:
-    """The name of the optimizer of torch that `value` stands for; "" if it is none."""
+    """The name of the torch optimizer that `value` stands for; "" if it is not one of torch's."""
     if isinstance(value, Mapping):
         value = value.get("class_path")
     if isinstance(value, functools.partial):
@@ -142,17 +139,17 @@ def _name_of_torch_optimizer(value: Any) -> str:
 
 
 def build_optimizer(component: Component, parameters: Iterable[Tensor], lr: float) -> Optimizer:
-    """The optimizer of `parameters`, with learning rate `lr`."""
+    """Build the optimizer of `parameters`, with learning rate `lr`."""
     cls = find_class(component["class_path"], Optimizer, "torch.optim")
     optimizer: Optimizer = cls(parameters, lr=lr, **component["init_args"])
     return optimizer
 
 
 def schedule_component(value: Any) -> Component:
-    """The primitives of a schedule: of an instance, a class, its name or path, or primitives.
+    """Convert a schedule to primitives: an instance, a class, a class's name or path, or primitives.
 
     Raises:
-        ValueError: For an unknown schedule or argument.
+        ValueError: If the schedule or an argument is unknown.
     """
     if isinstance(value, Schedule):
         value = {"class_path": type(value), "init_args": asdict(value)}  # type: ignore[call-overload]
@@ -160,6 +157,6 @@ def schedule_component(value: Any) -> Component:
 
 
 def build_schedule(component: Component) -> Schedule:
-    """The schedule that `component` stands for."""
+    """Build a schedule from its primitives."""
     schedule: Schedule = find_class(component["class_path"], Schedule, schedules.__name__)(**component["init_args"])
     return schedule

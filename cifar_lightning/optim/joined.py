@@ -1,4 +1,4 @@
-"""Several optimizers, and their schedules, as one: for a trainer that takes one of each."""
+"""Several optimizers, and their schedules, combined into one for a trainer that takes one of each."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,26 +11,26 @@ from cifar_lightning.optim.schedule import Schedule
 
 
 class JoinedOptimizer(Optimizer):
-    """Optimizers that step together. Their parameter groups are the groups of this one.
+    """Optimizers that step together. Its parameter groups are theirs.
 
     Args:
-        optimizers: Each of parameters of its own.
+        optimizers: The optimizers; no two share parameters.
     """
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         super().__init__([{"params": group["params"]} for group in groups], {})
-        self.param_groups = groups  # the same dictionaries, so that a rate is in one place
+        self.param_groups = groups  # the same dictionaries, so each rate is stored once
         self.optimizers = list(optimizers)
-        #: Whether each of them steps.
+        #: Whether each optimizer steps.
         self.active = [True] * len(optimizers)
 
     def rate(self, index: int) -> float:
-        """The present rate of one of them."""
+        """The current learning rate of one optimizer."""
         return float(self.optimizers[index].param_groups[0]["lr"])
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Let each active one step; return what the closure, which computes the gradients, returns."""
+        """Step each active optimizer; return the result of the closure, which computes the gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -41,36 +41,36 @@ class JoinedOptimizer(Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of each."""
+        """The state of every member."""
         return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore a state that `state_dict` returned."""
         for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         self.param_groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]  # new ones
 
 
 class JoinedScheduler:
-    """Schedulers that step together, each of one of the optimizers in a `JoinedOptimizer`.
+    """Schedulers that step together, each for one optimizer of a `JoinedOptimizer`.
 
     Args:
         optimizer: The joined optimizers.
-        schedulers: By index of the optimizer. Those that go by a metric are only kept here: whoever measures it steps
-            them.
+        schedulers: By the optimizer's index. Schedulers that follow a metric are only stored here: whoever measures the
+            metric steps them.
     """
 
     def __init__(self, optimizer: JoinedOptimizer, schedulers: Mapping[int, LRScheduler]) -> None:
         self.optimizer, self.schedulers = optimizer, dict(schedulers)
 
     def step(self, *args: Any) -> None:
-        """Let the schedulers of the active optimizers step."""
+        """Step the schedulers of the active optimizers."""
         for index, scheduler in self.schedulers.items():
             if self.optimizer.active[index] and not isinstance(scheduler, ReduceLROnPlateau):
                 scheduler.step()
 
     def get_last_lr(self) -> list[float]:
-        """The rate of each parameter group of the joined optimizers."""
+        """The learning rate of each parameter group of the joined optimizers."""
         rates: list[float] = []
         for index, optimizer in enumerate(self.optimizer.optimizers):
             scheduler = self.schedulers.get(index)
@@ -79,11 +79,11 @@ class JoinedScheduler:
         return rates
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of each."""
+        """The state of every member."""
         return {"schedulers": {index: scheduler.state_dict() for index, scheduler in self.schedulers.items()}}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore a state that `state_dict` returned."""
         for index, state in state_dict["schedulers"].items():
             self.schedulers[index].load_state_dict(state)
 
@@ -91,12 +91,12 @@ class JoinedScheduler:
 def join(
     optimizers: Sequence[Optimizer], schedules: Sequence[Schedule], lengths: Sequence[int | None]
 ) -> tuple[JoinedOptimizer, dict[str, JoinedScheduler]]:
-    """Join optimizers, and their schedules by the interval at which they are stepped.
+    """Join optimizers, and join their schedules by the interval at which they are stepped.
 
     Args:
-        optimizers: Each of parameters of its own.
-        schedules: One for each.
-        lengths: For each, the number of steps of the training, as `Schedule.build` takes it.
+        optimizers: The optimizers; no two share parameters.
+        schedules: One per optimizer.
+        lengths: Number of training steps per optimizer, as in `Schedule.build`.
     """
     joined = JoinedOptimizer(optimizers)
     built = enumerate(zip(optimizers, schedules, lengths, strict=True))

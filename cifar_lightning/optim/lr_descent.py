@@ -1,4 +1,4 @@
-"""Whether the losses of a learning-rate range test descend, or do no more than vary."""
+"""Decides whether the losses of a learning-rate range test descend or merely fluctuate."""
 
 import math
 import statistics
@@ -6,18 +6,18 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
-#: Widths of the windows in which losses may be lower than before, as shares of the sweep.
+#: Widths of the windows in which losses are compared with earlier ones, as fractions of the sweep.
 SHARES = (0.05, 0.1, 0.2, 0.4)
 #: Standard errors by which the mean loss in a window has to lie below the first losses.
 STANDARD_ERRORS = 4.5
-#: A fall at once is this many times the noise, and this many times as wide as all that the loss did before.
+#: A sudden fall is this many times the noise, and this many times the range of the losses before it.
 TIMES_NOISE, TIMES_RANGE = 6.0, 3.0
 
 
 def noise(losses: Sequence[float]) -> float:
-    """Standard deviation of losses about a smooth curve; infinite for fewer than three, which show no curve.
+    """Standard deviation of losses about a smooth curve; infinite for fewer than three losses.
 
-    It is taken from the median of the second differences, so neither a slope nor a few outliers count as noise.
+    It is estimated from the median of the second differences, so neither a slope nor a few outliers count as noise.
     """
     bends = [abs(a - 2 * b + c) for a, b, c in zip(losses, losses[1:], losses[2:], strict=False)]
     # The median of |N(0, 1)| is 0.6745, and a second difference has 1 + 4 + 1 times the variance.
@@ -25,21 +25,22 @@ def noise(losses: Sequence[float]) -> float:
 
 
 def descends(losses: Sequence[float], first: int) -> bool:
-    """Whether losses that may be positive, skewed and noisy fall by more than chance explains.
+    """Whether losses, which may be skewed and noisy, fall by more than chance explains.
 
-    Either they fall at once and far, or some window of them lies lower than what comes before, by its ranks and by its
-    mean. Ranks assume no distribution, but the same noise at every rate. The mean allows for noise that grows with the
-    rate: where there is nothing to learn, weights that leave their start make losses vary more, to both sides.
+    Either they fall suddenly and far, or some window lies lower than the losses before it, both by rank and by mean.
+    The rank test assumes no distribution, but equal noise at every rate. The test of the mean allows for noise that
+    grows with the rate: where there is nothing to learn, losses fluctuate more, up and down, as the weights move away
+    from their initial values.
 
     Args:
-        losses: The losses, at least ten.
-        first: Number of losses at the beginning that hardly differ but by noise.
+        losses: At least ten losses.
+        first: Number of losses at the beginning that differ by little more than noise.
     """
     return falls_at_once(losses, first) or (falls_in_rank(losses) and falls_in_mean(losses, first))
 
 
 def falls_at_once(losses: Sequence[float], first: int) -> bool:
-    """Whether two losses in a row lie far below all before; one alone would be an outlier."""
+    """Whether two consecutive losses lie far below all earlier ones; a single one would be an outlier."""
     spread = max(statistics.stdev(losses[:first]), noise(losses))
     lowest, highest = list(accumulate(losses, min)), list(accumulate(losses, max))
     start = statistics.fmean(losses[:first])
@@ -52,8 +53,8 @@ def falls_at_once(losses: Sequence[float], first: int) -> bool:
 def falls_in_rank(losses: Sequence[float]) -> bool:
     """Whether the mean rank in a window is lower than that of all losses before it.
 
-    The largest contrast of Mann and Whitney's (1947) decides. Noise that does not depend on the rate passes in about
-    one sweep of a hundred.
+    The test statistic is the largest contrast of Mann and Whitney (1947). Noise that does not depend on the rate passes
+    in about one sweep in a hundred.
     """
     n, ordered = len(losses), sorted(losses)
     ranks = [(bisect_left(ordered, loss) + bisect_right(ordered, loss)) / 2 for loss in losses]
@@ -68,9 +69,10 @@ def falls_in_rank(losses: Sequence[float]) -> bool:
 
 
 def falls_in_mean(losses: Sequence[float], first: int) -> bool:
-    """Whether the mean in a window is several of its own standard errors below the first losses.
+    """Whether the mean of a window lies several standard errors below the first losses.
 
-    The standard deviation is the largest of that in the window, of the first losses and of the noise around the window.
+    The standard error uses the largest of three deviations: of the window, of the first losses, and of the noise around
+    the window.
     """
     start, spread = statistics.fmean(losses[:first]), statistics.stdev(losses[:first])
     for i, width in _windows(len(losses)):
@@ -85,7 +87,7 @@ def falls_in_mean(losses: Sequence[float], first: int) -> bool:
 
 
 def _windows(n: int) -> Iterator[tuple[int, int]]:
-    """Where windows of n losses begin, and how wide they are."""
+    """Start and width of each window of n losses."""
     for width in sorted({max(3, round(share * n)) for share in SHARES}):
         for i in range(max(5, n // 10), n - width + 1):
             yield i, width

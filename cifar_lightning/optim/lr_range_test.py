@@ -1,4 +1,4 @@
-"""The learning-rate range test: a sweep of rates, the loss at each, and what it suggests. For any PyTorch model.
+"""The learning-rate range test for any PyTorch model: sweep the rate, record the loss, suggest a rate.
 
 L. N. Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017, https://arxiv.org/abs/1506.01186.
 """
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 Mode = Literal["exponential", "linear"]
 
-#: Share of the sweep over which the loss is averaged. fastai's weight of 0.98 is half of a sweep of 100 steps, and
-#: moves every suggestion by as much.
+#: Fraction of the sweep over which the loss is averaged. fastai's weight of 0.98 averages over half of a 100-step
+#: sweep, and shifts every suggestion by as much.
 WINDOW = 0.05
-#: The sweep ends when the smoothed loss is this many times its minimum, fastai's.
+#: The sweep ends when the smoothed loss is this many times its minimum, as in fastai.
 DIVERGED = 4.0
 MIN_STEPS = 10
-#: Standard error that the smoothed loss may have from its batches, relative to the loss. Where batches are so small
-#: that it would have more, the loss is also measured on a few others, the same at every rate: `MAX_BATCHES` in all.
+#: Largest relative standard error of the smoothed loss. If small batches would exceed it, each loss is also measured on
+#: extra batches, the same ones at every rate: up to `MAX_BATCHES` in all.
 PRECISION = 0.03
 MAX_BATCHES = 64
 #: Number of batches from which the noise is estimated before the sweep.
@@ -39,17 +39,17 @@ PILOT_BATCHES = 16
 
 
 class LRSweepError(ValueError):
-    """A sweep that suggests nothing."""
+    """No learning rate can be suggested from a sweep."""
 
 
 @dataclass(frozen=True)
 class LRSweep:
-    """The rates that were tried and the loss at each.
+    """The learning rates of a range test and the loss at each.
 
     Args:
         lrs: The rates, ascending.
-        losses: The raw loss of the step at each rate.
-        num_steps: Number of steps that were to be made; a sweep that diverges has fewer.
+        losses: The raw loss at each rate.
+        num_steps: Planned number of steps; a sweep that diverges has fewer.
 
     Example:
         >>> from cifar_lightning import LRSweep
@@ -66,23 +66,23 @@ class LRSweep:
 
     @property
     def smoothed(self) -> list[float]:
-        """The exponential moving average of the losses, corrected for its start from 0 (Kingma and Ba 2015)."""
+        """The exponential moving average of the losses, bias-corrected (Kingma and Ba 2015)."""
         smoother = _Smoother(self.num_steps)
         return [smoother.update(loss) for loss in self.losses]
 
     def suggest(self, rule: Rule = "valley") -> float:
-        """The rate that `rule` suggests, one of those swept.
+        """The learning rate that `rule` suggests, one of those swept.
 
         Raises:
-            LRSweepError: If the losses are not finite, or never descend: then no rule means anything.
-            ValueError: For an unknown rule.
+            LRSweepError: If too few losses are finite or they never descend: then no rule is meaningful.
+            ValueError: If the rule is unknown.
         """
         if rule not in RULES:
             raise unknown_name("rule", rule, RULES)
         return RULES[rule](*self._trimmed())
 
     def suggestions(self) -> dict[str, float]:
-        """What every rule suggests.
+        """The learning rate that each rule suggests, by rule.
 
         Raises:
             LRSweepError: See `suggest`.
@@ -91,7 +91,7 @@ class LRSweep:
         return {rule: RULES[rule](*trimmed) for rule in get_args(Rule)}
 
     def plot(self, rule: Rule = "valley") -> "Figure":
-        """A picture of the losses and of what every rule suggests, `rule` above all, which a notebook shows."""
+        """Plot the losses and each rule's suggestion, highlighting `rule`. A notebook displays the returned figure."""
         from cifar_lightning.optim.rate_plots import draw_sweep
 
         return draw_sweep(self, rule)
@@ -111,17 +111,17 @@ class LRSweep:
     def _trimmed(self) -> tuple[list[float], list[float]]:
         """Rates and smoothed losses without the first tenth and the last five, as in fastai.
 
-        Unlike there the end is where the loss climbs above where it began: what an unstable run does beyond that, a
-        steep fall after a spike above all, recommends no rate.
+        Unlike in fastai, the end is where the loss climbs above its initial value: whatever an unstable run does after
+        that, such as falling steeply after a spike, recommends no rate.
         """
         finite = next((i for i, loss in enumerate(self.losses) if not math.isfinite(loss)), len(self.losses))
         if finite < MIN_STEPS:
             raise LRSweepError(
-                f"the sweep diverged at once: expected at least {MIN_STEPS} finite losses, received {finite}, "
-                f"at rates from {self.lrs[0] if self.lrs else math.nan:.1e} on. Begin with a lower min_lr"
+                f"the sweep diverged at once: expected at least {MIN_STEPS} finite losses, got {finite}, "
+                f"starting at a learning rate of {self.lrs[0] if self.lrs else math.nan:.1e}. Use a lower min_lr"
             )
         losses, smoothed, start = self.losses[:finite], self.smoothed[:finite], finite // 10
-        # The first losses hardly move the weights: their spread is the noise, which averages out over a window.
+        # The first steps hardly move the weights: the spread of their losses is noise, which a window averages out.
         first = max(5, start)
         mean = statistics.fmean(losses[:first])
         spreads = statistics.stdev(losses[:first]), noise(losses)
@@ -129,29 +129,27 @@ class LRSweep:
         high = mean + max(3 * first_error, 5 * error, 0.05 * abs(mean))
         end = next((i for i in range(start, finite) if smoothed[i] > high), finite)
         lowest = min(smoothed[start:end], default=math.inf)
-        # (A fall of rounding errors is none.)
+        # (A fall within rounding errors does not count.)
         if not (lowest < mean - 1e-4 * abs(mean) and descends(losses[:end], first)):
             raise LRSweepError(
-                f"the loss never descended: expected it to fall from {mean:.4g} by more than chance explains; received "
-                f"{lowest:.4g} as its lowest smoothed value. Sweep other rates, take more steps or larger batches, or "
-                "look for an error"
+                f"the loss never descended: expected it to fall from {mean:.4g} by more than chance explains, got "
+                f"{lowest:.4g} as its lowest smoothed value. Sweep another range, use more steps or larger batches, or "
+                "look for a bug"
             )
         stop = max(end - 5, start + 3)
         return self.lrs[start:stop], smoothed[start:stop]
 
 
 def make_rates(min_lr: float, max_lr: float, num_steps: int, mode: Mode = "exponential") -> list[float]:
-    """`num_steps` rates from `min_lr` to `max_lr`, both included.
+    """`num_steps` learning rates from `min_lr` to `max_lr`, both included.
 
     Raises:
-        ValueError: If the range is empty or not positive, for fewer than 10 steps, or for an unknown mode.
+        ValueError: If the range is empty or not positive, `num_steps` is less than 10, or the mode is unknown.
     """
     if not 0 < min_lr < max_lr < math.inf:
-        raise ValueError(
-            f"wrong range of rates: expected 0 < min_lr < max_lr, received min_lr={min_lr}, max_lr={max_lr}"
-        )
+        raise ValueError(f"expected learning rates 0 < min_lr < max_lr, got min_lr={min_lr}, max_lr={max_lr}")
     if num_steps < MIN_STEPS:
-        raise ValueError(f"too short a sweep: expected num_steps >= {MIN_STEPS}, received {num_steps}")
+        raise ValueError(f"the sweep is too short: num_steps must be at least {MIN_STEPS}, got {num_steps}")
     shares = [i / (num_steps - 1) for i in range(num_steps)]
     match mode:
         case "exponential":
@@ -162,26 +160,26 @@ def make_rates(min_lr: float, max_lr: float, num_steps: int, mode: Mode = "expon
 
 
 def _window(num_steps: int) -> float:
-    """Number of losses over which a sweep is smoothed."""
+    """Number of losses to average over."""
     return max(1.0, WINDOW * num_steps)
 
 
 class _Smoother:
-    """An exponential moving average, corrected for its start from 0."""
+    """A bias-corrected exponential moving average."""
 
     def __init__(self, num_steps: int) -> None:
         self.beta = 1 - 1 / _window(num_steps)
         self.average, self.count = 0.0, 0
 
     def update(self, loss: float) -> float:
-        """Add a loss, and return the average so far."""
+        """Add a loss and return the average so far."""
         self.count += 1
         self.average = self.beta * self.average + (1 - self.beta) * loss
         return self.average / (1 - self.beta**self.count)
 
 
 def run_sweep(step: Callable[[float], float], lrs: Sequence[float]) -> LRSweep:
-    """Call `step`, which makes one optimizer step at a rate and returns its loss, until the loss diverges."""
+    """Call `step`, which takes one optimizer step at a given rate and returns the loss, until the loss diverges."""
     sweep, smoother, lowest = LRSweep([], [], len(lrs)), _Smoother(len(lrs)), math.inf
     for lr in lrs:
         loss = step(lr)
@@ -196,7 +194,7 @@ def run_sweep(step: Callable[[float], float], lrs: Sequence[float]) -> LRSweep:
 
 
 def count_batches(losses: Sequence[float], num_steps: int) -> int:
-    """Number of batches on which to measure each loss of a sweep, from some batches' losses at the same weights."""
+    """Number of batches on which to measure each loss of a sweep, given the losses of some batches at fixed weights."""
     if not all(map(math.isfinite, losses)):
         return 1
     mean, spread = abs(statistics.fmean(losses)), statistics.stdev(losses)
@@ -205,11 +203,11 @@ def count_batches(losses: Sequence[float], num_steps: int) -> int:
 
 
 def group_factors(optimizer: Optimizer, base: float | None = None) -> list[float]:
-    """What to multiply a swept rate by in each parameter group, so that the groups keep their ratios.
+    """Each parameter group's factor on the swept rate, so that the groups keep their ratios.
 
     Args:
-        optimizer: The optimizer; a schedule may have changed its present rates.
-        base: The rate that corresponds to the swept one; the largest if no group has it.
+        optimizer: The optimizer; a schedule may have changed its current rates.
+        base: The rate that corresponds to the swept one; if no group has it, the largest is used.
     """
     rates = [float(g.get("max_lr", g.get("initial_lr", g["lr"]))) for g in optimizer.param_groups]
     if base is None or not any(math.isclose(rate, base, rel_tol=1e-6) for rate in rates):
@@ -218,10 +216,10 @@ def group_factors(optimizer: Optimizer, base: float | None = None) -> list[float
 
 
 def endless(loader: Iterable[Any]) -> Iterator[Any]:
-    """The batches of `loader`, pass after pass; those of an iterator, which has one pass only, are kept and repeated.
+    """Yield the batches of `loader`, pass after pass. Those of an iterator, which has only one pass, are kept.
 
     Raises:
-        ValueError: If a pass has none.
+        ValueError: If a pass has no batches.
     """
     kept: list[Any] = []
     batches = iter(loader)
@@ -234,7 +232,7 @@ def endless(loader: Iterable[Any]) -> Iterator[Any]:
                 kept.append(batch)
             yield batch
         if empty:
-            raise ValueError("nothing to sweep over: expected a loader with at least one batch, received an empty one")
+            raise ValueError("the sweep needs a loader with at least one batch, got an empty one")
         once, batches = False, iter(kept or loader)
 
 
@@ -248,27 +246,27 @@ def find_lr(
     num_steps: int = 300,
     mode: Mode = "exponential",
 ) -> LRSweep:
-    """Sweep the learning rate of a plain PyTorch model, in training mode, and leave model and optimizer as they were.
+    """Sweep the learning rate of any PyTorch model in training mode, then restore the model and the optimizer.
 
-    Torch's generator is restored too; a loader that draws from one of its own moves on. Where the loss varies a lot
-    between batches, small ones above all, each loss is an average over up to 64: the step's and some fixed
+    Torch's random generator is restored too, but not a generator of the loader's own. Where the loss varies a lot
+    between batches, as with small ones, each loss is averaged over up to 64 batches: the step's own and some fixed
     ones, which are not trained on.
 
     Args:
-        model: The model, which maps inputs to what `loss_fn` takes first.
-        optimizer: Its optimizer. Parameter groups keep the ratios of their rates; the largest one is swept.
+        model: The model.
+        optimizer: Its optimizer. The largest rate is swept; parameter groups keep the ratios of their rates.
         loss_fn: Maps the model's output and the targets to a loss.
-        loader: Pairs of inputs and targets, gone through as often as it takes.
-        min_lr: The first rate.
-        max_lr: The last rate.
+        loader: Pairs of inputs and targets; it is iterated over as often as needed.
+        min_lr: The first learning rate.
+        max_lr: The last learning rate.
         num_steps: Number of optimizer steps, at least 10.
-        mode: Whether the rates grow by a factor or by a difference.
+        mode: Whether the rate grows by a constant factor or by a constant difference.
 
     Returns:
-        The sweep; its `suggest()` gives a rate.
+        The sweep; its `suggest()` picks a learning rate.
 
     Raises:
-        ValueError: For a wrong range, or an empty loader.
+        ValueError: If the range is wrong or the loader is empty.
 
     Example:
         >>> import torch
@@ -311,6 +309,6 @@ def find_lr(
         pilot = list(islice(batches, PILOT_BATCHES))
         with torch.no_grad(), torch.random.fork_rng(devices):
             count = count_batches([measure(batch).item() for batch in pilot], num_steps)
-        probe = list(islice(batches, count - 1))  # not trained on, as long as there are others
+        probe = list(islice(batches, count - 1))  # not trained on while there are other batches
         batches = chain(pilot, batches)
         return run_sweep(step, lrs)

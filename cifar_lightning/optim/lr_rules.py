@@ -1,7 +1,7 @@
-"""Which rate the losses of a learning-rate range test suggest, rule by rule.
+"""Rules that pick a learning rate from the losses of a range test.
 
-A rule takes ascending rates and the smoothed loss at each, and suggests a rate among those swept. The rules have
-fastai's names and formulas (J. Howard et al., fastai.callback.schedule); `climb` is Géron's.
+A rule takes ascending rates and the smoothed loss at each, and suggests one of the rates. Names and formulas are
+fastai's (J. Howard et al., fastai.callback.schedule), except for `climb`, which is Géron's.
 """
 
 import math
@@ -13,7 +13,7 @@ Rule = Literal["valley", "steep", "minimum", "slide", "climb"]
 
 def valley(lrs: list[float], losses: list[float]) -> float:
     """Half-way through the longest descent: fastai's `valley`."""
-    # length[i] is that of the longest falling subsequence that ends at i.
+    # length[i] is the length of the longest falling subsequence that ends at i.
     n = len(losses)
     length = [1] * n
     end = 0
@@ -21,26 +21,26 @@ def valley(lrs: list[float], losses: list[float]) -> float:
         length[i] = 1 + max((length[j] for j in range(i) if losses[i] < losses[j]), default=0)
         if length[i] > length[end]:
             end = i
-    start = end - length[end]  # fastai's: one too low, so -1 for a descent from the first loss on
+    start = end - length[end]  # as in fastai: one too low, and so -1 if the descent begins at the first loss
     third = (end - start) / 3
     return lrs[max(start + int(third) + int(third / 2), 0)]
 
 
 def steep(lrs: list[float], losses: list[float]) -> float:
-    """Where the loss falls fastest against the logarithm of the rate: fastai's `steep`."""
+    """Where the loss falls fastest with the logarithm of the rate: fastai's `steep`."""
     slopes = [(b - a) / math.log(v / u) for a, b, u, v in zip(losses, losses[1:], lrs, lrs[1:], strict=False)]
     return lrs[slopes.index(min(slopes))]
 
 
 def minimum(lrs: list[float], losses: list[float]) -> float:
-    """A tenth of the rate with the lowest loss, but at least the first: fastai's `minimum`."""
+    """A tenth of the rate with the lowest loss, but at least the first rate: fastai's `minimum`."""
     return max(lrs[losses.index(min(losses))] / 10, lrs[0])
 
 
 def slide(lrs: list[float], losses: list[float], distance: int = 15, threshold: float = 0.005) -> float:
-    """Where, coming from the right, the slope stops to change over `distance` rates: fastai's `slide`."""
+    """Where, coming from the right, the slope stops changing over `distance` rates: fastai's `slide`."""
     n = len(losses)
-    slopes = [  # of a step, as numpy.gradient gives them
+    slopes = [  # per step, as in numpy.gradient
         (losses[min(i + 1, n - 1)] - losses[max(i - 1, 0)]) / (min(i + 1, n - 1) - max(i - 1, 0)) for i in range(n)
     ]
     right = n - 1
@@ -55,7 +55,7 @@ def slide(lrs: list[float], losses: list[float], distance: int = 15, threshold: 
 def climb(lrs: list[float], losses: list[float], rise: float = 0.1) -> float:
     """A tenth of the rate at which the loss starts to climb, but at least the first rate: Géron's rule.
 
-    It starts to climb where, after its minimum, it has regained the part `rise` of what it had descended.
+    The climb starts where the loss, after its minimum, has regained the fraction `rise` of its descent.
     """
     bottom = losses.index(min(losses))
     limit = losses[bottom] + rise * (losses[0] - losses[bottom])

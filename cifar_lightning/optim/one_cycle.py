@@ -2,7 +2,7 @@
 
 L. N. Smith, "A disciplined approach to neural network hyper-parameters: Part 1", 2018, https://arxiv.org/abs/1803.09820.
 The defaults are those of `OneCycleScheduler` in A. Géron's notebook on training deep networks
-(https://github.com/ageron/handson-ml2), where only the rate moves, in straight lines.
+(https://github.com/ageron/handson-ml2), where only the rate changes, piecewise linearly.
 """
 
 from dataclasses import dataclass
@@ -16,24 +16,24 @@ from cifar_lightning.optim.schedule import Schedule, check_positive, require_len
 
 @dataclass(frozen=True, repr=False)
 class OneCycle(Schedule):
-    """The 1cycle policy of a rate that rises, falls, and decays (Smith 2018), by default as Géron computes it.
+    """The 1cycle policy: the learning rate rises, falls, and then decays (Smith 2018). The defaults follow Géron.
 
     With N steps and h = (N - (N // 10 + 1)) // 2, the rate climbs from max_lr / div_factor to max_lr in h steps,
-    comes back in h more, and falls to max_lr / div_factor / final_div_factor in the rest.
+    comes back down in h more, and decays to max_lr / div_factor / final_div_factor in the rest.
 
     Args:
-        max_lr: The peak; by default the optimizer's own rate.
+        max_lr: The peak rate; the optimizer's learning rate by default.
         anneal: Shape of each phase.
-        pct_start: Share of the steps in which the rate climbs, and again in which it comes back; by default h / N.
-        div_factor: Peak rate over first rate.
-        final_div_factor: First rate over last rate.
-        cycle_momentum: Whether to move momentum (SGD) or beta1 (Adam and its kin) from `max_momentum` to
+        pct_start: Fraction of the steps spent climbing, and the same again coming back; h / N by default.
+        div_factor: Ratio of the peak rate to the first.
+        final_div_factor: Ratio of the first rate to the last.
+        cycle_momentum: Whether to move momentum (SGD) or beta1 (Adam and its relatives) from `max_momentum` to
             `base_momentum` and back.
         base_momentum: Momentum at the peak rate.
-        max_momentum: Momentum at the first and last rate.
+        max_momentum: Momentum at the first and last rates.
 
     Raises:
-        ValueError: For a number out of range.
+        ValueError: If a number is out of range.
 
     Example:
         >>> import torch
@@ -58,14 +58,14 @@ class OneCycle(Schedule):
 
     def __post_init__(self) -> None:
         if self.pct_start is not None and not 0 < self.pct_start <= 0.5:
-            raise ValueError(f"pct_start out of range: expected 0 < pct_start <= 0.5, received {self.pct_start}")
+            raise ValueError(f"pct_start must be in (0, 0.5], got {self.pct_start}")
         check_positive(self, "max_lr", "div_factor", "final_div_factor")
 
     def build(self, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
         """See `Schedule.build`.
 
         Raises:
-            ValueError: If the number of steps is not known.
+            ValueError: If the number of steps is unknown.
         """
         n = require_length(total_steps, "OneCycle")
         h = (n - (n // 10 + 1)) // 2 if self.pct_start is None else round(self.pct_start * n)
@@ -76,8 +76,8 @@ class OneCycle(Schedule):
             start = 1 / self.div_factor
             end = start / self.final_div_factor
             return LambdaLR(optimizer, lambda step: start + (end - start) * min(step / n, 1))
-        # N + 1 total steps, for torch counts the rate after the last step too: with N, a linear cycle would end on a
-        # negative rate (pytorch#91765).
+        # N + 1 total steps, because torch counts the rate after the last step too: with N, a linear cycle would end at
+        # a negative rate (pytorch#91765).
         return OneCycleLR(
             optimizer,
             max_lr=peaks,

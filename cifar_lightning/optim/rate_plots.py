@@ -1,4 +1,4 @@
-"""Pictures of learning rates: a range test with its suggestions, and a schedule."""
+"""Plots of learning rates: a range test with its suggestions, and a schedule."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 def draw_sweep(
     sweep: LRSweep, rule: Rule = "valley", path: Path | None = None, title: str = "Learning-rate range test"
 ) -> Figure:
-    """Draw the losses of a learning-rate range test against the rate, with what every rule suggests.
+    """Plot the losses of a learning-rate range test against the rate, with each rule's suggestion.
 
     Args:
-        sweep: The rates and losses. If they suggest nothing, the picture says why.
-        rule: The rule whose suggestion is taken.
+        sweep: The rates and losses. If nothing can be suggested, the plot says why.
+        rule: The rule whose suggestion is highlighted.
         path: The file to write, if any.
         title: The figure's title.
     """
@@ -58,7 +58,7 @@ def draw_sweep(
         suggestions, problem = {}, str(error).partition(":")[0]
     _mark_suggestions(axes, sweep, suggestions, rule)
     finite = [loss for loss in (*sweep.losses, *sweep.smoothed) if isfinite(loss)]
-    if finite:  # what comes after the loss has doubled would press the rest together
+    if finite:  # showing losses of more than twice the first would squeeze the rest together
         low, high = min(finite), min(max(finite), finite[0] + abs(finite[0]))
         margin = 0.1 * (high - low) or 0.05 * abs(low) or 0.05
         axes.set_ylim(low - margin, high + margin)
@@ -71,7 +71,7 @@ def draw_sweep(
 
 
 def _mark_suggestions(axes: Axes, sweep: LRSweep, suggestions: dict[str, float], rule: Rule) -> None:
-    """Mark each suggestion on the smoothed loss, those of about the same rate above each other, the taken one first."""
+    """Mark each suggestion on the smoothed loss, stacking those at about the same rate, with the chosen rule first."""
     near, drawn = 0.02 * log(sweep.lrs[-1] / sweep.lrs[0]), list[float]()
     for name in sorted(suggestions, key=lambda name: name != rule):
         lr, index, is_taken = suggestions[name], get_args(Rule).index(name), name == rule
@@ -101,14 +101,14 @@ def draw_schedule(
     path: Path | None = None,
     title: str = "Schedule",
 ) -> Figure:
-    """Draw rate and, if it moves, momentum against the step, with the epochs at the upper edge.
+    """Plot the learning rate and, if it changes, the momentum against the step, with epochs along the top.
 
     Args:
         rates: The learning rate of each step.
         momenta: The momentum of each step; empty if there is none.
-        epochs: When each step is made, and when the last one is over, in epochs from the beginning; increasing.
+        epochs: Start of each step and end of the last one, in epochs since the start of training; increasing.
         path: The file to write, if any.
-        title: The figure's title: which schedule it is, and how long.
+        title: The figure's title: the schedule and its length.
     """
     moves = len(set(momenta)) > 1
     figure = new_picture(8, 5.6 if moves else 4, title)
@@ -126,7 +126,7 @@ def draw_schedule(
         "top", functions=(lambda step: np.interp(step, steps, epochs), lambda epoch: np.interp(epoch, epochs, steps))
     )
     above.set_xlabel("epoch")
-    # A tick beyond the last epoch would be put where that one ends.
+    # A tick beyond the last epoch would be drawn at its end.
     ticks = MaxNLocator(integer=epochs[-1] >= 1).tick_values(epochs[0], epochs[-1])
     above.set_xticks([tick for tick in ticks if tick <= epochs[-1]])
     above.xaxis.set_major_formatter(PlainFormatter())
@@ -135,6 +135,6 @@ def draw_schedule(
 
 
 def _draw_steps(axes: Axes, values: Sequence[float], colour: str) -> None:
-    """Draw a value that holds for a step; the last one too, so that a schedule of one step is a line."""
+    """Plot a value that holds for a step each, the last one included: even a schedule of one step is a line."""
     axes.plot(range(len(values) + 1), [*values, values[-1]], drawstyle="steps-post", color=colour)
     axes.set_xlim(0, len(values))

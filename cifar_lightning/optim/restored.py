@@ -1,4 +1,4 @@
-"""A trial with a model and its optimizer that leaves no trace."""
+"""Trying something with a model and its optimizer without leaving a trace."""
 
 import copy
 from collections.abc import Iterable, Iterator
@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 
 def set_rates(optimizer: Optimizer, rates: Iterable[float | Tensor]) -> None:
-    """Set the rate of each parameter group, in place where it is a tensor."""
+    """Set the learning rate of each parameter group, in place if it is a tensor."""
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
@@ -20,7 +20,7 @@ def set_rates(optimizer: Optimizer, rates: Iterable[float | Tensor]) -> None:
 
 @contextmanager
 def restored(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
-    """Leave model and optimizer bit for bit as they were: weights, buffers, gradients, modes, rates and state."""
+    """Restore model and optimizer bit for bit at the end: weights, buffers, gradients, modes, learning rates, state."""
     extra = copy.deepcopy(model.state_dict())
     parameters = {*model.parameters(), *(p for group in optimizer.param_groups for p in group["params"])}
     buffers = [(module, *named) for module in model.modules() for named in module.named_buffers(recurse=False)]

@@ -1,4 +1,4 @@
-"""What a schedule is, what several of them check, and what its rates are without a training."""
+"""The base class of learning-rate schedules, checks they share, and simulation of a schedule without training."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ Step = TypeVar("Step")
 
 
 class Schedule(ABC):
-    """How the learning rate moves during training, relative to the optimizer's own."""
+    """How the learning rate changes during training, relative to the optimizer's."""
 
     @property
     def interval(self) -> Literal["step", "epoch"]:
@@ -32,26 +32,26 @@ class Schedule(ABC):
 
     @abstractmethod
     def build(self, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
-        """The torch scheduler for a training of `total_steps` optimizer steps, which is None if unknown."""
+        """Build the torch scheduler for a run of `total_steps` optimizer steps, None if the number is unknown."""
 
     def plot(self, steps: int, lr: float = 1.0, steps_per_epoch: int = 1) -> "Figure":
-        """A picture of the rate, and of the momentum of SGD if it moves, which a notebook shows.
+        """Plot the learning rate, and SGD's momentum if it changes. A notebook displays the returned figure.
 
-        A schedule that goes by a metric is drawn as if the metric never improved.
+        A schedule that follows a metric is plotted as if the metric never improved.
 
         Args:
             steps: Number of optimizer steps.
-            lr: The optimizer's own rate.
-            steps_per_epoch: Number of steps in an epoch, by which some schedules go.
+            lr: The optimizer's learning rate.
+            steps_per_epoch: Number of steps in an epoch, for schedules that count epochs.
 
         Raises:
-            ValueError: For fewer than one step, or one an epoch.
+            ValueError: If `steps` or `steps_per_epoch` is less than 1.
         """
         from cifar_lightning.optim.rate_plots import draw_schedule
 
         if steps < 1 or steps_per_epoch < 1:
             raise ValueError(
-                "nothing to draw: expected steps and steps_per_epoch of at least 1, received "
+                "nothing to plot: steps and steps_per_epoch must be at least 1, got "
                 f"steps={steps}, steps_per_epoch={steps_per_epoch}"
             )
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr, momentum=0.9)
@@ -76,17 +76,17 @@ def _defaults(schedule: Schedule) -> dict[str, Any]:
 def simulate_steps(
     optimizer: Optimizer, schedulers: Sequence[tuple[Any, Callable[[Step], bool]]], steps: Iterable[Step]
 ) -> tuple[list[float], list[float]]:
-    """Rate and momentum of each of some steps that are not made.
+    """Compute the learning rate and momentum of each step without training.
 
-    A scheduler that goes by a metric is stepped as if the metric never improved.
+    A scheduler that follows a metric is stepped as if the metric never improved.
 
     Args:
-        optimizer: The optimizer; its first parameter group counts.
-        schedulers: Each with what says whether it is stepped after a step.
-        steps: What stands for each step.
+        optimizer: The optimizer; its first parameter group is read.
+        schedulers: Each with a function that says whether the scheduler is stepped after a given step.
+        steps: The steps, in any form those functions take.
     """
     rates, momenta = [], []
-    with warnings.catch_warnings():  # the optimizer makes no step here
+    with warnings.catch_warnings():  # the optimizer takes no step here
         warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`")
         for step in steps:
             group = optimizer.param_groups[0]
@@ -107,23 +107,22 @@ def check_positive(schedule: Schedule, *names: str) -> None:
     for name in names:
         value = getattr(schedule, name)
         if value is not None and not 0 < value < inf:
-            raise ValueError(f"{name} out of range: expected a positive number, received {value}")
+            raise ValueError(f"{name} must be a positive number, got {value}")
 
 
 def require_length(total_steps: int | None, schedule: str) -> int:
-    """The number of steps, for a schedule that can't do without it.
+    """Return the number of steps, for a schedule that can't do without it.
 
     Args:
-        total_steps: Number of optimizer steps of the training; None if it is not known.
+        total_steps: Number of optimizer steps of the run; None if unknown.
         schedule: The schedule's name, for the message.
 
     Raises:
-        ValueError: If the number is not known, or is 0.
+        ValueError: If the number is unknown or 0.
     """
     if total_steps is None or total_steps < 1:
-        received = "an unknown number" if total_steps is None else total_steps
+        given = "an unknown number" if total_steps is None else total_steps
         raise ValueError(
-            f"{schedule} needs to know how long the training is: expected at least one optimizer step, received "
-            f"{received}"
+            f"{schedule} needs to know the length of the run: expected at least one optimizer step, got {given}"
         )
     return total_steps

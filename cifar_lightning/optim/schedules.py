@@ -1,4 +1,4 @@
-"""Learning-rate schedules, each a few options that build one of `torch.optim.lr_scheduler`'s."""
+"""Learning-rate schedules. Each is a few options, from which it builds a torch scheduler."""
 
 from bisect import bisect_right
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ __all__ = ["Constant", "Cosine", "Exponential", "OneCycle", "Performance", "Piec
 
 @dataclass(frozen=True, repr=False)
 class Constant(Schedule):
-    """The optimizer's own rate throughout.
+    """A constant learning rate, the optimizer's.
 
     Example:
         >>> import torch
@@ -38,7 +38,7 @@ class Constant(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class Power(Schedule):
-    """lr / (1 + t/s)^c after t steps.
+    """Power scheduling: the learning rate is lr / (1 + t/s)^c after t steps.
 
     Args:
         s: Number of steps after which the rate is divided by 2^c.
@@ -69,10 +69,10 @@ class Power(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class Exponential(Schedule):
-    """lr * factor^(t/s) after t epochs or steps.
+    """Exponential scheduling: the learning rate is lr * factor^(t/s) after t epochs or steps.
 
     Args:
-        factor: What the rate is multiplied by in s epochs or steps.
+        factor: The rate is multiplied by this every s epochs or steps.
         s: Number of epochs or steps.
         by: Whether t and s count epochs or steps.
 
@@ -107,14 +107,14 @@ class Exponential(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class PiecewiseConstant(Schedule):
-    """lr times a factor that changes at some epochs.
+    """Piecewise constant scheduling: the learning rate is lr times a factor that changes at given epochs.
 
     Args:
-        epochs: The epochs at which it changes, ascending.
-        factors: The factor before the first of them and from each of them on: one more than epochs.
+        epochs: The epochs at which the factor changes, ascending.
+        factors: The factor before the first of these epochs, and from each of them on: one more than `epochs`.
 
     Raises:
-        ValueError: If the numbers do not fit.
+        ValueError: If `epochs` do not ascend, or the numbers of epochs and factors do not match.
 
     Example:
         >>> import torch
@@ -134,7 +134,7 @@ class PiecewiseConstant(Schedule):
     def __post_init__(self) -> None:
         if len(self.factors) != len(self.epochs) + 1 or self.epochs != sorted(set(self.epochs)):
             raise ValueError(
-                "wrong pieces: expected ascending epochs and one factor more than epochs, received "
+                "PiecewiseConstant needs ascending epochs and one factor more than epochs, got "
                 f"epochs={self.epochs}, factors={self.factors}"
             )
 
@@ -150,13 +150,13 @@ class PiecewiseConstant(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class Performance(Schedule):
-    """Multiply the rate by a factor when a metric has not improved for some time (torch's `ReduceLROnPlateau`).
+    """Performance scheduling: reduce the learning rate when a metric stops improving (torch's `ReduceLROnPlateau`).
 
     Args:
-        metric: The metric, as it is logged; a loss is to fall, an accuracy to rise.
-        factor: What the rate is multiplied by.
-        patience: Number of validations without improvement that are tolerated.
-        min_lr: The rate is never below this.
+        metric: Name of the logged metric. A loss improves by falling, an accuracy by rising.
+        factor: The rate is multiplied by this.
+        patience: Number of validations without improvement to wait for.
+        min_lr: Lower bound of the rate.
 
     Example:
         >>> import torch
@@ -177,7 +177,7 @@ class Performance(Schedule):
 
     def __post_init__(self) -> None:
         if not 0 < self.factor < 1:
-            raise ValueError(f"factor out of range: expected 0 < factor < 1, received {self.factor}")
+            raise ValueError(f"factor must be in (0, 1), got {self.factor}")
 
     @property
     def interval(self) -> Literal["step", "epoch"]:
@@ -191,7 +191,7 @@ class Performance(Schedule):
 
     def build(self, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
         """See `Schedule.build`."""
-        # An epoch has improved if it is better by 1e-4, as in Keras; torch's own default is relative.
+        # Only gains of at least 1e-4 count, as in Keras; torch's default threshold is relative.
         return ReduceLROnPlateau(
             optimizer,
             "min" if self.metric == "val_loss" else "max",
@@ -205,11 +205,11 @@ class Performance(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class Cosine(Schedule):
-    """A linear warm-up to the optimizer's rate, then half a cosine down (Loshchilov and Hutter 2017, without restarts).
+    """Linear warm-up, then cosine decay (Loshchilov and Hutter 2017, without restarts).
 
     Args:
-        warmup: Share of the steps in which the rate climbs from near 0.
-        final: Last rate over the optimizer's rate.
+        warmup: Fraction of the steps in which the rate climbs from near 0 to the optimizer's learning rate.
+        final: Ratio of the last rate to the optimizer's learning rate.
 
     Example:
         >>> import torch
@@ -228,13 +228,13 @@ class Cosine(Schedule):
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup out of range: expected 0 <= warmup < 1, received {self.warmup}")
+            raise ValueError(f"warmup must be in [0, 1), got {self.warmup}")
 
     def build(self, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
         """See `Schedule.build`.
 
         Raises:
-            ValueError: If the number of steps is not known.
+            ValueError: If the number of steps is unknown.
         """
         n = require_length(total_steps, "Cosine")
         rise = round(self.warmup * n)

@@ -1,1 +1,1 @@
-"""The network as a LightningModule, the data as a DataModule, and what a Trainer needs to train them."""
+"""The network as a LightningModule, the data as a DataModule, and everything the Trainer needs to train them."""

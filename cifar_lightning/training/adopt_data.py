@@ -1,4 +1,4 @@
-"""What a classifier takes over from a data module."""
+"""Passes classes and statistics from a data module to a classifier."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,9 +13,9 @@ def adopt_data(module: Any, data: Any, trained: Sequence[str] = (), averages: It
     """Let an `MLPClassifier` take over a data module's classes and statistics, if it has any.
 
     Args:
-        module: The classifier; it keeps statistics that it has already.
+        module: The classifier; if it has statistics already, it keeps them.
         data: The data module; None for none.
-        trained: The classes that the network was trained on, if it was.
+        trained: The classes that the network was trained on, if any.
         averages: Copies of the classifier that take over the statistics too.
 
     Raises:

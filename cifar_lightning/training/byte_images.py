@@ -1,4 +1,4 @@
-"""Which modules take images as bytes, and what the others get instead."""
+"""Finds out which modules take images as bytes, and standardizes batches for the others."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +10,10 @@ from cifar_lightning.nn.standardize import Standardize, Statistics
 
 
 def takes_bytes(module: nn.Module | None) -> bool:
-    """Whether a module standardizes uint8 images itself; without a module, images stay as they are.
+    """Whether a module standardizes uint8 images itself; True without a module, since images stay as they are.
 
-    It does if it has an attribute `standardize`, a `Standardize`, or a part, such as a trained `MLPClassifier`, that
-    has statistics.
+    It does if it has a `Standardize` as its attribute `standardize`, or a submodule with statistics, such as a trained
+    `MLPClassifier`.
     """
     if module is None or isinstance(getattr(module, "standardize", None), Standardize):
         return True
@@ -21,7 +21,7 @@ def takes_bytes(module: nn.Module | None) -> bool:
 
 
 def standardizer(statistics: Statistics) -> Callable[[Any], Any]:
-    """A function that standardizes a batch's images, (B, 3, 32, 32), as float32; the rest of it stays as it is."""
+    """Return a function that standardizes a batch's images, (B, 3, 32, 32), to float32; the rest stays unchanged."""
     standardize = Standardize()
     standardize.set_statistics(statistics)
 

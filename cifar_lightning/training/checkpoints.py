@@ -1,4 +1,4 @@
-"""Which checkpoints a training keeps."""
+"""The checkpoints that a run keeps: the best and the last."""
 
 import shutil
 from pathlib import Path
@@ -16,9 +16,9 @@ from cifar_lightning.training.messages import say
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps the weights of the lowest validation loss as `best.ckpt`, and takes them along into a resumed run's folder.
+    """Keeps the weights with the lowest validation loss as `best.ckpt`, and copies them to a resumed run's folder.
 
-    Lightning's own forgets the best score when the folder changes, and calls the first epoch after it the best.
+    Lightning's own callback forgets the best score when the folder changes, and takes the next epoch for the best.
     """
 
     def __init__(self) -> None:
@@ -36,25 +36,25 @@ class BestCheckpoint(ModelCheckpoint):
             super().on_validation_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save if this is the best epoch; one that is cut short before the first validation has no score."""
+        """Save if this is the best epoch; an epoch cut short before the first validation has no score."""
         is_scored = self.monitor in trainer.callback_metrics
         if is_scored or (trainer.is_last_batch and not trainer.enable_validation):
             super().on_train_epoch_end(trainer, pl_module)
         elif trainer.is_last_batch:
-            rank_zero_warn(f"no best.ckpt is written: {type(pl_module).__name__} validates, but logs no {self.monitor}")
+            rank_zero_warn(f"best.ckpt is not written: {type(pl_module).__name__} validates but logs no {self.monitor}")
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
-        """Whether this is the best so far, which a loss that is no number never is."""
+        """Whether this is the best so far; a NaN or infinite loss never is."""
         return current is not None and bool(current.isfinite()) and super().check_monitor_top_k(trainer, current)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Copy the best checkpoint, if it is still there, and go on from its score.
+        """Copy the best checkpoint, if it still exists, and continue from its score.
 
-        If it is not there but here, the run goes on in its own folder, which was moved.
+        If it exists only in this folder, the run continues in its own folder, which was moved.
         """
         best = Path(state_dict["best_model_path"])
         here = Path(self.dirpath or best.parent) / best.name
-        # (They are the same in a test after a fit.)
+        # (They are the same file in a test that follows a fit.)
         if best.absolute() != here.absolute() and (best.is_file() or here.is_file()):
             if self._is_first_rank and best.is_file():
                 here.parent.mkdir(parents=True, exist_ok=True)
@@ -71,14 +71,14 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps the present weights as `last.ckpt`.
+    """Keeps the current weights as `last.ckpt`.
 
-    It is written at the end of each epoch, after each validation within one, and when the training is interrupted, by
-    Ctrl-C or SIGTERM. `save_last` writes only where the best has changed, so a resume would lose all epochs since; and
-    of epochs with several validations, Lightning would write none at its end.
+    It is written at the end of each epoch, after each validation within one, and on Ctrl-C or SIGTERM. Lightning's
+    `save_last` only writes when the best changes, so resuming would lose all epochs since; and with several validations
+    per epoch, Lightning would write nothing at an epoch's end.
 
     Args:
-        command: The command that goes on from it.
+        command: The command that resumes from it.
     """
 
     def __init__(self, command: str = "fit") -> None:
@@ -87,30 +87,30 @@ class LastCheckpoint(ModelCheckpoint):
         self._is_training = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on there is something to keep."""
+        """From now on there is something to save."""
         super().on_train_start(trainer, pl_module)
         self._is_training = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last epoch was written."""
+        """Stop saving: the last epoch has been written."""
         self._is_training = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write after a validation within an epoch; one at its end is followed by the epoch's own."""
+        """Write after a validation within an epoch; at its end, the epoch's own checkpoint follows."""
         if self._is_training and not trainer.is_last_batch:
             self._write(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write when the training is interrupted between two steps, on one device: others may be at another step.
+        """Write if training is interrupted between two steps on one device; other devices may be at another step.
 
-        Then say how to go on.
+        Then print the command that resumes.
         """
         interrupted = isinstance(exception, KeyboardInterrupt | SIGTERMException)
         if self._is_training and interrupted and trainer.world_size == 1 and not is_within_a_step(trainer):
             self._write(trainer)
         path = Path(self.format_checkpoint_name({}))
         if interrupted and trainer.is_global_zero and path.is_file():
-            say(f"to go on: cifar-lightning {self._command} --ckpt_path {path}", wrap=False)
+            say(f"to resume: cifar-lightning {self._command} --ckpt_path {path}", wrap=False)
         self._is_training = False
 
     def _write(self, trainer: Trainer) -> None:
@@ -118,7 +118,7 @@ class LastCheckpoint(ModelCheckpoint):
             trainer.save_checkpoint(self.format_checkpoint_name({}))
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: which file was written last does not matter in a new folder."""
+        """Nothing to save: which file was written last does not matter in a new folder."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Whether a training's steps are compiled, how many are made in one of Lightning's hooks, and by how many threads."""
+"""Chooses whether steps are compiled, how many of them run per trainer hook, and with how many threads."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,19 +15,19 @@ from cifar_lightning.training.obstacles import find_obstacle, find_watcher
 
 Compile = Literal["auto", "always", "never"]
 
-#: Seconds that a compiled step saves, at least: 2 ms at batch 32 and 5 ms at batch 128 on two quiet cores.
+#: Seconds that a compiled step saves: 2 ms at batch 32 and 5 ms at batch 128 on two idle cores.
 SAVED_SECONDS = 0.004
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How the steps of a training are executed; a resume keeps to it, since sums differ in their last bits.
+    """How the steps of a run are executed. A resumed run keeps it, since sums would differ in their last bits.
 
     Args:
-        compiled: Whether by compiled code.
-        steps: Largest number of steps in one of Lightning's hooks.
+        compiled: Whether steps are compiled.
+        steps: Largest number of steps per trainer hook.
         threads: Number of threads.
-        reason: Why not compiled, or why one step at a time; "" if there is none.
+        reason: Why steps are not compiled or run one at a time; "" if there is no reason.
         graphs: Whether compiled steps are CUDA graphs.
     """
 
@@ -55,21 +55,21 @@ def choose_execution(
     resumed: Execution | None = None,
     obstacle: str = "",
 ) -> Execution:
-    """Choose before the first step.
+    """Choose how to execute steps, before the first one.
 
     Args:
         trainer: The trainer, set up.
-        module: The module that is to be trained.
-        compile: "never"; "always", or else an error; or where it is safe and pays ("auto").
-        steps: Number of steps in one hook, if nothing needs fewer.
-        widths: Number of inputs and outputs of the largest layer, by which the number of threads is chosen.
-        batch_size: Number of images a step, of all networks if several step at once.
-        seconds: How long it takes until there is compiled code, for so many threads.
-        resumed: How the steps of a training that is resumed were executed: kept, unless `compile` contradicts it.
-        obstacle: What the module itself knows that the compiled step can't do; "" for nothing.
+        module: The module to train.
+        compile: "never", "always" (an error if impossible), or "auto" (where it is safe and worthwhile).
+        steps: Number of steps per hook, if nothing requires fewer.
+        widths: Number of inputs and outputs of the largest layer, used to choose the number of threads.
+        batch_size: Number of images per step, over all networks if several step together.
+        seconds: Maps a number of threads to the time that compiling or loading the code takes.
+        resumed: How the resumed run executed its steps; kept unless `compile` contradicts it.
+        obstacle: A reason known to the module why its step can't be compiled; "" for none.
 
     Raises:
-        ValueError: If steps are to be compiled, always or as before, but can't be.
+        ValueError: If steps must be compiled, always or as before, but can't be.
     """
     obstacle = obstacle or find_obstacle(trainer, module)
     impatient = find_watcher(trainer, module)
@@ -78,8 +78,8 @@ def choose_execution(
     if resumed is not None and (compile == "auto" or (compile == "always" and resumed.compiled)):
         if resumed.compiled and obstacle:
             raise ValueError(
-                "the resumed training's steps can't be compiled: expected a training without what follows, as before, "
-                f"or --execution.compile never, whose sums differ in their last bits; received {obstacle}"
+                f"cannot resume with compiled steps: got {obstacle}. Remove that, or pass --execution.compile never "
+                "(results then differ in the last bits)"
             )
         steps = 1 if impatient else resumed.steps
         return replace(resumed, steps=steps, reason="as before", graphs=resumed.compiled and graphs)
@@ -89,8 +89,7 @@ def choose_execution(
         obstacle = obstacle or _missing()
     if compile == "always" and obstacle:
         raise ValueError(
-            f"the training step can't be compiled: expected --execution.compile auto or never, or a training without "
-            f"that; received {obstacle}"
+            f"cannot compile the training step: got {obstacle}. Remove that, or pass --execution.compile auto or never"
         )
     threads = choose_threads(*widths, batch_size) if device.type == "cpu" else torch.get_num_threads()
     if compile == "auto":
@@ -102,18 +101,18 @@ def choose_execution(
 
 
 def _missing() -> str:
-    """What torch lacks for compiled steps; "" for nothing."""
+    """The names of torch that compiled steps need and that are missing; "" if there are none."""
     names = missing_names()
     return f"torch {torch.__version__} without {', '.join(names)}" if names else ""
 
 
 def _reason_to_train_plainly(trainer: Trainer, seconds: float) -> str:
-    """Why "auto" does not compile a step that could be compiled; "" for no reason."""
+    """Why "auto" does not compile a step that could be compiled; "" if it does."""
     if trainer.strategy.root_device.type != "cpu":
-        return "--execution.compile auto compiles on CPUs only; always makes CUDA graphs"
+        return "--execution.compile auto compiles only on CPUs; use always for CUDA graphs"
     length = count_optimizer_steps(trainer)
     if length is not None and length * SAVED_SECONDS < seconds:
-        return f"compiling may take {seconds:.0f} s, more than {length:,} steps win back"
+        return f"compiling may take {seconds:.0f} s, more than {length:,} steps would save"
     if is_newer_than_tested():
-        return f"compiled steps are not tested with torch {torch.__version__}; --execution.compile always tries them"
+        return f"compiled steps are untested with torch {torch.__version__}; --execution.compile always tries them"
     return _missing()

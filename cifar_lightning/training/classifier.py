@@ -41,24 +41,24 @@ NETWORK_DEFAULTS = {name: p.default for name, p in inspect.signature(DeepMLP).pa
 
 
 class MLPClassifier(LightningModule):
-    """A `DeepMLP` that takes uint8 images, standardizes them, and learns by cross-entropy.
+    """A `DeepMLP` as a LightningModule: it standardizes uint8 images and learns with the cross-entropy loss.
 
-    Its hyperparameters are primitives, so a checkpoint loads with `weights_only=True`; the statistics of the
-    standardization are buffers, so a checkpoint alone classifies an image.
+    Its hyperparameters are primitives, so a checkpoint loads with `weights_only=True`. The standardization statistics
+    are buffers, so a checkpoint is all that is needed to classify an image.
 
-    What is no hyperparameter is an attribute: `executor` (how steps are executed) and `cycle` (what a resumed training
-    does about a schedule of another length) may be replaced before `fit`.
+    Two settings are attributes rather than hyperparameters, and may be replaced before `fit`: `executor` (how steps are
+    executed) and `cycle` (what a resumed run does if the schedule's length has changed).
 
     Args:
-        lr: Learning rate; the peak of a schedule that has one.
-        optimizer: An optimizer of `torch.optim`, by name, or of an imported module, by path.
-        schedule: How the learning rate moves, by name or as an instance.
-        mixup: Parameter alpha of the share with which training images are mixed, Beta(alpha, alpha); 0 for none.
-        label_smoothing: Share of a training target that all classes get equally (`SoftLabels` has the sources).
-        network: What `DeepMLP` takes.
+        lr: Learning rate; the peak rate of a schedule that has one.
+        optimizer: An optimizer: a name from `torch.optim`, or the import path of a class in an imported module.
+        schedule: Learning-rate schedule, by name or as an instance.
+        mixup: Mixup parameter alpha: training images are mixed with shares from Beta(alpha, alpha); 0 for none.
+        label_smoothing: Share of the training target that is spread evenly over all classes (see `SoftLabels`).
+        network: Arguments of `DeepMLP`.
 
     Raises:
-        ValueError: For a value that is out of range or a name that is unknown.
+        ValueError: If a value is out of range or a name is unknown.
 
     Example:
         >>> import torch
@@ -81,9 +81,9 @@ class MLPClassifier(LightningModule):
     ) -> None:
         super().__init__()
         if not 0 < lr < float("inf"):
-            raise ValueError(f"lr out of range: expected a positive number, received {lr}")
+            raise ValueError(f"lr must be a positive number, got {lr}")
         self.network = DeepMLP(**network)
-        # All of the network's choices are stored, so that a checkpoint outlives a change of defaults.
+        # All of the network's options are stored, so a checkpoint still loads if defaults change.
         hparams = NETWORK_DEFAULTS | network | {"hidden_sizes": self.network.hidden_sizes, "lr": lr}
         hparams |= {"mixup": mixup, "label_smoothing": label_smoothing}
         hparams |= {"optimizer": optimizer_component(optimizer), "schedule": schedule_component(schedule)}
@@ -105,7 +105,7 @@ class MLPClassifier(LightningModule):
         return logits
 
     def as_sequential(self) -> nn.Sequential:
-        """The same as layers in a row, so that `mc_predict` computes what dropout does not change only once."""
+        """The same layers as a `Sequential`, so that `mc_predict` runs those before the first dropout only once."""
         return nn.Sequential(self.standardize, self.network, self.temperature)
 
     @torch.no_grad()
@@ -122,10 +122,10 @@ class MLPClassifier(LightningModule):
     # --------------------------------------------------------------------------------------------- before the steps
 
     def configure_callbacks(self) -> list[Callback]:
-        """The callback that cleans up after an exception, once a trainer.
+        """Add a callback that cleans up after an exception, unless the trainer has one.
 
         Raises:
-            ValueError: For a callback that is not for this network; it is asked here, before any acts.
+            ValueError: If a callback does not suit this network; checked here, before any of them acts.
         """
         if not is_fitting(self):
             return []
@@ -133,7 +133,7 @@ class MLPClassifier(LightningModule):
         return StopAtException.once(self.trainer)
 
     def setup(self, stage: str) -> None:
-        """Take over the data module's classes and statistics, unless the network was trained with its own already.
+        """Take over the data module's classes and statistics, unless the network has been trained with its own.
 
         Raises:
             ValueError: If the data module's classes or scaling contradict them.
@@ -146,7 +146,7 @@ class MLPClassifier(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and the schedule."""
-        # (Converted once more: a subclass that saves its own arguments puts them in the place of the primitives.)
+        # (Converted again, since a subclass that saves its own arguments replaces the primitives.)
         component = optimizer_component(self.hparams["optimizer"])
         optimizer = build_optimizer(component, self.network.parameters(), self.hparams["lr"])
         schedule = self._schedule
@@ -156,7 +156,7 @@ class MLPClassifier(LightningModule):
             "scheduler": schedule.build(optimizer, self.cycle.count_steps(self.trainer, schedule)),
             "interval": schedule.interval,
             "monitor": schedule.monitor,
-            "reduce_on_plateau": False,  # `on_validation_epoch_end` does: Lightning asks for a metric in every epoch
+            "reduce_on_plateau": False,  # `on_validation_epoch_end` handles it; Lightning needs a metric every epoch
         }
         return {"optimizer": optimizer, "lr_scheduler": config}
 
@@ -176,11 +176,11 @@ class MLPClassifier(LightningModule):
 
     @property
     def batches_at_once(self) -> Callable[[], int] | None:
-        """What a loader that can hand out several batches at once asks for their number; None for one at a time."""
+        """Tells a loader how many batches to yield at once; None for one at a time."""
         return self.executor.batches_at_once(self.trainer)
 
     def on_train_start(self) -> None:
-        """Get ready with the optimizer as a checkpoint may have restored it."""
+        """Prepare the steps, now that a checkpoint may have restored the optimizer."""
         l1, l2 = self.network.l1, self.network.l2
         penalty = partial(weight_penalty, l1=l1, l2=l2) if l1 or l2 else None
         obstacle = find_own_steps(self, MLPClassifier)
@@ -192,8 +192,8 @@ class MLPClassifier(LightningModule):
     # --------------------------------------------------------------------------------------------------- the steps
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Leave compiled code if steps are not any more what was compiled."""
-        if not isinstance(batch, Batches):  # for several there was a look before they were handed out
+        """Stop using compiled code if something that it depends on has changed."""
+        if not isinstance(batch, Batches):  # several were checked before they were yielded
             self.executor.look_again(self.trainer)
 
     def training_step(self, batch: Batch | Batches, batch_idx: int) -> Tensor:
@@ -202,7 +202,7 @@ class MLPClassifier(LightningModule):
             checks.check_batch(batch[0], batch[1], self.network.output.out_features, self.standardize)
             checks.check_batch_norm(self.network, batch.size if isinstance(batch, Batches) else len(batch[1]))
         if self.executor.step is None:
-            assert not isinstance(batch, Batches), "a plain step is handed one batch"
+            assert not isinstance(batch, Batches), "a plain step gets one batch"
             images, labels = batch
             inputs, targets = self.soft_labels(images, labels)
             logits = self(inputs)
@@ -218,7 +218,7 @@ class MLPClassifier(LightningModule):
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then impose the network's constraint; if compiled, `training_step` does both."""
+        """Step, then enforce the network's constraint; if compiled, `training_step` does both."""
         if self.executor.step is not None:
             (args[3] if len(args) > 3 else kwargs["optimizer_closure"])()
             return
@@ -226,7 +226,7 @@ class MLPClassifier(LightningModule):
         self.network.constrain_()
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Step a scheduler, unless it goes by a validation metric: `on_validation_epoch_end` steps that one."""
+        """Step a scheduler, unless it follows a validation metric: `on_validation_epoch_end` steps those."""
         if scheduler not in [each.scheduler for each in plateau_configs(self.trainer, self.val_metrics.metrics.keys())]:
             super().lr_scheduler_step(scheduler, metric)
             self.cycle.rates.note(self.trainer)
@@ -240,13 +240,13 @@ class MLPClassifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training metrics, taken while the weights were changing."""
-        # A resume continues an epoch that is cut short, for which the metrics stay as they are.
+        # An epoch that is cut short keeps its metrics: a resumed run continues it.
         metrics = self.train_metrics if self.trainer.is_last_batch else copy.deepcopy(self.train_metrics)
-        # (Reduced over the ranks already; sync_dist says so to Lightning.)
+        # (They are already reduced over ranks; sync_dist only silences Lightning.)
         self.log_dict(metrics.compute_and_reset(), sync_dist=True)
 
     def on_fit_end(self) -> None:
-        """Leave the process's number of threads, and the trainer, as they were."""
+        """Restore the number of threads and the trainer."""
         self.stop_steps()
 
     def stop_steps(self) -> None:
@@ -260,7 +260,7 @@ class MLPClassifier(LightningModule):
         return self._measure(batch, self.val_metrics)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the validation metrics, and step a schedule that goes by one."""
+        """Log the validation metrics, and step a schedule that follows one of them."""
         values = self.val_metrics.compute_and_reset()
         self.log_dict(values, prog_bar=True, sync_dist=True)
         step_plateau_schedulers(self.trainer, values)
@@ -274,7 +274,7 @@ class MLPClassifier(LightningModule):
         self.log_dict(self.test_metrics.compute_and_reset(), sync_dist=True)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the probabilities (B, num_classes) of images (B, 3, 32, 32): the batch, or its first part."""
+        """Return probabilities (B, num_classes) for images (B, 3, 32, 32): the batch, or its first element."""
         images = batch if isinstance(batch, Tensor) else batch[0]
         checks.check_images(images, self.standardize)
         return self.predict_proba(images)
@@ -289,9 +289,9 @@ class MLPClassifier(LightningModule):
     # --------------------------------------------------------------------------------------------------- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the classes' names, and what was measured of the present epoch, for a resumed one to report it all."""
+        """Save the class names and the current epoch's metrics, so that a resumed epoch reports all of it."""
         checkpoint["classes"] = self.classes
-        # WeightAveraging has put its copy of the module here, which it made before the data was known.
+        # WeightAveraging put its copy of the module here, made before the data was known.
         checkpoint["state_dict"] |= self.standardize.state_dict(prefix="standardize.")
         checkpoint["train_metrics"] = self.train_metrics.save(self.trainer)
         self.cycle.save(checkpoint)
@@ -304,5 +304,5 @@ class MLPClassifier(LightningModule):
             checks.check_resumable(checkpoint)
             self.cycle.restore(self.trainer, checkpoint, self._schedule)
             self.executor.restore(checkpoint)
-            if position_of(checkpoint).batch:  # those of an epoch that has ended are of no more use
+            if position_of(checkpoint).batch:  # metrics of a finished epoch are not needed
                 self.train_metrics.restore(self.trainer, checkpoint["train_metrics"])

@@ -1,4 +1,4 @@
-"""The networks that are trained together: each with what is known of its epochs, and whether it goes on."""
+"""The networks of a sweep, trained together: each with its epochs' metrics and whether it is still training."""
 
 import copy
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.lightning_internals import judge
 
 Row = dict[str, float]
-#: What is logged of steps.
+#: Metrics that are logged per step.
 STEP_METRICS = ("train_step_loss", "lr")
-#: What a checkpoint keeps of a copy as it is.
+#: Attributes of a copy that a checkpoint stores unchanged.
 KEPT = ("name", "seed", "values", "rows", "metrics", "best", "validated", "is_to_stop", "stopped_epoch")
 
 
@@ -28,11 +28,11 @@ class Copy:
     """One of the networks.
 
     Args:
-        name: A name for people, and for a folder.
+        name: Its name, also used for its folder.
         classifier: The network with its hyperparameters and metrics.
-        seed: Of its weights and, unless the data has an order of its own, of its batches.
-        values: The options by which it differs from the others, for tables.
-        stoppers: What judges when it is to stop.
+        seed: Seed of its weights and, unless the data sets its own, of its batch order.
+        values: The options in which it differs from the others, for tables.
+        stoppers: Early stopping callbacks that decide when it stops.
     """
 
     name: str
@@ -40,24 +40,24 @@ class Copy:
     seed: int
     values: dict[str, Any] = field(default_factory=dict)
     stoppers: list[EarlyStopping] = field(default_factory=list)
-    #: The epochs so far, each with its number, counted from 1, and its metrics.
+    #: The epochs so far, each with its number, from 1, and its metrics.
     rows: list[Row] = field(default_factory=list)
-    #: The newest value of each metric.
+    #: The latest value of each metric.
     metrics: Row = field(default_factory=dict)
-    #: The metrics of the lowest validation loss that is a number, with their epoch; {} for none.
+    #: The metrics and epoch of the lowest validation loss, ignoring NaN; {} for none.
     best: Row = field(default_factory=dict)
     #: Whether the last validation was the best.
     is_new_best: bool = False
     #: The metrics of this epoch's validation, if there was one.
     validated: Row = field(default_factory=dict)
-    #: Whether it stops as soon as the trainer's least number of epochs and steps allows it.
+    #: Whether it stops as soon as the trainer's minimum number of epochs and steps allows.
     is_to_stop: bool = False
-    #: The epoch in which it has stopped, counted from 1; None if it has not.
+    #: The epoch in which it stopped, from 1; None if it has not.
     stopped_epoch: int | None = None
 
     @property
     def has_stopped(self) -> bool:
-        """Whether it is not trained any more."""
+        """Whether it has stopped training."""
         return self.stopped_epoch is not None
 
     @property
@@ -66,12 +66,12 @@ class Copy:
         return build_schedule(self.classifier.hparams["schedule"])
 
     def make_optimizer(self) -> Optimizer:
-        """Its optimizer, at the beginning of a training."""
+        """A new optimizer for it."""
         hparams = self.classifier.hparams
         return build_optimizer(hparams["optimizer"], self.classifier.network.parameters(), hparams["lr"])
 
     def end_validation(self, epoch: int | None) -> Row:
-        """The metrics of a validation, in an epoch, counted from 1; None for one that is none of the training."""
+        """Return the metrics of a validation in an epoch, counted from 1; None for the sanity check."""
         values = _numbers(self.classifier.val_metrics.compute_and_reset())
         if epoch is not None:
             self.metrics |= values
@@ -82,11 +82,12 @@ class Copy:
         return values
 
     def end_epoch(self, is_whole: bool, known: Mapping[str, float]) -> Row:
-        """The training metrics of an epoch.
+        """Return the training metrics of an epoch.
 
         Args:
-            is_whole: Whether it is not cut short: a resume continues it then, for which the metrics stay as they are.
-            known: What else stands in its row: its number, time and rate.
+            is_whole: Whether the epoch is complete. An epoch that is cut short keeps its metrics, since a resumed run
+                continues it.
+            known: Other entries of its row: its number, time and learning rate.
         """
         metrics = self.classifier.train_metrics
         values = _numbers((metrics if is_whole else copy.deepcopy(metrics)).compute_and_reset())
@@ -97,7 +98,7 @@ class Copy:
         return values
 
     def judge(self, at_epoch_end: bool) -> bool:
-        """Whether one of the stoppers that judge now, at an epoch's end or after a validation, wants it to stop.
+        """Whether a stopper that checks now, at the end of an epoch or after a validation, wants it to stop.
 
         Raises:
             RuntimeError: If there is no such metric.
@@ -106,7 +107,7 @@ class Copy:
         return any(verdicts)
 
     def save(self, trainer: Trainer) -> dict[str, Any]:
-        """What is known of it, and the hyperparameters that it is made of, as primitives and tensors."""
+        """Its state and hyperparameters as primitives and tensors."""
         return {name: copy.deepcopy(getattr(self, name)) for name in KEPT} | {
             "hyper_parameters": dict(self.classifier.hparams),
             "train_metrics": self.classifier.train_metrics.save(trainer),
@@ -114,48 +115,48 @@ class Copy:
         }
 
     def restore(self, trainer: Trainer, saved: Mapping[str, Any], is_within_epoch: bool) -> None:
-        """Go on from what `save` returned; the patience that is given now counts."""
+        """Continue from a saved state, but with the current patience."""
         for name in KEPT:
             setattr(self, name, copy.deepcopy(saved[name]))
         for stopper, state in zip(self.stoppers, saved["stoppers"], strict=False):
             stopper.load_state_dict({**state, "patience": stopper.patience})
-        if is_within_epoch:  # those of an epoch that has ended are of no more use
+        if is_within_epoch:  # metrics of a finished epoch are not needed
             self.classifier.train_metrics.restore(trainer, saved["train_metrics"])
 
 
 class Copies(list[Copy]):
-    """All of them."""
+    """All networks of a sweep."""
 
     @property
     def active(self) -> list[int]:
-        """Indices of those that have not stopped."""
+        """Indices of the networks that have not stopped."""
         return [index for index, each in enumerate(self) if not each.has_stopped]
 
     @property
     def seeds(self) -> list[int]:
-        """Each seed once."""
+        """The distinct seeds, in order."""
         return list(dict.fromkeys(each.seed for each in self))
 
     @property
     def best(self) -> Copy | None:
-        """The one with the lowest validation loss; None if none has any that is a number."""
+        """The network with the lowest validation loss; None if no loss is a number."""
         return min((each for each in self if each.best), key=lambda each: each.best["val_loss"], default=None)
 
     @property
     def epochs(self) -> int:
-        """Number of the last epoch that was ended."""
+        """Number of the last finished epoch."""
         return max(len(each.rows) for each in self)
 
     def stop(self, epoch: int, at_epoch_end: bool, may_stop: bool) -> list[int]:
-        """Let early stopping judge the active ones.
+        """Apply early stopping to the active networks.
 
         Args:
-            epoch: The present one, counted from 1.
-            at_epoch_end: Whether it judges at an epoch's end, or after a validation.
-            may_stop: Whether they may stop already; if not, they will as soon as they may.
+            epoch: The current epoch, counted from 1.
+            at_epoch_end: Whether this is the end of an epoch rather than of a validation.
+            may_stop: Whether networks may stop yet; if not, they will as soon as they may.
 
         Returns:
-            Indices of those that have stopped.
+            Indices of the networks that have stopped.
         """
         stopped = []
         for index in self.active:

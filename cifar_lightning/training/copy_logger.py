@@ -1,4 +1,4 @@
-"""The logs of one network among several that are trained together."""
+"""Logs of one network among several that are trained together."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from cifar_lightning.training.run_events import RunEvents, log_best
 
 
 class CopyLogger(Logger):
-    """Hands a copy's own part of what is logged, without its name, to loggers of its own.
+    """Passes one copy's metrics, with its name removed, to its own loggers.
 
     Args:
-        of: The copy: its metrics are logged as `val_loss/NAME`.
-        loggers: What writes them.
+        of: The copy. Its metrics are logged as `val_loss/NAME`.
+        loggers: The loggers that write them.
     """
 
     def __init__(self, of: Copy, loggers: Sequence[Logger]) -> None:
@@ -28,14 +28,14 @@ class CopyLogger(Logger):
 
     @property
     def version(self) -> str:
-        """There is one only."""
+        """Empty: there is only one."""
         return ""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Log those of the copy, with the epoch."""
+        """Log the copy's metrics, with the epoch."""
         end = f"/{self.name}"
         own = {name.removesuffix(end): value for name, value in metrics.items() if name.endswith(end)}
-        if self._copy.has_stopped:  # Lightning logs the last value of each metric again until the epoch's end
+        if self._copy.has_stopped:  # Lightning repeats the last value of each metric until the epoch's end
             own = {name: value for name, value in own.items() if name not in STEP_METRICS}
         if own and "epoch" in metrics:
             own["epoch"] = metrics["epoch"]
@@ -43,22 +43,22 @@ class CopyLogger(Logger):
             logger.log_metrics(own, step)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Log the copy's: those that are given are of the whole."""
+        """Log the copy's hyperparameters; those passed in belong to the whole sweep."""
         for logger in self._loggers:
             logger.log_hyperparams({**self._copy.classifier.hparams, "seed": self._copy.seed})
 
     def arrange_charts(self) -> None:
-        """Say in TensorBoard which curves share a chart."""
+        """Tell TensorBoard which curves share a chart."""
         for logger in self._loggers:
             if isinstance(logger, RunEvents):
                 logger.arrange_charts()
 
     def log_best(self, step: int) -> None:
-        """Give TensorBoard's table of hyperparameters the copy's best epoch, after so many optimizer steps."""
+        """Add the copy's best epoch to TensorBoard's hyperparameter table, at the given optimizer step."""
         log_best(self._loggers, self._copy.best, step)
 
     def save(self) -> None:
-        """Write what has been logged."""
+        """Write out what has been logged."""
         for logger in self._loggers:
             logger.save()
 

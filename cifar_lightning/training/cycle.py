@@ -1,4 +1,4 @@
-"""The length that a schedule is made for, which a resumed training may or may not keep."""
+"""The length of a run that its schedule is made for, and what happens if a resumed run has another length."""
 
 from typing import Any, Literal, get_args
 
@@ -15,34 +15,34 @@ OnResume = Literal["refuse", "finish", "new"]
 
 
 class Cycle:
-    """The optimizer steps of a training, from the first to the last that its schedule counts.
+    """The optimizer steps that a run's schedule covers.
 
     Args:
-        resume: What to do when a training is resumed with another length than its schedule was made for: refuse,
-            finish the old cycle and stop, or begin a new one from the present weights for the steps that are left.
+        resume: What to do when a run is resumed with a different length than its schedule was made for: refuse,
+            finish the old cycle and then stop, or start a new cycle from the current weights for the remaining steps.
 
     Raises:
-        ValueError: For an unknown choice.
+        ValueError: If the choice is unknown.
     """
 
     def __init__(self, resume: OnResume = "refuse") -> None:
         if resume not in get_args(OnResume):
             raise unknown_name("way to resume a cycle", resume, get_args(OnResume))
         self.resume = resume
-        self._total: int | None = None  # steps of the whole training
-        self._first = 0  # not 0 only if an earlier fit of the trainer, or a resumed training, has an older cycle
+        self._total: int | None = None  # steps of the whole run
+        self._first = 0  # nonzero only after an older cycle, of an earlier fit or of a resumed run
         self._is_new = False
-        #: The learning rate of the training so far, for its picture.
+        #: The learning rates so far, for the plot.
         self.rates = RateRecord()
 
     def start(self, trainer: Trainer) -> None:
-        """Start a cycle with the fit: steps of an earlier one of the same trainer count, but its cycle is over."""
+        """Start a cycle with the fit. Steps of an earlier fit of the same trainer count, but its cycle is over."""
         self._first, self._is_new = trainer.global_step, False
         if not trainer.global_step:
             self.rates = RateRecord()
 
     def count_steps(self, trainer: Trainer, schedule: Schedule) -> int | None:
-        """Number of steps from the cycle's first to the training's last; None if it can't be known.
+        """Number of steps from the start of the cycle to the end of the run; None if it can't be known.
 
         Raises:
             ValueError: If the schedule can't do without a length.
@@ -50,17 +50,17 @@ class Cycle:
         self._total = count_optimizer_steps(trainer)
         if not self._total and isinstance(schedule, OneCycle | Cosine):
             raise ValueError(
-                f"{type(schedule).__name__} needs to know how long the training is: expected at least one optimizer "
-                "step, by max_steps, or by max_epochs with a data loader that has a length; received max_epochs "
+                f"{type(schedule).__name__} needs to know the length of the run: expected at least one optimizer "
+                "step, from max_steps or from max_epochs and a data loader with a length; got max_epochs "
                 f"{trainer.max_epochs}, max_steps {trainer.max_steps}, limit_train_batches "
                 f"{trainer.limit_train_batches}"
             )
-        if self._total is None or self._first >= self._total:  # none is left, so any length will do
+        if self._total is None or self._first >= self._total:  # no steps are left, so any length will do
             return self._total
         return self._total - self._first
 
     def begin(self, trainer: Trainer) -> None:
-        """Begin a new cycle at its own first rate: a restored optimizer still has the last rate of the old one."""
+        """Begin a new cycle at its first rate; a restored optimizer still has the old cycle's last rate."""
         if self._is_new:
             scheduler = trainer.lr_scheduler_configs[0].scheduler
             for group, lr in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
@@ -73,10 +73,10 @@ class Cycle:
         checkpoint["learning_rates"] = self.rates.save()
 
     def restore(self, trainer: Trainer, checkpoint: dict[str, Any], schedule: Schedule) -> None:
-        """Make sure that a resumed training has the length that its schedule was made for.
+        """Check that a resumed run has the length that its schedule was made for.
 
         Raises:
-            ValueError: If it has another, and `resume` does not say what to do.
+            ValueError: If the length differs and `resume` does not say what to do.
         """
         old, new = checkpoint.get("total_steps"), count_optimizer_steps(trainer)
         self._first = checkpoint.get("first_step", 0)
@@ -91,7 +91,7 @@ class Cycle:
                 checkpoint["lr_schedulers"] = []
             case _:
                 raise ValueError(
-                    f"the training has another length than its {type(schedule).__name__} schedule: expected {old} "
-                    f"optimizer steps, as when the checkpoint was written; received {new}. Either finish the old "
-                    "cycle, --cycle.resume finish, or begin a new one from these weights, --cycle.resume new"
+                    f"the run's length does not match its {type(schedule).__name__} schedule: expected {old} "
+                    f"optimizer steps, as when the checkpoint was written, got {new}. Pass --cycle.resume finish to "
+                    "finish the old cycle, or --cycle.resume new to start a new one from these weights"
                 )

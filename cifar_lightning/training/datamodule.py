@@ -1,4 +1,4 @@
-"""CIFAR-10 for Lightning: source, split, standardization and loaders."""
+"""The data module: source, split, standardization and loaders."""
 
 from collections.abc import Callable, Sized
 from hashlib import blake2b
@@ -34,40 +34,40 @@ BatchPer = Literal["device", "step"]
 
 
 class CIFAR10DataModule(LightningDataModule):
-    """CIFAR-10 in memory as uint8; a batch is (images (B, 3, 32, 32) uint8, labels (B,) int64).
+    """Images in memory as uint8, by default CIFAR-10. A batch is (images (B, 3, 32, 32) uint8, labels (B,) int64).
 
-    The classifier casts and standardizes a batch on its device, with the statistics that are computed here from the
-    training split. A module that has no `Standardize` gets its batches from the trainer standardized, as float32.
+    The classifier casts and standardizes batches on its device, using the training split's statistics, which are
+    computed here. A module without a `Standardize` receives batches that are already standardized, as float32.
 
     Args:
-        data_dir: Directory of the official files; by default the environment variable CIFAR10_DIR, else "data".
-        source: cifar10 takes the official files, synthetic makes images up, and cifar10_or_synthetic makes them up
-            (and says so) only if CIFAR-10 is neither on the disk nor in reach. folder takes your own images, a folder
-            for each class in data_dir, or in its folders train and test; fashion_mnist its official files.
-        download: Whether to download the official archive into the directory if it is not there.
-        synthetic_size: Number of training images that are made up; a fifth as many test images.
-        val_split: Which training images are held out for validation; stratified is random with each class in its
-            share.
-        val_size: Their number, or their fraction of the training images as a float below 1.
+        data_dir: Directory of the images. By default the environment variable CIFAR10_DIR, else "data".
+        source: cifar10 reads the official files; synthetic generates images; cifar10_or_synthetic generates them (and
+            says so) only if CIFAR-10 is not on disk and cannot be downloaded; folder reads your own images, one folder
+            per class in data_dir or in its folders train and test; fashion_mnist reads its official files.
+        download: Whether to download the official archive into data_dir if it is missing.
+        synthetic_size: Number of synthetic training images; there are a fifth as many test images.
+        val_split: Which training images are held out for validation; stratified is random, with each class in
+            proportion.
+        val_size: Number of validation images, or their fraction of the training images as a float below 1.
         val_seed: Seed of a random split.
-        classes: The classes to tell apart, each by its name or its index; the images of others are left out, and labels
-            count in the order given. The split is that of all images, so which ones are held out does not depend on it.
-        train_size: Number of training images, the first ones of the training split, of which the statistics are then
-            taken too; by default all.
-        scaling: raw is 0 to 255, unit divides by 255, channel and feature standardize by 3 and by 3,072 means and
-            deviations of the training split.
-        flip: Whether training images are mirrored left to right with a probability of 1/2.
-        shift: The largest number of pixels by which a training image is moved horizontally and vertically, at random;
-            what comes in at an edge is its own reflection.
-        batch_size: Number of training images a step, on each device or on all together.
-        batch_per: Which of the two: device, so that more devices make larger steps, or step, so that they share a step
-            of this size, and a training on any number of devices is the same. The learning rate is as given either way.
-        eval_batch_size: Number of images a batch in validation, testing and prediction.
-        images: For `predict`, image files, folders or globs in the place of the test images.
-        order_seed: Seed of the order of the training images; by default the one of `seed_everything`, else 0.
+        classes: The classes to keep, by name or index, with labels in this order; all by default. The split does not
+            depend on it.
+        train_size: Number of training images: the first ones of the training split, which the statistics then cover
+            too. All by default.
+        scaling: raw keeps 0 to 255, unit divides by 255, channel and feature standardize with the training split's
+            means and deviations per channel (3) or per value (3,072).
+        flip: Whether to mirror training images left to right with a probability of 1/2.
+        shift: Largest random shift of training images in pixels, horizontally and vertically; the edge that becomes
+            free shows the image's reflection.
+        batch_size: Number of training images per step, on each device or in total (see batch_per).
+        batch_per: device gives each device batch_size images, so more devices take larger steps; step shares batch_size
+            images among them, so the number of devices makes no difference. The learning rate is never scaled.
+        eval_batch_size: Number of images per batch in validation, testing and prediction.
+        images: Image files, folders or globs to predict instead of the test images; for `predict` only.
+        order_seed: Seed of the training images' order. By default the seed of `seed_everything`, else 0.
 
     Raises:
-        ValueError: For a batch size below 1; from `setup`, for data or a split that can't be had.
+        ValueError: If a batch size is below 1; from `setup`, if the data or the split is unavailable.
 
     Example:
         >>> from cifar_lightning import CIFAR10DataModule
@@ -99,10 +99,10 @@ class CIFAR10DataModule(LightningDataModule):
         batch_per: BatchPer = "device",
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["images"])  # what is predicted is no property of the training
+        self.save_hyperparameters(ignore=["images"])  # images to predict do not describe the training
         for name in ("batch_size", "eval_batch_size", "synthetic_size"):
             if self.hparams[name] < 1:
-                raise ValueError(f"{name} out of range: expected at least 1, received {self.hparams[name]}")
+                raise ValueError(f"{name} must be at least 1, got {self.hparams[name]}")
         self._augmentation = Augmentation(flip, shift)
         if batch_per not in get_args(BatchPer):
             raise unknown_name("batch_per", batch_per, get_args(BatchPer))
@@ -114,7 +114,7 @@ class CIFAR10DataModule(LightningDataModule):
         self._val: Tensor = torch.empty(0, dtype=torch.long)
 
     def prepare_data(self) -> None:
-        """Make the files available, once a machine: download them if they are missing and allowed to be."""
+        """Make the files available, once per machine: download them if needed and allowed."""
         if not self._needs_files_only:
             make_available(self.hparams["source"], self.hparams["data_dir"], self.hparams["download"])
 
@@ -122,11 +122,11 @@ class CIFAR10DataModule(LightningDataModule):
         """Load the images, split them, and compute the statistics of the training split."""
         if getattr(self.trainer, "overfit_batches", 0):
             raise ValueError(
-                "overfit_batches would put Lightning's sampler in the place of ours: expected "
-                "--trainer.limit_train_batches, received --trainer.overfit_batches"
+                "--trainer.overfit_batches is not supported, since it would replace the data module's sampler: use "
+                "--trainer.limit_train_batches instead"
             )
         if stage == "fit":
-            self._resumed_seed = None  # of an earlier fit; a checkpoint is loaded later
+            self._resumed_seed = None  # left over from an earlier fit; a checkpoint is loaded later
         if self.images is not None or self._needs_files_only:
             return
         images = load_images(self.hparams["source"], self.hparams["data_dir"], self.hparams["synthetic_size"])
@@ -138,13 +138,11 @@ class CIFAR10DataModule(LightningDataModule):
             train, val = (places[part][places[part] >= 0] for part in (train, val))
             if not len(val):
                 raise ValueError(
-                    f"no validation images: expected a val_size that holds out some of {', '.join(images.classes)}; "
-                    f"received {self.hparams['val_size']}"
+                    f"no validation images: expected a val_size that holds out some of {', '.join(images.classes)}, "
+                    f"got {self.hparams['val_size']}"
                 )
         if (size := self.hparams["train_size"]) is not None and not 1 <= size <= len(train):
-            raise ValueError(
-                f"train_size out of range: expected 1 to {len(train)}, the size of the training split; received {size}"
-            )
+            raise ValueError(f"train_size must be 1 to {len(train)}, the size of the training split, got {size}")
         self._train, self._val = train[:size], val
         self.statistics = compute_statistics(images.train_images, self.hparams["scaling"], self._train)
         self.images = images
@@ -152,12 +150,12 @@ class CIFAR10DataModule(LightningDataModule):
 
     @property
     def data_set(self) -> str:
-        """Name of the data set that is in use, for logs and titles."""
+        """Name of the data set, for logs and titles."""
         return self._loaded.name
 
     @property
     def fingerprint(self) -> str | None:
-        """A digest of images, labels and split, the same wherever the data come from; None before `setup`."""
+        """A digest of images, labels and split, the same wherever the data comes from; None before `setup`."""
         digest, images = blake2b(digest_size=16), self.images
         if images is None:
             return None
@@ -168,28 +166,28 @@ class CIFAR10DataModule(LightningDataModule):
 
     @property
     def split_sizes(self) -> tuple[int, int]:
-        """Number of training and of validation images."""
+        """Numbers of training and validation images."""
         return len(self._train), len(self._val)
 
     @property
     def _loaded(self) -> ImageSet:
         if self.images is None:
-            raise ValueError("no images yet: expected prepare_data() and setup() first, received neither")
+            raise ValueError("there are no images yet: call prepare_data() and setup() first")
         return self.images
 
     def first_training_images(self, count: int) -> tuple[Tensor, Tensor]:
-        """Images (N, 3, 32, 32), uint8, and labels (N,) of the training split's first N, at most `count`."""
+        """The first images (N, 3, 32, 32), uint8, and labels (N,) of the training split, with N at most `count`."""
         images, first = self._loaded, self._train[:count]
         return images.train_images[first], images.train_labels[first]
 
     def train_dataloader(self) -> Loader:
-        """Shuffled batches of the training split, an order for each epoch.
+        """Batches of the training split, reshuffled every epoch.
 
-        A module that names several seeds as `order_seeds` gets images (S, B, 3, 32, 32) and labels (S, B).
+        A module with several `order_seeds` gets images (S, B, 3, 32, 32) and labels (S, B).
         """
         images = self._loaded
         executor: Any = getattr(self._module, "executor", None)
-        # (Variants are made on the CPU, and moved to the device as batches.)
+        # (Variants are made on the CPU and moved to the device in batches.)
         known = isinstance(executor, Executor) and not self._augmentation
         device = executor.device_of_images if known else None
         split = InMemoryImages(images.train_images, images.train_labels, self._train, device)
@@ -205,7 +203,7 @@ class CIFAR10DataModule(LightningDataModule):
 
     @property
     def device_batch_size(self) -> int:
-        """Number of training images a step on each device.
+        """Number of training images per step on each device.
 
         Raises:
             ValueError: If the devices can't share a step evenly.
@@ -215,8 +213,8 @@ class CIFAR10DataModule(LightningDataModule):
             return size
         if size % ranks:
             raise ValueError(
-                f"a step that {ranks} devices can't share: expected a batch_size that is a multiple of {ranks}, or "
-                f"batch_per device; received {size}"
+                f"{ranks} devices can't share a step evenly: batch_size must be a multiple of {ranks}, or batch_per "
+                f"device; got {size}"
             )
         return size // ranks
 
@@ -231,12 +229,12 @@ class CIFAR10DataModule(LightningDataModule):
         return self._in_order(InMemoryImages(images.test_images, images.test_labels))
 
     def predict_dataloader(self) -> Loader | DataLoader[FileBatch]:
-        """The image files that were named, or else the test images, in order."""
+        """The given image files, or else the test images, in order."""
         return self._in_order(ImageFiles(self.files, self._image_shape)) if self.files else self.test_dataloader()
 
     @property
     def _image_shape(self) -> tuple[int, ...]:
-        """Shape of the images that the module takes, (C, H, W)."""
+        """Shape of the images that the module expects, (C, H, W)."""
         standardize = getattr(self._module, "standardize", None)
         if isinstance(standardize, Standardize):
             return tuple(standardize.mean.shape)
@@ -256,16 +254,16 @@ class CIFAR10DataModule(LightningDataModule):
 
     @property
     def _needs_files_only(self) -> bool:
-        """Whether the data set is not needed: only image files are predicted, by a module with statistics of its own.
+        """Whether the data set is not needed, since a module with its own statistics only predicts image files.
 
-        (Those of a checkpoint are loaded later.)
+        (Statistics from a checkpoint are loaded later.)
         """
         predicts = self.trainer is None or self.trainer.state.fn == TrainerFn.PREDICTING
         return bool(self.files) and predicts and takes_bytes(self._module)
 
     @property
     def _convert(self) -> Callable[[Any], Any] | None:
-        """What standardizes a batch for a module that does not do so itself; None for one that does."""
+        """Standardizes batches for a module that does not do so itself; None for one that does."""
         return None if self.statistics is None or takes_bytes(self._module) else standardizer(self.statistics)
 
     def _order_seed(self) -> int:
@@ -275,18 +273,18 @@ class CIFAR10DataModule(LightningDataModule):
         return 0
 
     def on_exception(self, exception: BaseException) -> None:
-        """Note on an error for want of memory on a GPU which batch size to try."""
+        """If a GPU runs out of memory, add a note on which batch size to try."""
         if isinstance(exception, torch.OutOfMemoryError) and self.trainer is not None:
             name = "batch_size" if self.trainer.training else "eval_batch_size"
             if (size := self.hparams[name]) > 1:
-                exception.add_note(f"expected batches that fit: try --data.{name} {size // 2}; received {size}")
+                exception.add_note(f"the batch does not fit into memory: try --data.{name} {size // 2}, got {size}")
 
     def state_dict(self) -> dict[str, Any]:
-        """The data set and the seed of its order, so that a resume can't go on with others."""
+        """The data set and the seed of its order, so that a resumed run keeps both."""
         return {"data_set": self.data_set, "order_seed": self._order_seed()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Check that a resumed run goes on with the data set that it began with, in the order that it began with.
+        """Restore the order, and check that a resumed run uses the same data set.
 
         Raises:
             ValueError: If it does not.
@@ -294,8 +292,8 @@ class CIFAR10DataModule(LightningDataModule):
         fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         if fitting and state["data_set"] != self.data_set:
             raise ValueError(
-                f"another data set: expected {state['data_set']!r}, on which the checkpoint was trained; "
-                f"received {self.data_set!r}"
+                f"wrong data set: expected {state['data_set']!r}, on which the checkpoint was trained, "
+                f"got {self.data_set!r}"
             )
         if fitting:
             self._resumed_seed = state["order_seed"]

@@ -1,4 +1,4 @@
-"""The metrics of an epoch."""
+"""Metrics of an epoch that a checkpoint can store halfway."""
 
 from typing import Any
 
@@ -8,25 +8,25 @@ from torch import Tensor, nn
 
 from cifar_lightning.analysis.metrics import classification_metrics
 
-#: Batches that are measured at a time: at batch 32, measuring one costs as much as the network.
+#: Batches that are measured together: at batch 32, measuring a single one costs as much as the network.
 BATCHES_AT_ONCE = 64
 
 Saved = dict[str, Any]
 
 
 class EpochMetrics(nn.Module):
-    """Loss and accuracies of the batches of an epoch so far, which a checkpoint can hold.
+    """Loss and accuracies over the batches of an epoch so far.
 
     Args:
         num_classes: Number of logits.
-        prefix: What the metrics' names begin with.
+        prefix: Prefix of the metrics' names.
     """
 
     def __init__(self, num_classes: int, prefix: str) -> None:
         super().__init__()
         self._num_classes = num_classes
         self.metrics = classification_metrics(num_classes, prefix)
-        self._pending: list[tuple[Tensor, Tensor]] = []  # batches that the metrics have not seen yet
+        self._pending: list[tuple[Tensor, Tensor]] = []  # batches not measured yet
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: logits (B, num_classes), labels (B,)."""
@@ -41,7 +41,7 @@ class EpochMetrics(nn.Module):
             self._pending.clear()
 
     def compute_and_reset(self) -> dict[str, Tensor]:
-        """The metrics by name, such as train_loss; the next epoch starts from nothing."""
+        """Return the metrics by name, such as train_loss, and start over."""
         self._measure()
         values: dict[str, Tensor] = self.metrics.compute()
         self.reset()
@@ -53,9 +53,9 @@ class EpochMetrics(nn.Module):
         self.metrics.reset()
 
     def save(self, trainer: Trainer) -> Saved:
-        """The sums so far, over all ranks, and the batches that they do not hold yet.
+        """The sums so far, over all ranks, and the batches that they do not include yet.
 
-        On several ranks the sums hold all batches, which may round the mean loss another way.
+        On several ranks the sums include all batches, which may round the mean loss differently.
         """
         if trainer.world_size > 1:
             self._measure()
@@ -67,11 +67,11 @@ class EpochMetrics(nn.Module):
         return {"sums": sums, "pending": list(self._pending)}
 
     def restore(self, trainer: Trainer, saved: Saved) -> None:
-        """Go on from what `save` returned; one rank alone takes it, or it would count twice."""
+        """Continue from a saved state. Only one rank takes it, so that it does not count twice."""
         pending = saved["pending"] if trainer.is_global_zero else []
         self._pending = [(logits.to(self._device), labels.to(self._device)) for logits, labels in pending]
         for name, metric in self.metrics.items(keep_base=True):
-            # Without any update torchmetrics warns that nothing was measured; the states of this one are replaced.
+            # Without an update, torchmetrics warns that nothing was measured; this one's states are replaced.
             example = torch.zeros(1, self._num_classes), torch.zeros(1, dtype=torch.long)
             metric.update(*(part.to(self._device) for part in example))
             for key, value in saved["sums"][name].items():

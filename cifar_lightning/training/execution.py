@@ -1,4 +1,4 @@
-"""How the steps of a training are executed: plainly, or compiled and several in one of Lightning's hooks."""
+"""Executes the steps of a run: plainly, or compiled and several per trainer hook."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,49 +27,50 @@ from cifar_lightning.training.step_watch import StepWatch
 
 Batch = tuple[Tensor, Tensor]
 
-#: The precisions that steps can be compiled for, and what each lowers by autocast.
+#: The precisions that steps can be compiled for, each with its autocast dtype.
 AUTOCAST = {"32-true": None, "64-true": None, "bf16-mixed": torch.bfloat16}
 
 
 class Executor:
-    """Executes a training's steps as is chosen before the first; process and trainer are left as they were.
+    """Executes a run's steps in the way chosen before the first step, and restores process and trainer afterwards.
 
     Args:
-        compile: Whether by compiled code, or on a GPU by CUDA graphs: "auto" for wherever it is safe and worthwhile,
-            which is in trainings of thousands of steps on one CPU; "always", or an error says why not; or "never".
-        steps: Compiled, the largest number of optimizer steps in one of Lightning's hooks. Trainer flags count
-            optimizer steps all the same.
+        compile: Whether to compile steps, or on a GPU capture them as CUDA graphs: "auto" where it is safe and
+            worthwhile, which means runs of thousands of steps on one CPU; "always", or stop with an error that says why
+            not; or "never".
+        steps: Number of optimizer steps per trainer hook, at most, when steps are compiled. Trainer flags still count
+            optimizer steps.
 
     Raises:
-        ValueError: For an unknown choice, or a number below 1.
+        ValueError: If the choice is unknown or the number is below 1.
     """
 
     def __init__(self, compile: Compile = "auto", steps: int = 50) -> None:
         if compile not in get_args(Compile):
             raise unknown_name("compile", compile, get_args(Compile))
         if steps < 1:
-            raise ValueError(f"steps out of range: expected 1 or more, received {steps}")
+            raise ValueError(f"steps must be at least 1, got {steps}")
         self._compile, self._steps = compile, steps
         self.execution: Execution | None = None
-        self.resumed: Execution | None = None  # what a checkpoint says, until it is chosen again
+        self.resumed: Execution | None = None  # from a checkpoint, until the next choice
         self.step: CompiledStep | GraphedSteps | None = None
-        #: Where the training images are best kept while there are steps; None for where they are.
+        #: The best device for the training images; None for leaving them where they are.
         self.device_of_images: torch.device | None = None
         self._watch: StepWatch | None = None
         self._last_batch: tuple[Tensor, Tensor] | None = None
         self._pace = Pace()
-        self._recipe, self._seconds = "", 0.0  # that the first step will take, if it is compiled
-        self._threads: int | None = None  # of the process, before the training took another number
+        self._recipe, self._seconds = "", 0.0  # estimated time of the first step, if it is compiled
+        self._threads: int | None = None  # the process's number of threads before training
 
     @property
     def must_compile(self) -> bool:
-        """Whether steps that can't be compiled are an error."""
+        """Whether failing to compile is an error."""
         return self._compile == "always"
 
     def choose(
         self, trainer: Trainer, module: LightningModule, layers: Sequence[nn.Linear], batch_size: int, obstacle: str
     ) -> Execution:
-        """Call `choose_execution`, for a network of these linear layers, of which the first is the largest."""
+        """Call `choose_execution` for a network with these linear layers, the first being the largest."""
         resumed, self.resumed = self.resumed, None
         widths = layers[0].in_features, layers[0].out_features
         self._recipe = _recipe(trainer, module, batch_size)
@@ -84,12 +85,12 @@ class Executor:
         return execution
 
     def start(self, trainer: Trainer, execution: Execution) -> None:
-        """Execute the steps so from now on, and say so."""
+        """Execute steps this way from now on, and say so."""
         self.execution, self._threads = execution, torch.get_num_threads()
         self.device_of_images = trainer.strategy.root_device if execution.graphs else None
         torch.set_num_threads(execution.threads)
-        leave_out_backward(trainer, execution.compiled)  # its gradients come with the step
-        if not trainer.should_stop:  # as it is after a sweep
+        leave_out_backward(trainer, execution.compiled)  # a compiled step includes the gradients
+        if not trainer.should_stop:  # as after a learning-rate sweep
             _say(trainer, str(execution))
 
     def prepare_step(
@@ -101,10 +102,10 @@ class Executor:
         obstacle: str,
         constrain: Callable[[], None] | None = None,
     ) -> None:
-        """Make the compiled step of `model`, if steps are compiled, for the trainer's optimizer as it is.
+        """Create the compiled step of `model`, if steps are compiled, for the trainer's optimizer in its current state.
 
         Raises:
-            ValueError: If steps are to be compiled always, and a callback has put an obstacle there meanwhile.
+            ValueError: If steps must be compiled and a callback prevents it.
         """
         if self.execution is None or not self.execution.compiled:
             return
@@ -112,8 +113,8 @@ class Executor:
         if obstacle := obstacle or find_obstacle(trainer, module):
             if self.must_compile:
                 raise ValueError(
-                    "the training step can't be compiled any more: expected callbacks that leave it as it was, or "
-                    f"--execution.compile auto or never; received {obstacle}"
+                    f"cannot compile the training step after a callback has changed it: got {obstacle}. Remove the "
+                    "callback, or pass --execution.compile auto or never"
                 )
             self.train_plainly(trainer, obstacle)
             return
@@ -130,18 +131,18 @@ class Executor:
         self.announce_compiler(trainer)
 
     def announce_compiler(self, trainer: Trainer) -> None:
-        """Say how long the first step will take, unless its code is there already."""
+        """Say how long the first step will take, unless its code is in the cache."""
         if self._seconds > SECONDS_TO_LOAD:
-            kept = "once; kept for later runs" if keeps_code() else "in each run, for the compiler keeps no code"
+            kept = "once; cached for later runs" if keeps_code() else "in every run, since caching is disabled"
             _say(trainer, f"Compiling the training step, about {self._seconds:.0f} s ({kept})")
 
     def look_again(self, trainer: Trainer) -> None:
-        """Train plainly from the next batch on if steps are not any more what was compiled."""
+        """Train plainly from the next batch on if something that the compiled code depends on has changed."""
         if self._watch is not None and (change := self._watch.find_change()):
             self.train_plainly(trainer, f"{change} has changed")
 
     def train_plainly(self, trainer: Trainer, reason: str) -> None:
-        """Leave the steps to Lightning from the next batch on."""
+        """Let Lightning run the steps from the next batch on."""
         assert self.execution is not None, "it was chosen"
         self.execution = replace(self.execution, compiled=False, steps=1, reason=reason)
         self._close(trainer)
@@ -157,9 +158,9 @@ class Executor:
     def run(
         self, trainer: Trainer, batches: Iterable[Batch], soften: Callable[[Tensor, Tensor], Batch]
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Train on what `soften` makes of each batch; yield loss, logits and labels, before Lightning counts it.
+        """Train on the batches, mapped by `soften`; yield loss, logits and labels of each before Lightning counts it.
 
-        Those of CUDA graphs come at once: the loss of the last, and all logits and labels.
+        CUDA graphs yield several steps at once: the last loss, and all logits and labels.
         """
         assert self.step is not None, "steps are compiled"
         if isinstance(self.step, GraphedSteps):
@@ -179,27 +180,27 @@ class Executor:
         self.take_time(trainer, (time.perf_counter() - start) / count)
 
     def remember_code(self, entry: Path | None) -> None:
-        """Take note that the code of the training's steps is in `entry` of the cache, if it is in any."""
+        """Record that the code of this run's steps is in the cache, in `entry`, if it is."""
         if self._recipe and entry is not None:
             remember(f"{self._recipe} {torch.get_num_threads()}", entry)
             self._recipe = ""  # once is enough
 
     def take_time(self, trainer: Trainer, seconds: float) -> None:
-        """Go on with one thread if steps, which take so many seconds each, have become much slower with several."""
+        """Switch to one thread if steps, now taking so many seconds each, have become much slower with several."""
         if self.execution is not None and self.execution.threads > 1 and self._pace.has_dropped(seconds):
             torch.set_num_threads(1)
             self.execution = replace(self.execution, threads=1, reason="other processes need the cores")
             _say(trainer, f"From step {trainer.global_step:,} on: {self.execution}")
 
     def batches_at_once(self, trainer: Trainer) -> Callable[[], int] | None:
-        """What says how many batches the loader's next item is to hold; None for one at a time."""
+        """Tells the loader how many batches to yield next; None for one at a time."""
         if self.execution is None or not self.execution.compiled:
             return None
 
         def count() -> int:
             if self.execution is None or self.execution.steps == 1:
                 return 1
-            self.look_again(trainer)  # or another kind of step might be handed several
+            self.look_again(trainer)  # otherwise a plain step might get several batches
             return batches_until_an_event(trainer, self.execution.steps)
 
         return count
@@ -212,16 +213,16 @@ class Executor:
         self._close(trainer)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy, or a module that is saved as a whole, has no step: that is of these parameters and this trainer."""
+        """Leave the step out of a copy or a pickle: it belongs to these parameters and this trainer."""
         return vars(self) | {"step": None, "_watch": None, "_last_batch": None, "_threads": None}
 
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Write into a checkpoint how the steps are executed."""
+        """Save how steps are executed in a checkpoint."""
         if self.execution is not None:
             checkpoint["execution"] = asdict(self.execution)
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Execute steps as the training that wrote the checkpoint did, from when they are chosen again."""
+        """At the next choice, execute steps as the run that wrote the checkpoint did."""
         if "execution" in checkpoint:
             self.resumed = Execution(**checkpoint["execution"])
 
@@ -229,10 +230,10 @@ class Executor:
 def run_graphs(
     steps: GraphedSteps, batches: Iterable[Batch], soften: Callable[[Tensor, Tensor], Batch]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Train on what `soften` makes of the batches, several at once.
+    """Train on the batches, mapped by `soften`, several at once.
 
     Yields:
-        The last one's loss, logits and labels of all, and the last one's images.
+        The last loss, all logits and labels, and the last images.
     """
     seen: list[Batch] = []
 
@@ -247,26 +248,26 @@ def run_graphs(
 
 
 class StopAtException(Callback):
-    """Leaves process, trainer and network as they were when a training ends in an exception, or by Ctrl-C.
+    """Restores process, trainer and network when training ends with an exception or Ctrl-C.
 
-    Lightning tells callbacks of it, and not the module.
+    Lightning notifies only callbacks of exceptions, not the module.
     """
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Execute steps plainly from now on."""
         stop: Any = getattr(pl_module, "stop_steps", None)
-        if stop is not None:  # the trainer may train another module by now
+        if stop is not None:  # the trainer may have another module by now
             stop()
 
     @classmethod
     def once(cls, trainer: Trainer) -> list[Callback]:
-        """One for a module to add to the trainer's callbacks; none if there is one."""
+        """The callback for a module to add, or nothing if the trainer already has one."""
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         return [] if any(isinstance(callback, cls) for callback in callbacks) else [cls()]
 
 
 def _recipe(trainer: Trainer, module: LightningModule, batch_size: int) -> str:
-    """What decides which code a step needs, as far as it is known before there is one: all but rates and threads."""
+    """A text that identifies the code of a step before it exists: everything but learning rates and threads."""
     hparams = {name: value for name, value in module.hparams.items() if name not in ("lr", "schedule")}
     clipping = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
     cls, groups = type(module), [sorted(group) for each in trainer.optimizers for group in each.param_groups]
@@ -275,7 +276,7 @@ def _recipe(trainer: Trainer, module: LightningModule, batch_size: int) -> str:
 
 
 def _say_why_plain(trainer: Trainer, error: Exception) -> None:
-    _say(trainer, f"Training steps: plain, for torch could not compile them: {str(error).splitlines()[0]}")
+    _say(trainer, f"Training steps: plain, because torch could not compile them: {str(error).splitlines()[0]}")
 
 
 def _say(trainer: Trainer, line: str) -> None:

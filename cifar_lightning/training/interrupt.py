@@ -1,4 +1,4 @@
-"""Ctrl-C, held until a step is whole."""
+"""Delays Ctrl-C until a step is complete."""
 
 import signal
 import threading
@@ -6,13 +6,13 @@ from typing import Any
 
 
 class HeldInterrupt:
-    """Holds the first Ctrl-C until `act`, so that no step is torn in two; a second one acts at once."""
+    """Holds the first Ctrl-C until `act`, so that it does not interrupt a step; a second one acts at once."""
 
     def __init__(self) -> None:
         self._holding = self._pending = False
 
     def hold(self) -> None:
-        """Begin, unless the program has its own way with Ctrl-C."""
+        """Start holding, unless the program handles Ctrl-C itself."""
         python = signal.default_int_handler
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is python:
             signal.signal(signal.SIGINT, self._take)
@@ -24,7 +24,7 @@ class HeldInterrupt:
         self._pending = True
 
     def act(self) -> None:
-        """Raise what was held.
+        """Raise a held Ctrl-C.
 
         Raises:
             KeyboardInterrupt: If Ctrl-C was pressed.
@@ -34,7 +34,7 @@ class HeldInterrupt:
             raise KeyboardInterrupt
 
     def release(self) -> None:
-        """End; what was held is forgotten."""
+        """Stop holding, and forget a held Ctrl-C."""
         if self._holding:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         self._holding = self._pending = False

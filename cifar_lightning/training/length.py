@@ -1,4 +1,4 @@
-"""How long a training will be, in optimizer steps."""
+"""The length of a run in optimizer steps, found before it starts."""
 
 from itertools import chain, islice, repeat
 from math import ceil
@@ -11,10 +11,10 @@ from cifar_lightning.training.lightning_internals import batches_per_epoch
 
 
 def count_optimizer_steps(trainer: Trainer) -> int | None:
-    """Number of optimizer steps of a whole training, or None if it can't be known.
+    """Number of optimizer steps of a whole run, or None if it can't be known.
 
-    `trainer.estimated_stepping_batches` would set up the data loader before a resume restores it, which then goes on
-    with wrong batches in silence.
+    `trainer.estimated_stepping_batches` would set up the data loader before a resume restores it, and training would
+    silently continue with the wrong batches.
     """
     limits = [trainer.max_steps] if trainer.max_steps != -1 else []
     batches = batches_per_epoch(trainer)
@@ -24,15 +24,15 @@ def count_optimizer_steps(trainer: Trainer) -> int | None:
 
 
 class PlannedStep(NamedTuple):
-    """An optimizer step of a training that is to come."""
+    """A future optimizer step."""
 
     epoch: int
-    batch: int  # of the epoch, the last that it takes, counted from 1
+    batch: int  # the last batch of the epoch that it uses, counted from 1
     batches: int  # in the epoch
 
 
 def planned_steps(trainer: Trainer) -> list[PlannedStep] | None:
-    """The optimizer steps of a whole training, or None if they can't be known."""
+    """The optimizer steps of a whole run, or None if they can't be known."""
     batches, total = batches_per_epoch(trainer), count_optimizer_steps(trainer)
     if batches is None or total is None:
         return None
@@ -46,8 +46,8 @@ def planned_steps(trainer: Trainer) -> list[PlannedStep] | None:
 
 
 def _accumulations(trainer: Trainer) -> list[tuple[int, int]]:
-    """Numbers of batches that make an optimizer step, each with the number of epochs that it holds for."""
-    # (Without a limit of epochs, there is an epoch a step at most.)
+    """Numbers of batches per optimizer step, each with the number of epochs for which it applies."""
+    # (Without a limit on epochs, there are at most as many epochs as steps.)
     last = trainer.max_steps if trainer.max_epochs in (None, -1) else trainer.max_epochs
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, GradientAccumulationScheduler):

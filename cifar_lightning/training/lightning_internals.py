@@ -1,7 +1,7 @@
-"""Everything that this package needs of Lightning 2.6 and Lightning does not offer by a public name.
+"""The private parts of Lightning 2.6 that this package needs.
 
-One function a need. `tests/training/test_lightning_internals.py` looks each of the names up, so an upgrade that breaks
-one fails there, in a line that names it.
+There is one function per need. `tests/training/test_lightning_internals.py` looks up each name, so an upgrade that
+breaks one fails there with a message that names it.
 """
 
 import os
@@ -18,7 +18,7 @@ from torch.utils.data import DistributedSampler
 
 T = TypeVar("T")
 
-#: Where `seed_everything` leaves its seed, for the processes of other ranks to find.
+#: The environment variable in which `seed_everything` leaves its seed for the processes of other ranks.
 GLOBAL_SEED = "PL_GLOBAL_SEED"
 
 
@@ -26,23 +26,23 @@ GLOBAL_SEED = "PL_GLOBAL_SEED"
 
 
 def train_loader(trainer: Trainer) -> Any:
-    """The training loader as the data module or the user gives it, before the trainer sets its own up.
+    """The training loader of the data module or the user, before the trainer sets up its own.
 
-    `trainer.train_dataloader` is None until then. To set it up early is a trap: a resume would restore it too late, and
-    go on with wrong batches in silence.
+    `trainer.train_dataloader` is None until then. Setting it up early is a trap: a resume would restore it too late and
+    silently continue with the wrong batches.
     """
     return trainer.fit_loop._data_source.dataloader()
 
 
 def prepared_train_loader(trainer: Trainer) -> Any:
-    """A training loader of its own, with the sampler that the trainer's strategy needs."""
+    """A separate training loader, with the sampler that the trainer's strategy needs."""
     return trainer._data_connector._prepare_dataloader(train_loader(trainer), shuffle=True, mode=RunningStage.TRAINING)
 
 
 def batches_per_epoch(trainer: Trainer) -> int | None:
-    """Number of training batches of this rank in an epoch; None if it can't be known.
+    """Number of training batches per epoch on this rank; None if it can't be known.
 
-    `trainer.num_training_batches` is known only when the loader is set up: see `train_loader`.
+    `trainer.num_training_batches` is only known once the loader is set up: see `train_loader`.
     """
     loader = train_loader(trainer)
     try:
@@ -58,18 +58,18 @@ def batches_per_epoch(trainer: Trainer) -> int | None:
 
 
 def stop_at(trainer: Trainer, steps: int) -> None:
-    """Let a fit end after so many optimizer steps; `max_steps` of a trainer can't be set."""
+    """End the fit after so many optimizer steps; a trainer's `max_steps` can't be set."""
     trainer.fit_loop.epoch_loop.max_steps = steps
 
 
 def stop_before_training(trainer: Trainer) -> None:
-    """Let a fit end before its first step, whatever its least number of epochs or steps."""
+    """End the fit before its first step, whatever its minimum number of epochs or steps."""
     trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = 0, None
     trainer.should_stop = True
 
 
 def to_device(trainer: Trainer, batch: Any) -> Any:
-    """A loader's batch as the training step takes it, by the hooks of the data and the module."""
+    """Convert and move a loader's batch for the training step, with the hooks of the data module and the module."""
     batch = trainer.precision_plugin.convert_input(batch)
     batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
@@ -79,21 +79,21 @@ def to_device(trainer: Trainer, batch: Any) -> Any:
 
 
 def leave_out_backward(trainer: Trainer, skip: bool) -> None:
-    """Whether the trainer leaves `backward` out, because the step has computed the gradients itself.
+    """Set whether the trainer skips `backward` because the step computes the gradients itself.
 
-    Manual optimization would do it too, but refuses clipping and counts a hook with several steps as one. Lightning's
+    Manual optimization would work too, but it rejects clipping and counts a hook with several steps as one. Lightning's
     own StochasticWeightAveraging uses this switch.
     """
     trainer.fit_loop._skip_backward = skip
 
 
 def detects_anomalies(trainer: Trainer) -> bool:
-    """Whether autograd's anomaly detection will be on; `torch.is_anomaly_enabled` says so only within the loop."""
+    """Whether autograd's anomaly detection will be on; `torch.is_anomaly_enabled` is only true within the loop."""
     return trainer._detect_anomaly or torch.is_anomaly_enabled()
 
 
 def batches_until_an_event(trainer: Trainer, most: int) -> int:
-    """Number of batches, up to `most`, before Lightning has something to do that flags ask for by step."""
+    """Number of batches, up to `most`, until Lightning must do something that flags schedule by step."""
     fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
     in_epoch, in_all = loop.batch_progress.current.ready, loop.batch_progress.total.ready
     counts = [most, fit.max_batches - in_epoch]
@@ -115,7 +115,7 @@ def batches_until_an_event(trainer: Trainer, most: int) -> int:
 
 
 def one_by_one(trainer: Trainer, batches: Iterable[T]) -> Iterator[T]:
-    """Yield the batches; between two, do what Lightning does between two batches, and nothing that takes a callback."""
+    """Yield the batches; between two, do what Lightning does between batches, except calling callbacks."""
     loop = trainer.fit_loop.epoch_loop
     optimizer_step = loop.automatic_optimization.optim_progress.optimizer.step
     for index, batch in enumerate(batches):
@@ -128,48 +128,48 @@ def one_by_one(trainer: Trainer, batches: Iterable[T]) -> Iterator[T]:
             loop.batch_progress.increment_ready()
             loop.batch_progress.increment_started()
             optimizer_step.increment_ready()
-        # Of which Lightning knows only after as many items as there are batches.
+        # Lightning would only know after as many items as there are batches.
         loop.batch_progress.is_last_batch = loop.batch_progress.current.ready >= trainer.fit_loop.max_batches
         yield batch
 
 
 def finished_epochs(trainer: Trainer) -> int:
-    """Number of epochs whose last batch was trained on, counted from the training's start.
+    """Number of epochs, since the start of training, whose last batch was trained on.
 
-    An epoch that `max_steps` or a timer cuts short counts too, as soon as its end is processed.
+    An epoch that `max_steps` or a timer cuts short counts too, once its end is processed.
     """
     progress: Any = trainer.fit_loop.epoch_progress.current
     return int(progress.processed)
 
 
 def batch_index(trainer: Trainer) -> int:
-    """Index in its epoch of the last batch that was trained on."""
+    """Index within its epoch of the last batch that was trained on."""
     return trainer.fit_loop.epoch_loop.batch_idx
 
 
 def epochs_so_far(trainer: Trainer) -> float:
-    """Number of epochs that were trained, with a fraction."""
+    """Number of epochs trained so far, with a fraction."""
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     return trainer.current_epoch + int(progress.processed) / trainer.num_training_batches
 
 
 def is_within_a_step(trainer: Trainer) -> bool:
-    """Whether a step has begun and is not done, so that what an exception leaves behind may be half of it."""
+    """Whether a step has started but not finished, so an exception may leave it half done."""
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     return bool(progress.started > progress.processed)
 
 
 def is_accumulating(trainer: Trainer) -> bool:
-    """Whether the gradients of the last batch, or batches, wait for those of the next."""
+    """Whether gradients of the last batches are still being accumulated."""
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     batches: int = progress.processed
     return batches < trainer.num_training_batches and batches % trainer.accumulate_grad_batches > 0
 
 
 def validation_is_due(trainer: Trainer) -> bool:
-    """Whether flags ask for a validation after the present batch.
+    """Whether flags schedule a validation after the current batch.
 
-    Lightning also validates where a training stops, which a training that goes on would not do.
+    Lightning also validates when training stops, which a run that continues would not do.
     """
     stopping, trainer.should_stop = trainer.should_stop, False
     try:
@@ -180,10 +180,10 @@ def validation_is_due(trainer: Trainer) -> bool:
 
 
 def pause_early_stopping(trainer: Trainer, pause: bool) -> None:
-    """Whether early stopping leaves out its checks.
+    """Set whether early stopping skips its checks.
 
-    Lightning ends an epoch that is cut short like any other. Early stopping would then fail for want of a metric, or
-    count an old value once more. `strict=False` would leave out only the first.
+    Lightning ends an epoch that is cut short like any other. Early stopping would then fail because a metric is
+    missing, or count an old value again. `strict=False` would only prevent the former.
     """
     for callback in trainer.early_stopping_callbacks:
         if pause:
@@ -193,12 +193,12 @@ def pause_early_stopping(trainer: Trainer, pause: bool) -> None:
 
 
 def judge(stopper: EarlyStopping, metrics: Mapping[str, float], at_epoch_end: bool) -> bool:
-    """Whether early stopping would stop a training with these metrics, if it judges now.
+    """Whether early stopping would stop a run with these metrics, if it checks at this point.
 
-    Its public hooks ask the trainer for the metrics, and stop the trainer: of several networks all, for one.
+    Its public hooks read the trainer's metrics and stop the trainer, and thus all networks because of one.
 
     Raises:
-        RuntimeError: If there is no such metric.
+        RuntimeError: If the metric is missing.
     """
     values = {name: torch.tensor(value) for name, value in metrics.items()}
     if bool(stopper._check_on_train_epoch_end) != at_epoch_end or not stopper._validate_condition_metric(values):
@@ -207,7 +207,7 @@ def judge(stopper: EarlyStopping, metrics: Mapping[str, float], at_epoch_end: bo
 
 
 def may_stop(trainer: Trainer) -> bool:
-    """Whether `min_epochs` and `min_steps`, if given, are reached."""
+    """Whether `min_epochs` and `min_steps`, if given, have been reached."""
     return trainer.fit_loop._can_stop_early
 
 
@@ -215,18 +215,18 @@ def may_stop(trainer: Trainer) -> bool:
 
 
 def resumes_within_epoch(trainer: Trainer) -> bool:
-    """Whether the fit that now begins continues an epoch; `on_train_epoch_start` is not called for it then."""
+    """Whether the fit that is starting continues an epoch; `on_train_epoch_start` is not called then."""
     return trainer.fit_loop.restarted_mid_epoch
 
 
 def start_from_position(trainer: Trainer) -> None:
-    """Correct, when the training starts, what Lightning makes of a position that `rewrite_position` wrote."""
+    """Correct, when training starts, how Lightning interprets a position that `rewrite_position` wrote."""
     loop = trainer.fit_loop.epoch_loop
     loop._batches_that_stepped = trainer.global_step
     if not resumes_within_epoch(trainer):
-        loop.restarting = False  # true wherever max_steps is set: the first epoch would end before its first batch
+        loop.restarting = False  # it is true if max_steps is set, and the first epoch would end before its first batch
     elif validation_is_due(trainer) and not loop._should_accumulate():
-        loop._batches_that_stepped -= 1  # Lightning goes back to before the validation, and counts the step then
+        loop._batches_that_stepped -= 1  # Lightning goes back to before the validation and then counts the step
 
 
 # ------------------------------------------------------------------------------------------------------------ others
@@ -235,7 +235,7 @@ def start_from_position(trainer: Trainer) -> None:
 def set_initial_hparam(module: LightningModule, path: list[str], value: Any) -> None:
     """Change one of the initial hyperparameters, which the loggers are about to write, if it is among them.
 
-    `save_hyperparameters` would change how they were saved too: by which argument a checkpoint hands them over.
+    `save_hyperparameters` would also change the name under which a checkpoint passes them to the class.
     """
     holder: Any = getattr(module, "_hparams_initial", {})
     for key in path[:-1]:
@@ -245,12 +245,12 @@ def set_initial_hparam(module: LightningModule, path: list[str], value: Any) -> 
 
 
 def is_fitting(module: LightningModule) -> bool:
-    """Whether a trainer is fitting the module; asking a module that has none for its trainer raises."""
+    """Whether a trainer is fitting the module; `module.trainer` raises if there is none."""
     return module._trainer is not None and module.trainer.state.fn == TrainerFn.FITTING
 
 
 def averaged_modules(trainer: Trainer) -> list[Any]:
-    """The module's copies in which `WeightAveraging` keeps averages; made before the module's own `setup`."""
+    """The copies of the module in which `WeightAveraging` keeps averages; they are made before the module's `setup`."""
     averages = [averaging._average_model for averaging in _averagings(trainer)]
     return [average.module for average in averages if average is not None]
 
@@ -261,14 +261,14 @@ def _averagings(trainer: Trainer) -> list[WeightAveraging]:
 
 
 def global_seed() -> int | None:
-    """The seed of the last `seed_everything`, None if it was never called."""
+    """The seed of the last `seed_everything`; None if it was never called."""
     seed = os.environ.get(GLOBAL_SEED)
     return None if seed is None else int(seed)
 
 
 @contextmanager
 def same_global_seed() -> Iterator[None]:
-    """Whatever is seeded within the context, `global_seed` is what it was afterwards."""
+    """Restore `global_seed` at the end of the context."""
     seed = os.environ.get(GLOBAL_SEED)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What keeps a training's steps from being compiled, or from being several in one of Lightning's hooks."""
+"""Finds what prevents steps from being compiled, or from running several at a time in one trainer hook."""
 
 from collections.abc import Iterator, Sequence
 
@@ -24,23 +24,23 @@ from cifar_lightning.compiled.watch import find_hooks
 from cifar_lightning.training.lightning_internals import detects_anomalies
 from cifar_lightning.training.resume import ExactResume
 
-#: Callbacks that can follow several steps at once; a subclass with hooks of its own can't, unless it is a progress bar.
+#: Callbacks that allow several steps at once; a subclass with its own hooks does not, unless it is a progress bar.
 PATIENT_CALLBACKS = (ExactResume, ModelCheckpoint, ProgressBar, Timer, WeightAveraging)
-#: Callbacks that change what a step is in the course of a training.
+#: Callbacks that change during training what a step does.
 REBUILDERS = (BaseFinetuning, GradientAccumulationScheduler, ModelPruning, StochasticWeightAveraging)
-#: Hooks that stand between a step's gradients and its update.
+#: Hooks that run between a step's gradients and its update.
 GRADIENT_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
-#: What a subclass's own makes its steps other ones than those that are compiled.
+#: Methods that make a subclass's steps differ from the compiled ones.
 STEP_METHODS = (
     *("training_step", "backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping"),
-    "on_train_batch_start",  # in which a compiled training looks whether it still is what was compiled
+    "on_train_batch_start",  # which checks that the compiled code is still valid
 )
 
 
 def find_obstacle(trainer: Trainer, module: LightningModule) -> str:
-    """What the training asks for and the compiled step can't do; "" for nothing."""
+    """The feature of this run that a compiled step does not support; "" if there is none."""
     if trainer.world_size > 1:
         return f"{trainer.world_size} devices"
     if trainer.accumulate_grad_batches > 1:
@@ -72,7 +72,7 @@ def find_obstacle(trainer: Trainer, module: LightningModule) -> str:
 
 
 def find_own_steps(module: LightningModule, base: type[LightningModule]) -> str:
-    """What a subclass, or an instance, has in the place of what `base` does in a step; "" for nothing."""
+    """The step method of `base` that a subclass or an instance overrides; "" if there is none."""
     for name in STEP_METHODS:
         if getattr(type(module), name) is not getattr(base, name) or name in vars(module):
             return f"{type(module).__name__}.{name}"
@@ -80,15 +80,15 @@ def find_own_steps(module: LightningModule, base: type[LightningModule]) -> str:
 
 
 def has_own_forward(module: LightningModule, base: type[LightningModule]) -> bool:
-    """Whether a module's forward pass is another one than that of `base`, or is watched.
+    """Whether a module's forward pass differs from that of `base`, or has hooks.
 
-    Otherwise its layers alone are compiled, without hyperparameters, for each of which there would be other code.
+    Otherwise only its layers are compiled, without the hyperparameters, which would otherwise need separate code each.
     """
     return type(module).forward is not base.forward or "forward" in vars(module) or has_hooks(module)
 
 
 def find_watcher(trainer: Trainer, module: LightningModule) -> str:
-    """Who follows each batch, so that a hook must not hold several steps; "" for nobody."""
+    """The name of what follows each batch, so that steps must run one at a time; "" if there is nothing."""
     return _first(_names_with(trainer, module, BATCH_HOOKS)) or _first(_midway_savers(trainer))
 
 
@@ -98,13 +98,13 @@ def _names_with(trainer: Trainer, module: LightningModule, hooks: Sequence[str])
         known = next((cls for cls in PATIENT_CALLBACKS if isinstance(callback, cls)), Callback)
         if known is not ProgressBar and any(is_overridden(hook, callback, known) for hook in hooks):
             yield type(callback).__name__
-    # (Own step methods are looked for elsewhere: `find_own_steps`.)
+    # (`find_own_steps` looks for overridden step methods.)
     if any(is_overridden(hook, module, LightningModule) for hook in set(hooks) - set(STEP_METHODS)):
         yield type(module).__name__
 
 
 def _midway_savers(trainer: Trainer) -> Iterator[str]:
-    """Names of the callbacks that save where a training is interrupted, be it between two steps of a hook."""
+    """Names of the callbacks that save when training is interrupted, even between two steps of a hook."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, OnExceptionCheckpoint) or getattr(callback, "save_on_exception", False):
             yield type(callback).__name__

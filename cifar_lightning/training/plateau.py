@@ -1,6 +1,6 @@
-"""Schedules that go by a validation metric, stepped before the validation's checkpoint is written.
+"""Steps schedulers that follow a validation metric before the validation's checkpoint is written.
 
-Lightning would step them after that, and not at all in an epoch that is resumed.
+Lightning would step them after that, and not at all in a resumed epoch.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,14 +15,14 @@ from cifar_lightning.training.lightning_internals import validation_is_due
 
 
 def plateau_configs(trainer: Trainer, metrics: Iterable[object]) -> list[Any]:
-    """Lightning's configurations of the schedulers that go by one of these metrics."""
+    """Lightning's configurations of the schedulers that follow one of these metrics."""
     configs: list[Any] = trainer.lr_scheduler_configs
     names = set(metrics)
     return [each for each in configs if isinstance(each.scheduler, ReduceLROnPlateau) and each.monitor in names]
 
 
 def step_plateau_schedulers(trainer: Trainer, values: Mapping[str, Tensor]) -> None:
-    """Step them by the metrics of a validation that has just ended, if a training was due to make it."""
+    """Step them with the metrics of a validation that has just ended, if it was scheduled as part of training."""
     fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
     if not fitting or not validation_is_due(trainer):
         return

@@ -1,4 +1,4 @@
-"""The state of every random generator of a process."""
+"""Saves and restores all random generators of a process."""
 
 import random
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 
 
 def collect_generators() -> dict[str, Any]:
-    """The states as primitives and tensors, which load with `weights_only=True`."""
+    """Collect the states as primitives and tensors, which load with `weights_only=True`."""
     name, keys, *rest = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
@@ -19,7 +19,7 @@ def collect_generators() -> dict[str, Any]:
 
 
 def restore_generators(state: dict[str, Any]) -> None:
-    """Set the generators to what `collect_generators` returned."""
+    """Restore states that `collect_generators` returned."""
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))

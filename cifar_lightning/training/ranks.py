@@ -1,4 +1,4 @@
-"""What the processes of one training, its ranks, must know of each other."""
+"""Communication between the ranks (processes) of a run."""
 
 import random
 from typing import Any
@@ -10,7 +10,7 @@ from torch import distributed
 
 
 def gather_objects(trainer: Trainer, mine: Any) -> list[Any]:
-    """What each rank hands over, by rank. All ranks must call it."""
+    """Gather an object from each rank, in rank order. All ranks must call it."""
     if trainer.world_size == 1:
         return [mine]
     gathered = [None] * trainer.world_size
@@ -19,7 +19,7 @@ def gather_objects(trainer: Trainer, mine: Any) -> list[Any]:
 
 
 def is_true_anywhere(trainer: Trainer, mine: bool) -> bool:
-    """Whether something is true on any rank. All ranks must call it."""
+    """Whether `mine` is true on any rank. All ranks must call it."""
     if trainer.world_size == 1:
         return mine
     flag = torch.tensor(float(mine), device=trainer.strategy.root_device)
@@ -27,20 +27,20 @@ def is_true_anywhere(trainer: Trainer, mine: bool) -> bool:
 
 
 def draw_apart(rank: int) -> None:
-    """Let this rank's generators draw other numbers than the first one's, of whose state they are now.
+    """Reseed this rank's generators, which have the same state as the first rank's, so that they differ.
 
     `seed_everything` gives all ranks the same seed, so they would drop the same units from different images.
     """
     if rank == 0:
         return
-    seed = int(torch.randint(2**31, (rank,))[-1])  # of the state, so that another seed is another one on each rank
+    seed = int(torch.randint(2**31, (rank,))[-1])  # drawn from the state, so it depends on the run's seed
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)  # of all devices
 
 
 def lost_rank(error: BaseException) -> str:
-    """What the system says of the loss of another rank, if `error` is due to it; "" if it is not."""
+    """The system's message if `error` is due to the loss of another rank; "" otherwise."""
     text = str(error)
     # gloo raises plain RuntimeErrors.
     if isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in text):

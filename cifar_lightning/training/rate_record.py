@@ -1,4 +1,4 @@
-"""The learning rate of a training, step by step, for its picture."""
+"""Records the learning rate step by step, for the learning curves."""
 
 from typing import Any
 
@@ -6,24 +6,24 @@ from lightning.pytorch import Trainer
 
 from cifar_lightning.training.lightning_internals import epochs_so_far
 
-#: A picture can't show more points.
+#: A plot can't show more points.
 MOST_POINTS = 2000
 
 
 class RateRecord:
-    """The rate whenever a scheduler has set it: of each step at first, and of every other one whenever it gets long."""
+    """The rates set by the scheduler: every step at first; every other point is dropped whenever the list gets long."""
 
     def __init__(self) -> None:
-        #: Epochs since the training's start, with a fraction, and the rate from then on.
+        #: Epochs since the start of training, with a fraction, and the rate from then on.
         self.points: list[tuple[float, float]] = []
         self._every, self._seen = 1, 0
 
     def start(self, trainer: Trainer) -> None:
-        """Note the first rate of a training, or of what is left of a resumed one."""
+        """Record the first rate of a run, or of the rest of a resumed one."""
         self._add(self.points[-1][0] if self.points else float(trainer.current_epoch), trainer)
 
     def note(self, trainer: Trainer) -> None:
-        """Note the rate that a scheduler has just set for the next step."""
+        """Record the rate that a scheduler has just set for the next step."""
         self._seen += 1
         if self._seen % self._every == 0:
             self._add(epochs_so_far(trainer), trainer)
@@ -36,10 +36,10 @@ class RateRecord:
             self.points, self._every = self.points[::2], 2 * self._every
 
     def save(self) -> dict[str, Any]:
-        """What a checkpoint needs to hold."""
+        """The state for a checkpoint."""
         return {"points": list(self.points), "every": self._every, "seen": self._seen}
 
     def restore(self, saved: dict[str, Any] | None) -> None:
-        """Go on after what `save` returned; None for nothing."""
+        """Continue from a saved state; None for none."""
         if saved is not None:
             self.points, self._every, self._seen = list(saved["points"]), saved["every"], saved["seen"]

@@ -1,4 +1,4 @@
-"""Exact resuming: a resumed training goes on from where its checkpoint was written, and as it would have gone on."""
+"""Exact resuming: a resumed run continues exactly as it would have without the interruption."""
 
 from typing import Any
 
@@ -24,22 +24,21 @@ from cifar_lightning.training.ranks import draw_apart, gather_objects
 
 
 class ExactResume(Callback):
-    """Resume a training as if it had not been stopped.
+    """Resumes training as if it had never stopped.
 
-    - A checkpoint holds the random generators of Python, NumPy, torch and CUDA. They are restored before the first
-      batch, and not earlier: making the loader's iterator and the sanity check draw random numbers. Each rank keeps
-      its own; on more devices than before, the new ones draw numbers of their own.
-    - The training goes on after the last batch that it was trained on. An epoch that was cut short, by `max_steps` or
-      a time limit, is continued, and early stopping does not judge it before its end.
-    - A training that had stopped early does not go on, as Lightning's would, unless the limit that stopped it has been
-      changed.
-    - Ctrl-C waits for the end of a step, on one device. (A second one does not.)
+    - A checkpoint stores the random generators of Python, NumPy, torch and CUDA. They are restored just before the
+      first batch, since creating the loader's iterator and the sanity check draw random numbers. Each rank keeps its
+      own generators; if there are more devices than before, the new ones get new generators.
+    - Training continues after the last batch that was trained on. An epoch that was cut short, by `max_steps` or a
+      time limit, is continued, and early stopping does not judge it before its end.
+    - Unlike in stock Lightning, a run that stopped early stays stopped, unless the limit that stopped it has changed.
+    - On one device, Ctrl-C waits for the end of the step. (A second Ctrl-C does not.)
     """
 
     def __init__(self) -> None:
         self._state: dict[str, Any] | None = None  # of this rank's generators, until the first batch
         self._is_new_rank = True  # whether it has no state of its own in the checkpoint
-        self._before: dict[str, Any] | None = None  # the same before the present step
+        self._before: dict[str, Any] | None = None  # the same before the current step
         self._keeps_before = False  # where a checkpoint may be written within a step
         self._gradients: dict[str, Tensor] = {}  # until the first batch, which adds its own
         self._metrics: dict[str, Tensor] | None = None  # until the training starts
@@ -48,7 +47,7 @@ class ExactResume(Callback):
     # --------------------------------------------------------------------------------------------------- checkpoints
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Collect the states of all ranks, gradients that wait for others, and the metrics that callbacks go by."""
+        """Collect the generators of all ranks, accumulated gradients, and the metrics that callbacks use."""
         before = self._before if is_within_a_step(trainer) else self._state
         checkpoint["random_generators"] = gather_objects(trainer, before or collect_generators())
         if gradients := self._gradients or _waiting_gradients(trainer, pl_module):
@@ -56,10 +55,10 @@ class ExactResume(Callback):
         checkpoint["callback_metrics"] = {name: value.clone() for name, value in trainer.callback_metrics.items()}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep this rank's state until the first batch, and make the loops go on from where they stood.
+        """Keep this rank's state until the first batch, and set the loops to their position.
 
         Raises:
-            ValueError: If the number of devices has changed, and with it the images of a step.
+            ValueError: If the number of devices has changed, and with it the number of images per step.
         """
         states = checkpoint.get("random_generators")
         if states is None or trainer.state.fn != TrainerFn.FITTING:
@@ -71,22 +70,22 @@ class ExactResume(Callback):
         self._metrics = checkpoint.get("callback_metrics", {})
         self._gradients = checkpoint.get("gradients", {})
         rewrite_position(checkpoint)
-        for callback in trainer.early_stopping_callbacks:  # the patience that is given now counts
+        for callback in trainer.early_stopping_callbacks:  # the current patience counts, not the saved one
             if state := checkpoint["callbacks"].get(callback.state_key):
                 state["patience"] = callback.patience
 
     # ------------------------------------------------------------------------------------------------- start and end
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave a training alone that had stopped early."""
+        """Do not continue a run that had stopped early."""
         if self._metrics is None:
             return
         if any(_has_stopped(callback, self._metrics) for callback in trainer.early_stopping_callbacks):
             trainer.should_stop = True
-            say("the training had stopped early: there is nothing left to train")
+            say("the run had already stopped early: there is nothing left to train")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start from where the checkpoint was written, with the metrics that were known then."""
+        """Start from the checkpoint's position, with its metrics."""
         if self._metrics is None:
             draw_apart(trainer.global_rank)
         else:
@@ -94,11 +93,11 @@ class ExactResume(Callback):
             trainer.callback_metrics.update(self._metrics)
             self._metrics = None
         self._before, self._keeps_before = None, any(map(_writes_within_steps, trainer.checkpoint_callbacks))
-        if trainer.world_size == 1:  # others would wait for this rank in vain
+        if trainer.world_size == 1:  # other ranks would wait for this one in vain
             self._interrupt.hold()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Restore the generators, and gradients that wait for others, once; act on Ctrl-C."""
+        """Restore the generators and accumulated gradients, once; act on a held Ctrl-C."""
         self._interrupt.act()
         if self._state is not None:
             restore_generators(self._state)
@@ -111,34 +110,34 @@ class ExactResume(Callback):
             self._before = collect_generators()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave everything as it was."""
+        """Restore everything."""
         pause_early_stopping(trainer, False)
         self._interrupt.act()
         self._interrupt.release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave everything as it was."""
+        """Restore everything."""
         pause_early_stopping(trainer, False)
         self._interrupt.release()
 
     # ------------------------------------------------------------------------------------ epochs that are cut short
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let early stopping not judge a validation that is only there because the training stops."""
+        """Keep early stopping from judging a validation that only runs because training stops."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and not validation_is_due(trainer):
             pause_early_stopping(trainer, True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let early stopping not judge an epoch that is cut short."""
+        """Keep early stopping from judging an epoch that is cut short."""
         if not trainer.is_last_batch:
             pause_early_stopping(trainer, True)
 
 
 def _check_same_steps(trainer: Trainer, checkpoint: dict[str, Any], devices: int) -> None:
-    """Check that a step is of the same images on another number of devices; a loader that is not ours can't tell.
+    """Check that steps use the same images on another number of devices; a loader that is not ours can't tell.
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If they do not.
     """
     loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
     before = {loader.get("step_size") for loader in loaders}
@@ -146,19 +145,19 @@ def _check_same_steps(trainer: Trainer, checkpoint: dict[str, Any], devices: int
     if now is None or before != {now}:
         sizes = f"{now} images" if now else "an unknown number of images"
         raise ValueError(
-            f"another number of devices, with other steps: expected {devices}, as when the checkpoint was written, or "
-            f"steps of {', '.join(map(str, before)) or 'as many'} images as well, by --data.batch_size; received "
+            f"the number of devices has changed: expected {devices}, as when the checkpoint was written, or a "
+            f"--data.batch_size that gives steps of {', '.join(map(str, before)) or 'as many'} images again; got "
             f"{trainer.world_size} with steps of {sizes}"
         )
 
 
 def _writes_within_steps(callback: Checkpoint) -> bool:
-    """Whether a callback writes a checkpoint when there is an error."""
+    """Whether a callback writes a checkpoint on an exception."""
     return isinstance(callback, OnExceptionCheckpoint) or bool(getattr(callback, "save_on_exception", False))
 
 
 def _has_stopped(callback: EarlyStopping, metrics: dict[str, Tensor]) -> bool:
-    """Whether early stopping, with its present limits, has stopped the training that left these metrics."""
+    """Whether early stopping, with its current limits, had stopped the run that left these metrics."""
     if 0 < callback.wait_count >= callback.patience:
         return True
     if callback.monitor not in metrics:
@@ -173,12 +172,12 @@ def _has_stopped(callback: EarlyStopping, metrics: dict[str, Tensor]) -> bool:
 
 
 def _waiting_gradients(trainer: Trainer, module: LightningModule) -> dict[str, Tensor]:
-    """The gradients by parameter that an optimizer step is to take with those of the next batch; {} for none."""
+    """The accumulated gradients, by parameter, that the next batch will add to; {} for none."""
     if not is_accumulating(trainer):
         return {}
     gradients = {name: parameter.grad for name, parameter in module.named_parameters()}
     return {
-        name: trainer.strategy.reduce(gradient.clone(), reduce_op="mean")  # over ranks, which have not shared them yet
+        name: trainer.strategy.reduce(gradient.clone(), reduce_op="mean")  # ranks have not averaged them yet
         for name, gradient in gradients.items()
         if gradient is not None
     }

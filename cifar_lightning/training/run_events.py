@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run: charts, pictures, and one row of hyperparameters with what came of them."""
+"""TensorBoard logs of a run: charts, images, and one row of hyperparameters with their results."""
 
 import os
 import re
@@ -14,10 +14,10 @@ from PIL import Image
 
 from cifar_lightning.training.messages import say
 
-#: The results in a row of the tab HPARAMS. TensorBoard goes by the list in the first run that it finds, so each run
-#: lists all of them.
+#: The results in a row of the HPARAMS tab. TensorBoard uses the list of the first run that it finds, so each run lists
+#: all of them.
 RESULTS = ("best/val_loss", "best/val_accuracy", "test/loss", "test/accuracy")
-#: Charts of the tab CUSTOM SCALARS, which draws several curves of a run in one.
+#: Charts of the CUSTOM SCALARS tab, which combines several curves of a run.
 CHARTS = {
     "training and validation": {
         name: ["Multiline", [rf"^{name}/{split}$" for split in ("train", "val")]] for name in ("loss", "accuracy")
@@ -26,9 +26,9 @@ CHARTS = {
 
 
 class RunEvents(TensorBoardLogger):
-    """Writes a run's events under tags that put training and validation side by side: "loss/train" and "loss/val".
+    """Logs a run under tags that put training and validation side by side: "loss/train" and "loss/val".
 
-    Hyperparameters become a row of the tab HPARAMS by `log_row` only, once a training, and never in an evaluation.
+    Hyperparameters are only added to the HPARAMS tab by `log_row`, once per training run and never in an evaluation.
     """
 
     def __init__(self, save_dir: str | Path, name: str, version: str) -> None:
@@ -36,33 +36,33 @@ class RunEvents(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float | None], step: int | None = None) -> None:
-        """Log what is known of the metrics."""
+        """Log the metrics that have a value."""
         super().log_metrics({tag_of(name): value for name, value in metrics.items() if value is not None}, step)
 
     @rank_zero_only
     def arrange_charts(self) -> None:
-        """Say which curves share a chart."""
+        """Tell TensorBoard which curves share a chart."""
         self.experiment.add_custom_scalars(CHARTS)
 
     @rank_zero_only
     def log_row(self, results: Mapping[str, float], step: int) -> None:
-        """Log the hyperparameters with their results, of which some may be known later: see `add_to_row`."""
+        """Log the hyperparameters with their results; results that come later are added by `add_to_row`."""
         row: dict[str, Any] = dict.fromkeys(RESULTS) | dict(results)
         self.log_hyperparams(dict(self.hparams), row, step)
 
 
 def tag_of(name: str) -> str:
-    """The tag of a metric, by what it measures first: "loss/val" for "val_loss"."""
+    """The tag of a metric, with the quantity first: "loss/val" for "val_loss"."""
     match = re.fullmatch(r"(train_step|train|val|test)_(.+)", name)
     return f"{match[2]}/{match[1]}" if match else name
 
 
 def log_best(loggers: Iterable[Logger], best: Mapping[str, float], step: int) -> None:
-    """Give TensorBoard's table of hyperparameters a training's best epoch.
+    """Add a run's best epoch to TensorBoard's hyperparameter table.
 
     Args:
-        loggers: Of which those are asked that write for TensorBoard; Lightning's own has a single metric in its table.
-        best: The epoch's metrics by name; {} if none was validated.
+        loggers: The loggers; only TensorBoard's are used. Lightning's own has a single metric in its table.
+        best: The epoch's metrics by name; {} if there was no validation.
         step: Number of optimizer steps.
     """
     for logger in loggers:
@@ -74,11 +74,11 @@ def log_best(loggers: Iterable[Logger], best: Mapping[str, float], step: int) ->
 
 
 def add_to_row(run: Path, results: Mapping[str, float]) -> None:
-    """Add results to the row of the training in the folder `run`, if TensorBoard has events of one there."""
+    """Add results to the hyperparameter row of the run in folder `run`, if it has TensorBoard events."""
     if not any(run.glob("events.out.tfevents.*")):
         return
     if not os.access(run, os.W_OK):
-        say(f"TensorBoard's row of the training stays as it was: {run} can't be written to", wrap=False)
+        say(f"results are not added to TensorBoard's table: {run} is not writable", wrap=False)
         return
     from torch.utils.tensorboard import SummaryWriter  # late, as in Lightning: it takes a while
 
@@ -89,7 +89,7 @@ def add_to_row(run: Path, results: Mapping[str, float]) -> None:
 
 
 def show_picture(trainer: Trainer, path: Path) -> None:
-    """Show a picture that was written in the run's TensorBoard too."""
+    """Log a saved plot to the run's TensorBoard too."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             with Image.open(path) as picture:

@@ -1,4 +1,4 @@
-"""Several `MLPClassifier`s that Lightning trains as one: each in its own way, with metrics of its own."""
+"""Several `MLPClassifier`s trained as one LightningModule, each with its own settings and metrics."""
 
 import copy
 import time
@@ -27,19 +27,19 @@ from cifar_lightning.training.stacked_steps import StackedSteps
 
 
 class StackedClassifier(LightningModule):
-    """Networks of one shape that are trained together, each as its own training would be.
+    """Networks of one shape that are trained together, each as if it were trained alone.
 
-    Each has its rate, optimizer and schedule, its batches' order if their seeds differ, and its metrics: those of the
-    copy NAME are logged as `val_loss/NAME`. Early stopping judges each by its own; one that has stopped keeps its
-    weights, and the training ends with the last of them.
+    Each has its own learning rate, optimizer and schedule, its own batch order if seeds differ, and its own metrics,
+    logged as `val_loss/NAME` for the copy NAME. Early stopping applies to each separately; a copy that has stopped
+    keeps its weights, and training ends with the last one.
 
     Args:
-        base: Its execution, cycle and hyperparameters are those of the whole; it is not trained.
-        copies: The networks, which are alike in shape and all but some values; see `Stack`.
-        stoppers: Each copy is judged by a copy of each of them.
+        base: Provides execution, cycle and hyperparameters of the whole; it is not trained itself.
+        copies: The networks, which must have the same shape; see `Stack`.
+        stoppers: Early stopping callbacks; each network gets its own copies.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are no networks.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class StackedClassifier(LightningModule):
     ) -> None:
         super().__init__()
         if not copies:
-            raise ValueError("nothing to train: expected one or more networks, received none")
+            raise ValueError("nothing to train: expected at least one network, got none")
         self.save_hyperparameters(dict(base.hparams))
         self.cycle = base.cycle
         self.copies = Copies(copies)
@@ -67,29 +67,29 @@ class StackedClassifier(LightningModule):
 
     @property
     def classifiers(self) -> list[MLPClassifier]:
-        """Those of the copies."""
+        """The copies' classifiers."""
         return [each.classifier for each in self.copies]
 
     @property
     def order_seeds(self) -> list[int]:
-        """The seeds of the orders in which a data module is to hand out the batches."""
+        """The seeds of the orders in which the data module should yield batches."""
         return self.copies.seeds
 
     @property
     def standardize(self) -> Standardize:
-        """That of the first copy: all have the same statistics."""
+        """The standardization of the first copy; all have the same statistics."""
         return self.classifiers[0].standardize
 
     @property
     def _joined(self) -> JoinedOptimizer:
         (joined,) = self.trainer.optimizers
-        assert isinstance(joined, JoinedOptimizer), "as `configure_optimizers` has made it"
+        assert isinstance(joined, JoinedOptimizer), "`configure_optimizers` makes one"
         return joined
 
     # --------------------------------------------------------------------------------------------- before the steps
 
     def configure_callbacks(self) -> list[Callback]:
-        """The same as those of an `MLPClassifier`."""
+        """Add the same callbacks as an `MLPClassifier`."""
         if not is_fitting(self):
             return []
         checks.check_callbacks(self.trainer.callbacks)  # type: ignore[attr-defined]
@@ -99,10 +99,10 @@ class StackedClassifier(LightningModule):
         """Take over the data module's classes and statistics, or raise an error if there are several devices."""
         if self.trainer.world_size > 1:
             raise ValueError(
-                "several devices: expected --trainer.devices 1, since the networks of a stack share one; received "
+                "networks that are trained together must be on one device: expected --trainer.devices 1, got "
                 f"{self.trainer.world_size}"
             )
-        self.steps.stop(self.trainer)  # what an interrupted fit leaves behind
+        self.steps.stop(self.trainer)  # clean up after an interrupted fit
         self.cycle.start(self.trainer)
         for each in self.copies:
             each.classifier.train_metrics.reset()
@@ -128,17 +128,17 @@ class StackedClassifier(LightningModule):
             checks.check_validated(each.schedule, self.trainer.enable_validation)
         if not self.copies.active:
             self.trainer.should_stop = True
-            get_console().print("all networks had stopped early: there is nothing left to train")
+            get_console().print("all networks had already stopped early: there is nothing left to train")
         batch_size = getattr(self.trainer.datamodule, "hparams", {}).get("batch_size")  # type: ignore[attr-defined]
         self.steps.choose(self.trainer, self, batch_size or 32)
 
     @property
     def batches_at_once(self) -> Callable[[], int] | None:
-        """What a loader that can hand out several batches at once asks for their number; None for one at a time."""
+        """Tells a loader how many batches to yield at once; None for one at a time."""
         return self.steps.batches_at_once(self.trainer)
 
     def on_train_start(self) -> None:
-        """Get ready with the optimizers as a checkpoint may have restored them."""
+        """Prepare the steps, now that a checkpoint may have restored the optimizers."""
         finished = finished_epochs(self.trainer)
         self.steps.prepare(self.trainer, self, self._joined.optimizers)
         for index, each in enumerate(self.copies):
@@ -149,12 +149,12 @@ class StackedClassifier(LightningModule):
         self.cycle.begin(self.trainer)
 
     def _hold(self, index: int) -> None:
-        """Let a copy that has stopped stand still."""
+        """Freeze a copy that has stopped."""
         self._joined.active[index] = False
         self.steps.release(index)
 
     def on_train_epoch_start(self) -> None:
-        """Note the time."""
+        """Record the time."""
         self._epoch_start = time.perf_counter()
 
     # ---------------------------------------------------------------------------------------------------- the steps
@@ -171,7 +171,7 @@ class StackedClassifier(LightningModule):
             ((images, labels),) = batches
             losses, logits = self.steps.compute(images, labels, self.copies.active)
             self._record(dict(zip(self.copies.active, losses.detach(), strict=True)), logits.detach(), labels)
-            return losses.sum()  # whose gradient is each one's own: no loss depends on another network
+            return losses.sum()  # each network's gradient is that of its own loss: no loss depends on another network
         for losses, logits, labels in self.steps.run(self.trainer, batches):
             self._constrain()
             active = self.copies.active
@@ -183,7 +183,7 @@ class StackedClassifier(LightningModule):
             self.classifiers[index].network.constrain_()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then impose the networks' constraints; if compiled, `training_step` does both."""
+        """Step, then enforce the networks' constraints; if compiled, `training_step` does both."""
         if self.steps.are_whole:
             (args[3] if len(args) > 3 else kwargs["optimizer_closure"])()
             return
@@ -196,16 +196,16 @@ class StackedClassifier(LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradients of each copy by themselves."""
+        """Clip the gradients of each copy separately."""
         for index in self.copies.active:
             self.clip_gradients(self._joined.optimizers[index], gradient_clip_val, gradient_clip_algorithm)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Step the schedulers of the active copies; `on_validation_epoch_end` steps those that go by a metric."""
+        """Step the schedulers of the active copies; `on_validation_epoch_end` steps those that follow a metric."""
         scheduler.step()
 
     def _record(self, losses: Mapping[int, Tensor], logits: Tensor, labels: Tensor) -> None:
-        """Take note of a step of the active copies, by index, for the metrics and the log."""
+        """Record a step of the active copies, by index, for the metrics and the log."""
         for position, index in enumerate(losses):
             self.classifiers[index].train_metrics.update(logits[position], self.steps.labels_of(labels, index))
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -217,7 +217,7 @@ class StackedClassifier(LightningModule):
                 self.log_dict({f"train_step_loss/{name}": loss, f"lr/{name}": rate}, batch_size=size)
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's training metrics, and stop the copies that have not become better for long enough."""
+        """Log the epoch's training metrics, and apply early stopping."""
         is_whole = self.trainer.is_last_batch
         for index in self.copies.active:
             self._end_epoch(index, is_whole)
@@ -230,7 +230,7 @@ class StackedClassifier(LightningModule):
         self._log(self.copies[index], self.copies[index].end_epoch(is_whole, known))
 
     def on_fit_end(self) -> None:
-        """Leave the process's number of threads, and the trainer, as they were."""
+        """Restore the number of threads and the trainer."""
         self.stop_steps()
 
     def stop_steps(self) -> None:
@@ -249,7 +249,7 @@ class StackedClassifier(LightningModule):
             each.val_metrics.update(each.temperature(each.network(inputs)).float(), labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Log each copy's metrics, step schedules that go by one, and stop the copies that are to stop."""
+        """Log each copy's metrics, step schedules that follow a metric, and apply early stopping."""
         epoch = None if self.trainer.sanity_checking else self.trainer.current_epoch + 1
         is_due = epoch is not None and validation_is_due(self.trainer)
         for index in self.copies.active:
@@ -267,7 +267,7 @@ class StackedClassifier(LightningModule):
         self.log_dict({f"{metric}/{each.name}": value for metric, value in values.items()})
 
     def _stop_copies(self, at_epoch_end: bool) -> None:
-        """Stop the copies that early stopping judges so now, and the training with the last of them."""
+        """Stop the copies that early stopping selects now, and training itself with the last one."""
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         for index in self.copies.stop(self.trainer.current_epoch + 1, at_epoch_end, may_stop(self.trainer)):
@@ -280,7 +280,7 @@ class StackedClassifier(LightningModule):
     # --------------------------------------------------------------------------------------------------- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what is known of each copy."""
+        """Save the state of each copy."""
         checkpoint["classes"] = self.classifiers[0].classes
         checkpoint["seconds"] = time.perf_counter() - self._epoch_start
         checkpoint["copies"] = [each.save(self.trainer) for each in self.copies]

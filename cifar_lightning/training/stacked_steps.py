@@ -1,4 +1,4 @@
-"""The steps of several classifiers at once: by one compiled stack, or by torch and Lightning."""
+"""The steps of several classifiers at once: in one compiled stack, or by torch and Lightning."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,26 +27,26 @@ Batch = tuple[Tensor, Tensor]
 
 
 class StackedSteps:
-    """Makes the steps of classifiers that differ in nothing but values.
+    """Runs the steps of classifiers that differ only in values.
 
-    Images and labels are a batch for all, (B, ...), or one for each of several orders, (S, B, ...).
+    Images and labels are one batch for all, (B, ...), or one per batch order, (S, B, ...).
 
     Args:
         executor: Chooses whether steps are compiled.
         classifiers: The classifiers.
-        orders: For each, which of the orders its batches have.
+        orders: The index of each classifier's batch order.
     """
 
     def __init__(self, executor: Executor, classifiers: Sequence[MLPClassifier], orders: Sequence[int]) -> None:
         self._executor, self._classifiers, self._orders = executor, list(classifiers), list(orders)
         self._stack: Stack | None = None
-        self._graphs: GraphedSteps | None = None  # of the stack
-        self._watches: dict[int, StepWatch] = {}  # of the classifiers that the stack trains
+        self._graphs: GraphedSteps | None = None  # the stack's CUDA graphs
+        self._watches: dict[int, StepWatch] = {}  # for the classifiers that the stack trains
         self._forward: tuple[list[int], StackedForward] | None = None
 
     @property
     def are_whole(self) -> bool:
-        """Whether a step includes gradients and update, which are Lightning's part otherwise."""
+        """Whether a step includes gradients and update, which Lightning handles otherwise."""
         return self._stack is not None
 
     def choose(self, trainer: Trainer, module: LightningModule, batch_size: int) -> None:
@@ -54,19 +54,19 @@ class StackedSteps:
         linears, count = self._classifiers[0].network.linears(), len(self._classifiers)
         obstacle = f"precision {trainer.precision} of a stack" if "mixed" in trainer.precision else ""
         execution = self._executor.choose(trainer, module, linears, count * batch_size, obstacle)
-        say(f"{count} networks as one")
+        say(f"{count} networks trained as one")
         self._executor.start(trainer, execution)
 
     def batches_at_once(self, trainer: Trainer) -> Callable[[], int] | None:
-        """What a loader asks for the number of batches that come next; None for one at a time."""
+        """Tells a loader how many batches to yield next; None for one at a time."""
         count = self._executor.batches_at_once(trainer)
         return count and partial(_share, count, len(set(self._orders)))
 
     def prepare(self, trainer: Trainer, module: LightningModule, optimizers: Sequence[Optimizer]) -> None:
-        """Make the stack, if steps are compiled, for the optimizers as they are.
+        """Create the stack, if steps are compiled, for the optimizers in their current state.
 
         Raises:
-            ValueError: If steps are to be compiled always, and a callback has put an obstacle there meanwhile.
+            ValueError: If steps must be compiled and a callback prevents it.
         """
         execution = self._executor.execution
         if execution is None or not execution.compiled:
@@ -74,8 +74,8 @@ class StackedSteps:
         if obstacle := find_obstacle(trainer, module):
             if self._executor.must_compile:
                 raise ValueError(
-                    "the training step can't be compiled any more: expected callbacks that leave it as it was, or "
-                    f"--execution.compile auto or never; received {obstacle}"
+                    f"cannot compile the training step after a callback has changed it: got {obstacle}. Remove the "
+                    "callback, or pass --execution.compile auto or never"
                 )
             self._executor.train_plainly(trainer, obstacle)
             return
@@ -103,13 +103,13 @@ class StackedSteps:
         say(str(self._executor.execution))
 
     def run(self, trainer: Trainer, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Make whole steps, one for each batch.
+        """Run whole steps, one per batch.
 
         Yields:
             Losses (M,), logits (M, B, num_classes) and labels, before Lightning counts the step.
 
         Raises:
-            ValueError: If steps are not any more what was compiled.
+            ValueError: If something that the compiled code depends on has changed.
         """
         assert self._stack is not None, "steps are whole"
         self._refuse_change()
@@ -131,12 +131,12 @@ class StackedSteps:
         for watch in self._watches.values():
             if change := watch.find_change():
                 raise ValueError(
-                    "the training step is not any more what was compiled: expected callbacks that leave it as it was, "
-                    f"or --execution.compile never; received a change: {change}"
+                    f"the training step has changed since it was compiled: {change} is different. Remove the callback "
+                    "that changes it, or pass --execution.compile never"
                 )
 
     def compute(self, images: Tensor, labels: Tensor, active: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The losses (A,) of the active classifiers, and their logits (A, B, num_classes); with gradients."""
+        """The losses (A,) and logits (A, B, num_classes) of the active classifiers, with gradients."""
         if self._forward is None or self._forward[0] != list(active):
             self._forward = list(active), StackedForward([self._classifiers[index].network for index in active])
         inputs, targets = self._of_each(images, labels, active)
@@ -150,7 +150,7 @@ class StackedSteps:
         return torch.stack(losses), logits
 
     def _of_each(self, images: Tensor, labels: Tensor, active: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Standardized images and targets: one batch if all share it, or else that of each active classifier."""
+        """Standardized images and targets: one batch if it is shared, or else one per active classifier."""
         first = self._classifiers[0]
         images, targets = first.soft_labels(images, labels)
         inputs = first.standardize(images.flatten(0, -4)).view(images.shape)
@@ -160,17 +160,17 @@ class StackedSteps:
         return inputs[orders], targets[orders]
 
     def labels_of(self, labels: Tensor, index: int) -> Tensor:
-        """A classifier's own labels (B,)."""
+        """One classifier's labels (B,)."""
         return labels if labels.ndim == 1 else labels[self._orders[index]]
 
     def release(self, index: int) -> None:
-        """Let a classifier make no more steps."""
+        """Stop stepping a classifier."""
         if self._stack is not None:
             self._stack.release(index)
-            self._watches.pop(index, None)  # it gets memory of its own
+            self._watches.pop(index, None)  # its tensors move to their own memory
 
     def stop(self, trainer: Trainer) -> None:
-        """Leave trainer, process and networks as they were."""
+        """Restore trainer, process and networks."""
         if self._stack is not None:
             self._stack.close()
         self._stack = self._graphs = self._forward = None
@@ -178,10 +178,10 @@ class StackedSteps:
         self._executor.stop(trainer)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy has no stack: that is of these parameters."""
+        """Leave the stack out of a copy: it belongs to these parameters."""
         return vars(self) | {"_stack": None, "_graphs": None, "_forward": None, "_watches": {}}
 
 
 def _share(count: Callable[[], int], orders: int) -> int:
-    """As many batches as `count` allows, but no more images in memory with several orders than with one."""
+    """As many batches as `count` allows, but with several orders no more images in memory than with one."""
     return max(1, count() // orders)

@@ -1,4 +1,4 @@
-"""What a compiled training takes for constant, looked at again whenever a callback may have changed it."""
+"""Checks what compiled steps take to be constant whenever a callback may have changed it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +11,9 @@ from cifar_lightning.compiled.hooks import has_hooks
 from cifar_lightning.compiled.watch import Watch
 from cifar_lightning.training.obstacles import BATCH_HOOKS, GRADIENT_HOOKS, STEP_METHODS
 
-#: What a compiled step leaves out, or does once for several batches, if it is set on the module itself.
+#: Methods that, if set on the module itself, a compiled step skips or calls once for several batches.
 OWN_METHODS = ("forward", *STEP_METHODS, *GRADIENT_HOOKS, *BATCH_HOOKS)
-#: What of a trainer decides a step, in words.
+#: The trainer's settings that affect a step, by description.
 TRAINER: dict[str, Callable[[Trainer], Any]] = {
     "the list of callbacks": lambda trainer: list(trainer.callbacks),  # type: ignore[attr-defined]
     "the trainer's accumulate_grad_batches": lambda trainer: trainer.accumulate_grad_batches,
@@ -23,12 +23,12 @@ TRAINER: dict[str, Callable[[Trainer], Any]] = {
 
 
 class StepWatch:
-    """Notices that a training's steps are not any more those that were compiled.
+    """Notices when steps are no longer those that were compiled.
 
     Args:
         trainer: The trainer.
         module: The module that it trains.
-        model: What of it the compiled step runs.
+        model: The part of the module that the compiled step runs.
         optimizer: Its optimizer, if the step contains its update; None if the optimizer steps itself.
     """
 
@@ -39,7 +39,7 @@ class StepWatch:
         self._before = {what: look(trainer) for what, look in TRAINER.items()}
 
     def find_change(self) -> str:
-        """What has changed since the beginning; "" for nothing."""
+        """Describe the first change since creation; "" if there is none."""
         own = next((name for name in OWN_METHODS if name in vars(self._module)), "")
         if own or has_hooks(self._module):
             return f"the module's {own or 'hooks'}"

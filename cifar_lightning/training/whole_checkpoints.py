@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there."""
+"""Writes checkpoints atomically."""
 
 import io
 from pathlib import Path
@@ -11,14 +11,14 @@ from cifar_lightning.files import replacing
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint in the folder that it is for, and puts it in the place of the old one when it is whole.
+    """Writes a checkpoint next to its target and replaces the old one only once it is complete.
 
-    Lightning's own writes in TMPDIR. Where that is another file system, a training that dies while it copies the file
-    from there leaves half of it in the place of the old one.
+    Lightning writes to TMPDIR first. If that is another file system, a process that dies while copying the file from
+    there leaves half of it in place of the old one.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """See `TorchCheckpointIO`, which writes what is not for a folder of this machine."""
+        """See `TorchCheckpointIO`, which still handles paths that are not local."""
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return

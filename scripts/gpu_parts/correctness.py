@@ -228,7 +228,7 @@ def devices(settings: Settings) -> Iterator[Row]:
         try:
             check_devices("gpu" if settings.device == "cuda" else "cpu", [99])
         except ValueError as error:
-            expect("received [99]" in str(error) and describe_devices() in str(error), str(error))
+            expect("got [99]" in str(error) and describe_devices() in str(error), str(error))
             return {"devices": describe_devices()}
         raise AssertionError("devices [99] are taken")
 

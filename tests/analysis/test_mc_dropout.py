@@ -249,7 +249,7 @@ def test_a_part_that_only_training_mode_calls_has_a_trial_of_its_own():
 
 @pytest.mark.parametrize("inplace", [True, False])
 def test_dropout_that_cannot_be_switched_on_alone_is_named(inplace):
-    with pytest.raises(ValueError, match=r"can't sample 0 \(OwnNorm\): .* received one that also changes mean"):
+    with pytest.raises(ValueError, match=r"can't sample 0 \(OwnNorm\): .* got one that also changes mean"):
         mc_predict(nn.Sequential(OwnNorm(0.5, inplace), nn.Dropout(0.5), nn.Linear(8, 3)), X)
 
 
@@ -264,7 +264,7 @@ def test_what_cannot_be_looked_into_is_named():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scripted = torch.jit.script(nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 3)))
-    with pytest.raises(ValueError, match=r"can't find dropout in TorchScript: .* received 1 \("):
+    with pytest.raises(ValueError, match=r"can't find dropout in TorchScript: .* got 1 \("):
         mc_predict(nn.Sequential(nn.Dropout(0.1), scripted), X)
 
 
@@ -309,7 +309,7 @@ def test_logits_by_name(wrap):
     ],
 )
 def test_other_outputs_are_refused(wrap, received):
-    with pytest.raises(ValueError, match=rf"wrong output of Wrapped: expected logits of shape .* received {received}"):
+    with pytest.raises(ValueError, match=rf"wrong output of Wrapped: expected logits of shape .* got {received}"):
         mc_predict(Wrapped(wrap), X)
 
 
@@ -403,7 +403,7 @@ def test_nothing_to_sample(net):
 
 
 def test_wrong_numbers():
-    with pytest.raises(ValueError, match="expected samples >= 1 and batch >= 1, received samples=0, batch=5"):
+    with pytest.raises(ValueError, match="expected samples >= 1 and batch >= 1, got samples=0, batch=5"):
         mc_predict(network(), X, samples=0, batch=5)
 
 

@@ -308,7 +308,7 @@ LABELLED = [CrossEntropy, NegativeLogLikelihood, BrierScore, TopKAccuracy, Relia
     ],
 )
 def test_wrong_labels_are_refused(make, target, received):
-    with pytest.raises(ValueError, match=rf"{make.__name__}: wrong labels: expected .* received {received}"):
+    with pytest.raises(ValueError, match=rf"{make.__name__}: wrong labels: expected .* got {received}"):
         make().update(PROBABILITIES, target)
 
 
@@ -373,7 +373,7 @@ def test_predictions_that_are_nan_are_wrong_and_have_no_calibration():
 
 @pytest.mark.parametrize("k", [0, -1])
 def test_there_is_no_top_0(k):
-    with pytest.raises(ValueError, match=f"k out of range: expected at least 1, received {k}"):
+    with pytest.raises(ValueError, match=f"k must be at least 1, got {k}"):
         TopKAccuracy(k)
 
 

@@ -35,5 +35,5 @@ def test_a_prediction_is_the_mean_over_the_views():
 
 @pytest.mark.parametrize("shift", [-1, 6])
 def test_a_shift_leaves_something_of_an_image(shift):
-    with pytest.raises(ValueError, match=f"shift out of range: expected 0 to 5 pixels, .* received {shift}"):
+    with pytest.raises(ValueError, match=f"shift must be 0 to 5 pixels, .* got {shift}"):
         list(views(IMAGES, False, shift))

@@ -128,9 +128,9 @@ def test_who_can_not_be_taught(teachers, module, options, message):
     ("arguments", "message"),
     [
         (([],), "at least one teacher's checkpoint, got none"),
-        ((["a.ckpt"], -0.1), r"from 0 to 1, got -0\.1"),
-        ((["a.ckpt"], 1.5), r"from 0 to 1, got 1\.5"),
-        ((["a.ckpt"], float("nan")), "from 0 to 1, got nan"),
+        ((["a.ckpt"], -0.1), r"in \[0, 1\], got -0\.1"),
+        ((["a.ckpt"], 1.5), r"in \[0, 1\], got 1\.5"),
+        ((["a.ckpt"], float("nan")), r"in \[0, 1\], got nan"),
     ],
 )
 def test_wrong_options(arguments, message):

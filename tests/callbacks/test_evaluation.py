@@ -152,14 +152,14 @@ def test_nothing_to_sample(run, fail):
     run("fit", *SMALL, "--trainer.max_epochs=1", "--model.hidden_sizes=2x20")
     last = str(next(Path().rglob("last.ckpt")))
     assert "Monte-Carlo dropout has nothing to sample" in fail("test", "--ckpt_path", last, "--evaluation.mc_samples=5")
-    assert "tta_shift out of range" in fail("test", "--ckpt_path", last, "--evaluation.tta_shift=-1")
-    assert "shift out of range: expected 0 to 31" in fail("test", "--ckpt_path", last, "--evaluation.tta_shift=32")
-    assert "mc_samples out of range" in fail("test", "--ckpt_path", last, "--evaluation.mc_samples=-1")
+    assert "tta_shift must be" in fail("test", "--ckpt_path", last, "--evaluation.tta_shift=-1")
+    assert "shift must be 0 to 31" in fail("test", "--ckpt_path", last, "--evaluation.tta_shift=32")
+    assert "mc_samples must be" in fail("test", "--ckpt_path", last, "--evaluation.mc_samples=-1")
 
 
 def test_a_member_that_is_missing(fail, trained):
     message = fail("test", "--ckpt_path", trained[0], "--evaluation.ensemble", "nowhere.ckpt")
-    assert "expected the file of a member of the ensemble, received 'nowhere.ckpt'" in message
+    assert "expected the file of a member of the ensemble, got 'nowhere.ckpt'" in message
 
 
 def test_calibration_is_stored_in_a_checkpoint(run, trained):

@@ -100,23 +100,23 @@ def test_the_command_line(run, fail, tmp_path, task_a):
     assert "deterministic" in run("test", f"--config={config}", f"--ckpt_path={last}")
     assert MLPClassifier.load_from_checkpoint(last, weights_only=True).classes == ["rows", "columns"]
     message = fail("test", f"--ckpt_path={last}", f"--pretrained.checkpoint={best}")
-    assert "--pretrained.checkpoint does nothing here: expected it with fit, received test" in message
+    assert "--pretrained.checkpoint does nothing here: expected it with fit, got test" in message
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--pretrained.checkpoint=x.ckpt"], "no checkpoint: expected a file, received 'x.ckpt'"),
-        (["--pretrained.checkpoint=y.ckpt"], "wrong checkpoint y.ckpt: expected one of MLPClassifier, received"),
+        (["--pretrained.checkpoint=x.ckpt"], "no checkpoint: expected a file, got 'x.ckpt'"),
+        (["--pretrained.checkpoint=y.ckpt"], "wrong checkpoint y.ckpt: expected one of MLPClassifier, got"),
         (
             ["--pretrained.layers=1"],
-            "pretrained layers without a network: expected its checkpoint too, received 1",
+            "pretrained layers without a network: expected its checkpoint too, got 1",
         ),
         (
             [],
             "nothing to freeze: expected a network that reuses layers, --pretrained.checkpoint FILE",
         ),
-        (["--trainer.callbacks.epochs=0"], "epochs out of range: expected at least 1, received 0"),
+        (["--trainer.callbacks.epochs=0"], "epochs must be at least 1, got 0"),
     ],
 )
 def test_mistakes(fail, flags, message):
@@ -127,7 +127,7 @@ def test_mistakes(fail, flags, message):
 @pytest.mark.filterwarnings("ignore")
 def test_another_architecture_or_scaling_is_refused(fail, task_a):
     flags = [*TASK_B, f"--pretrained.checkpoint={task_a}"]
-    assert "another hidden layer 2 than the pretrained one: expected Linear" in fail(
+    assert "hidden layer 2 differs from the pretrained one: expected Linear" in fail(
         "fit", *flags, "--model.hidden_sizes=[20, 11]"
     )
     assert "contradicting scalings: expected 'feature'" in fail("fit", *flags, "--data.scaling=unit")
@@ -224,5 +224,5 @@ def test_several_devices_are_refused():
     run = trainer(FreezePretrained())
     run.strategy.connect(MLPClassifier(hidden_sizes=[4]))
     run._accelerator_connector.strategy = type("Two", (), {"world_size": 2})()
-    with pytest.raises(ValueError, match="FreezePretrained is for one device: expected 1, received 2"):
+    with pytest.raises(ValueError, match="FreezePretrained is for one device: expected 1, got 2"):
         run.callbacks[0].setup(run, None, "fit")

@@ -166,7 +166,7 @@ def test_it_reaches_the_optimizer_of_any_module(module):
 )
 def test_a_suggestion_that_would_be_lost_is_refused(module):
     attribute = "rate" if isinstance(module, Fixed) else "lr"
-    with pytest.raises(ValueError, match="the suggested rate does not reach the optimizer: expected .* received"):
+    with pytest.raises(ValueError, match="the suggested rate does not reach the optimizer: expected .* got"):
         trainer(LRFinder(**SWEEP, attribute=attribute)).fit(module, plain_loader() if attribute == "rate" else data())
 
 
@@ -326,7 +326,7 @@ def test_a_module_that_skips_every_batch_is_refused():
         def training_step(self, batch):
             return None
 
-    with pytest.raises(ValueError, match="expected a training_step that returns a loss; received None 1000 times"):
+    with pytest.raises(ValueError, match="expected a training_step that returns a loss; got None 1000 times"):
         trainer(LRFinder(**SWEEP, attribute="rate")).fit(Never(), plain_loader())
 
 
@@ -516,8 +516,8 @@ class Two(Plain):
 @pytest.mark.parametrize(
     ("module", "loader", "finder", "message"),
     [
-        (Two, plain_loader, {"attribute": "rate"}, "expected one optimizer, received a manual loop"),
-        (Plain, plain_loader, {"attribute": "lr"}, "no such hyperparameter: expected one .* rate; received 'lr'"),
+        (Two, plain_loader, {"attribute": "rate"}, "expected one optimizer, got a manual loop"),
+        (Plain, plain_loader, {"attribute": "lr"}, "no such hyperparameter: expected one .* rate; got 'lr'"),
         (
             Plain,
             lambda: DataLoader([], batch_size=2),
@@ -534,7 +534,10 @@ def test_wrong_use(module, loader, finder, message):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"min_lr": 1, "max_lr": 0.1}, "wrong range of rates"), ({"num_steps": 9}, "too short a sweep")],
+    [
+        ({"min_lr": 1, "max_lr": 0.1}, "expected learning rates 0 < min_lr < max_lr"),
+        ({"num_steps": 9}, "the sweep is too short"),
+    ],
 )
 def test_wrong_options(options, message):
     with pytest.raises(ValueError, match=message):

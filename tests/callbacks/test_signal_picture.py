@@ -97,7 +97,7 @@ def test_a_resumed_training_draws_the_whole(run, tmp_path):
 
 
 def test_what_can_not_be_measured(fail, run):
-    assert "every_n_epochs out of range: expected at least 1, received 0" in fail(
+    assert "every_n_epochs must be at least 1, got 0" in fail(
         "fit", *BASE, PICTURE, "--trainer.callbacks.every_n_epochs=0"
     )
     run("fit", *BASE, "--trainer.max_epochs=1")
@@ -106,5 +106,5 @@ def test_what_can_not_be_measured(fail, run):
         "fit", *BASE, PICTURE, "--trainer.callbacks.stop=true", last
     )
     trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[SignalPicture()])
-    with pytest.raises(ValueError, match="expected MLPClassifier and CIFAR10DataModule .*, received BoringModel"):
+    with pytest.raises(ValueError, match="expected MLPClassifier and CIFAR10DataModule .*, got BoringModel"):
         trainer.fit(BoringModel())

@@ -100,7 +100,7 @@ def test_ctrl_c_says_how_to_go_on(run):
     screen, status, _ = record(80, [*FIT, "--trainer.max_epochs=10000"], interrupt_at="epoch     4/10000  train")
     assert status != 0
     command = re.search(
-        r"to go on: cifar-lightning (fit --ckpt_path \S+/checkpoints/last\.ckpt)", screen.text.replace("\n", "")
+        r"to resume: cifar-lightning (fit --ckpt_path \S+/checkpoints/last\.ckpt)", screen.text.replace("\n", "")
     )
     assert command, screen.text
     assert "weights_only" not in screen.text

@@ -53,5 +53,5 @@ def test_captions_say_what_mixed_images_count_for(monkeypatch, tmp_path):
 
 def test_somebodys_data_is_refused():
     trainer = Trainer(logger=False, callbacks=[TrainingImages()], enable_progress_bar=False, accelerator="cpu")
-    with pytest.raises(ValueError, match="expected a CIFAR10DataModule, received BoringDataModule"):
+    with pytest.raises(ValueError, match="expected a CIFAR10DataModule, got BoringDataModule"):
         trainer.fit(BoringModel(), BoringDataModule())

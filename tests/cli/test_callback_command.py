@@ -74,13 +74,13 @@ def test_the_callbacks_of_fit_still_do_it(run):
     [
         (find_lr, ["--rule", "vally"], "valley"),
         (find_lr, ["--stop", "false"], "--stop is not an option"),
-        (find_lr, ["selu"], "received 'selu': did you mean --config selu?"),
-        (find_lr, ["--max_lr=-1"], "received"),
+        (find_lr, ["selu"], "got 'selu': did you mean --config selu?"),
+        (find_lr, ["--max_lr=-1"], "got"),
         (find_lr, ["--config", "sellu"], "did you mean selu"),
         (find_lr, ["--model.lrr", "1"], "lrr"),
         (find_lr, ["--ckpt_path", "a.ckpt"], "find-lr looks at a training that begins: expected no --ckpt_path"),
-        (training_images, ["--num_epochs", "0"], "num_epochs out of range: expected 1 or more, received 0"),
-        (signals, ["--num_images", "0"], "num_images out of range: expected at least 1, received 0"),
+        (training_images, ["--num_epochs", "0"], "num_epochs must be at least 1, got 0"),
+        (signals, ["--num_images", "0"], "num_images must be at least 1, got 0"),
         (plot_schedule, ["--ckpt_path=a.ckpt"], "plot-schedule looks at a training that begins"),
     ],
 )

@@ -73,14 +73,14 @@ def test_yaml_itself_stays(text):
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(name, near):
-    with pytest.raises(ValueError, match=rf"expected a YAML file.*\(did you mean .*\b{near}\b.*received '{name}'"):
+    with pytest.raises(ValueError, match=rf"expected a YAML file.*\(did you mean .*\b{near}\b.*got '{name}'"):
         find_config(name)
 
 
 def test_an_unknown_name_that_is_like_none():
-    with pytest.raises(ValueError, match=r"the name of a shipped one; received 'zzz'. cifar-lightning configs lists"):
+    with pytest.raises(ValueError, match=r"the name of a shipped one; got 'zzz'. cifar-lightning configs lists"):
         find_config("zzz")
-    with pytest.raises(ValueError, match="received 'yyyy"):
+    with pytest.raises(ValueError, match="got 'yyyy"):
         find_config("y" * 5000)  # too long for a file's name
 
 

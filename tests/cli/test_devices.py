@@ -36,7 +36,7 @@ def test_gpus_that_are_not_there(devices):
         ValueError, match=r"no such devices: expected .* a number from 1 to 2, -1 for all, or "
     ) as error:
         check_devices("gpu", devices)
-    assert f"received {devices}. Devices here: cpu; cuda 0, H100; cuda 1, H200" in str(error.value)
+    assert f"got {devices}. Devices here: cpu; cuda 0, H100; cuda 1, H200" in str(error.value)
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -46,7 +46,7 @@ def test_a_cpu_has_processes(accelerator, devices, is_right):
     if is_right:
         check_devices(accelerator, devices)
         return
-    with pytest.raises(ValueError, match="as a number of processes, 1 or more, since this runs on the CPU; received"):
+    with pytest.raises(ValueError, match="as a number of processes, 1 or more, since this runs on the CPU; got"):
         check_devices(accelerator, devices)
 
 
@@ -66,7 +66,7 @@ def test_accelerators_that_are_not_there(accelerator, why):
         ValueError, match="no such device: expected --trainer.accelerator auto, or one that is"
     ) as error:
         check_devices(accelerator, "auto")
-    assert f"received {accelerator}, and there is {why}" in str(error.value)
+    assert f"got {accelerator}, and there is {why}" in str(error.value)
     assert "cpu; CUDA_VISIBLE_DEVICES='' hides others" in str(error.value)
 
 

@@ -88,7 +88,7 @@ def test_data_that_is_not_there(monkeypatch):
     assert finding.text == f"not in {Path('data').absolute()}, the default place"
     assert "CIFAR10_DIR" in finding.remedy
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "nowhere")
-    assert checks.check_data().text.startswith("wrong CIFAR10_DIR: expected a directory")
+    assert checks.check_data().text.startswith("CIFAR10_DIR must be a directory")
 
 
 def test_data_that_is_damaged(monkeypatch):

@@ -113,10 +113,10 @@ def test_without_the_data_set_random_images_do(checkpoint, export):
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--format", "safetensors", "--mc_dropout", "true"], "expected one of these, received --format safetensors"),
-        (["--format", "torch-export", "--int8", "true"], "expected --format onnx alone, received --format torch"),
-        (["--format", "onnx", "--int8", "true", "--mc_dropout", "true"], "received --mc_dropout"),
-        (["--format", "onnx", "--out", "a.bin"], "expected one that ends with .onnx, received 'a.bin'"),
+        (["--format", "safetensors", "--mc_dropout", "true"], "expected one of these, got --format safetensors"),
+        (["--format", "torch-export", "--int8", "true"], "expected --format onnx alone, got --format torch"),
+        (["--format", "onnx", "--int8", "true", "--mc_dropout", "true"], "got --mc_dropout"),
+        (["--format", "onnx", "--out", "a.bin"], "expected one that ends with .onnx, got 'a.bin'"),
         (["--format", "onnx", "--out", "no/a.onnx"], "no such folder"),
         (["--format", "tflite"], "tflite"),
         (["--format", "onnx", "--ckpt_path", "none.ckpt"], "no checkpoint: expected a file, best or last"),
@@ -135,4 +135,4 @@ def test_a_missing_extra_is_named(checkpoint, export, monkeypatch, name, module)
     monkeypatch.setitem(sys.modules, module, None)
     printed = export("--ckpt_path", checkpoint, "--format", name, status=2)
     extra = "hub" if name == "hub" else "export"
-    assert f'received no {module}. This installs it: pip install "cifar_lightning[{extra}]"' in printed
+    assert f'got no {module}. This installs it: pip install "cifar_lightning[{extra}]"' in printed

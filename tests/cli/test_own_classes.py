@@ -135,7 +135,7 @@ def test_a_class_that_has_moved_is_found_where_it_is_now(run, fail, monkeypatch)
     importlib.invalidate_caches()
     message = fail("fit", "--ckpt_path", last, "--trainer.max_epochs=2")
     assert "the checkpoint's model: expected the import path of a LightningModule" in message
-    assert "received 'mine.Bare', but there is no module 'mine'" in message
+    assert "got 'mine.Bare', but there is no module 'mine'" in message
     run("fit", "--ckpt_path", last, "--model=theirs.Bare", "--data=theirs.Noise", "--trainer.max_epochs=2")
 
 
@@ -161,7 +161,7 @@ def test_another_module_has_what_its_hooks_give(run):
 
 def test_arguments_without_a_default_or_a_type(run, fail):
     message = fail("fit", "--model=mine.Needs", *SMALL)
-    assert "--model.width is missing: expected a value, since mine.Needs has no default; received none" in message
+    assert "--model.width is missing: expected a value, since mine.Needs has no default; got none" in message
     run("fit", "--model=mine.Needs", "--model.width=7", "--model.name=[a, 1]", *SMALL, ONE)
     last = str(newest("last.ckpt"))
     assert "deterministic" in run("test", "--ckpt_path", last, *QUIET)
@@ -207,7 +207,7 @@ def test_what_only_ours_can_is_refused_by_name(run, fail, flags, subcommand):
     which = [] if subcommand == "fit" else ["--ckpt_path", str(newest("last.ckpt"))]
     message = fail(subcommand, "--model=mine.Bare", "--data=mine.Noise", *which, *flags)
     assert f"{flags[0].partition('=')[0]} does nothing here: expected it with an MLPClassifier" in message
-    assert "received mine.Bare" in message
+    assert "got mine.Bare" in message
 
 
 def test_a_saved_config_names_defaults_of_ours_and_asks_for_nothing(run):
@@ -220,7 +220,7 @@ def test_a_saved_config_names_defaults_of_ours_and_asks_for_nothing(run):
 
 def test_a_module_without_a_validation_loss_has_no_best_checkpoint_and_says_so(run, recwarn):
     run("fit", "--model=mine.Quiet", "--data=mine.Noise", ONE, *QUIET)
-    assert any("no best.ckpt is written: Quiet validates, but logs no val_loss" in str(w.message) for w in recwarn)
+    assert any("best.ckpt is not written: Quiet validates but logs no val_loss" in str(w.message) for w in recwarn)
     assert not list(Path().rglob("best.ckpt"))
     assert list(Path().rglob("last.ckpt"))
 
@@ -268,7 +268,7 @@ def test_an_ensemble_and_a_start_from_layers_of_a_subclass(run):
 @pytest.mark.parametrize(
     ("callback", "message"),
     [
-        ("LRFinder", "of channels, rate; received 'lr'"),
+        ("LRFinder", "of channels, rate; got 'lr'"),
         ("SignalPicture", "expected MLPClassifier and"),
         ("FreezePretrained", "expected a network that reuses layers"),
     ],
@@ -307,11 +307,11 @@ def test_an_activation_and_an_optimizer(run):
         ("quitter.Net", "quitter can't be imported: SystemExit: enough"),
         ("wrong.Net", "wrong can't be imported: SyntaxError: invalid syntax (wrong.py, line 1)"),
         ("mine.Nett", "mine has no Nett; did you mean mine.Net?"),
-        ("mine.Noise", "received 'mine.Noise', which is a class of another kind"),
-        ("mine.function", "received 'mine.function', which is a function"),
-        ("Net", "expected the import path of a LightningModule, as in my.module.MyClass; received 'Net'"),
-        ("mine:Net", "received 'mine:Net'"),
-        ("my net.Net", "received 'my net.Net'"),
+        ("mine.Noise", "got 'mine.Noise', which is a class of another kind"),
+        ("mine.function", "got 'mine.function', which is a function"),
+        ("Net", "expected the import path of a LightningModule, as in my.module.MyClass; got 'Net'"),
+        ("mine:Net", "got 'mine:Net'"),
+        ("my net.Net", "got 'my net.Net'"),
     ],
 )
 @pytest.mark.parametrize("flags", [["--model={}"], ["--config={{model: '{}'}}"]], ids=["flag", "config"])

@@ -53,8 +53,8 @@ def test_chosen_classes_are_followed_too(run):
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
-        ("--model.in_features=3072", "wrong in_features: expected 48, the number of values in an image of shape (1, 6"),
-        ("--model.num_classes=10", "wrong num_classes: expected 3"),
+        ("--model.in_features=3072", "in_features must be 48, the number of values in an image of shape (1, 6"),
+        ("--model.num_classes=10", "num_classes must be 3"),
         ("--data.data_dir=runs", "no such directory"),
     ],
 )  # fmt: skip

@@ -35,8 +35,8 @@ def test_whose_arguments():
         (study, [], "configs"),
         (search, ["--vari", "tuner"], "--vari is not an option: did you mean --vary?"),
         (search, [], "vary"),
-        (search, ["selu", "--vary", "tuner"], "received 'selu': did you mean --config selu?"),
-        (sweep, ["3"], "a value without an option: expected --OPTION VALUE, received '3' (see"),
+        (search, ["selu", "--vary", "tuner"], "got 'selu': did you mean --config selu?"),
+        (sweep, ["3"], "a value without an option: expected --OPTION VALUE, got '3' (see"),
     ],
 )
 def test_a_mistake_ends_in_one_line(capsys, parser, arguments, said):

@@ -23,37 +23,37 @@ CLASSES = """Parser key "trainer.callbacks":
 @pytest.mark.parametrize(
     ("message", "explained"),
     [
-        (UNION, "--trainer.max_epochs: expected a whole number or null; received 'many'"),
-        (CLASSES, "--trainer.callbacks: expected a class's name or import path or null; received 'Foo'"),
+        (UNION, "--trainer.max_epochs: expected a whole number or null; got 'many'"),
+        (CLASSES, "--trainer.callbacks: expected a class's name or import path or null; got 'Foo'"),
         (
             "Parser key \"model.lr\":\n Expected a <class 'float'>. Got value: ",
-            "--model.lr: expected a number; received ''",
+            "--model.lr: expected a number; got ''",
         ),
         (
             "Parser key \"model.init\":\n Expected a typing.Literal['he_normal', 'orthogonal']. Got value: he_norml",
-            "--model.init: expected he_normal or orthogonal; received 'he_norml' (did you mean 'he_normal'?)",
+            "--model.init: expected he_normal or orthogonal; got 'he_norml' (did you mean 'he_normal'?)",
         ),
         (
             "Parser key \"model.l1\": Expected a <class 'float'>. Got value: None",
-            "--model.l1: expected a number; received null",
+            "--model.l1: expected a number; got null",
         ),
-        ("argument -c/--config: expected one argument", "--config without a value: expected one, received none"),
+        ("argument -c/--config: expected one argument", "--config without a value: expected one, got none"),
         (
             "the following arguments are required: monitor",
-            "monitor missing: expected a value, since there is no default; received none",
+            "monitor missing: expected a value, since there is no default; got none",
         ),
         (
             'Parser key "trainer":\n Unable to load config \'a.yaml\'\n - Parser key "trainer": Unable to load',
-            "--trainer: expected a file of options, received 'a.yaml'",
+            "--trainer: expected a file of options, got 'a.yaml'",
         ),
         ("Subcommand 'fit' does not accept option 'trainer.x'", "trainer.x is not an option"),
         (
             "Parser key \"momentum\": Expected a <class 'float'>. Got value: x",
-            "momentum: expected a number; received 'x'",
+            "momentum: expected a number; got 'x'",
         ),
         (
             "Parser key \"trainer.callbacks\": Expected <class 'list'> Given value type: a Given value: b",
-            "--trainer.callbacks: expected a list; received 'b'",
+            "--trainer.callbacks: expected a list; got 'b'",
         ),
         ("what nobody\n  foresaw", "what nobody foresaw"),
     ],
@@ -67,4 +67,4 @@ def test_explanations(message, explained):
 def test_an_argument_of_a_class_is_called_by_its_flag(flag):
     message = "Parser key \"patience\":\n  Expected a <class 'int'>. Got value: abc"
     explained = explain(message, ["--trainer.callbacks+=EarlyStopping", flag])
-    assert explained == "--trainer.callbacks.patience: expected a whole number; received 'abc'"
+    assert explained == "--trainer.callbacks.patience: expected a whole number; got 'abc'"

@@ -106,7 +106,7 @@ def test_a_run_goes_on_with_another_number_of_devices_and_the_same_steps():
     wrong = start("fit", *one)
     printed, _ = wrong.communicate(timeout=60)
     assert wrong.returncode == 2
-    assert "steps of 64 images as well, by --data.batch_size; received 1 with steps of 32" in printed
+    assert "steps of 64 images again; got 1 with steps of 32" in printed
     finish(start("fit", *one, "--data.batch_size=64"))
     assert torch.load(last_checkpoint(), weights_only=True)["global_step"] == 9
 

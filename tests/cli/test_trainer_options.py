@@ -133,7 +133,7 @@ TABLE = {
 #: Options that are refused, each with a value and the message.
 REFUSED = {
     "model_registry": ("mine", "--trainer.model_registry does nothing here"),
-    "overfit_batches": ("2", "expected --trainer.limit_train_batches"),
+    "overfit_batches": ("2", "use --trainer.limit_train_batches"),
 }
 #: Options that are tested elsewhere, or that act only where no test runs.
 ELSEWHERE = {
@@ -207,15 +207,15 @@ def test_processes_that_are_spawned(tmp_path, strategy):
 @pytest.mark.parametrize(
     ("flags", "received"),
     [
-        (["--trainer.max_epochs=0"], "received max_epochs 0, max_steps -1, limit_train_batches 1.0"),
-        (["--trainer.limit_train_batches=0.001"], "received max_epochs 100, max_steps -1, limit_train_batches 0.001"),
-        (["--trainer.max_epochs=-1"], "received max_epochs -1, max_steps -1"),
+        (["--trainer.max_epochs=0"], "got max_epochs 0, max_steps -1, limit_train_batches 1.0"),
+        (["--trainer.limit_train_batches=0.001"], "got max_epochs 100, max_steps -1, limit_train_batches 0.001"),
+        (["--trainer.max_epochs=-1"], "got max_epochs -1, max_steps -1"),
     ],
 )
 @pytest.mark.parametrize("schedule", ["OneCycle", "Cosine"])
 def test_a_schedule_without_a_length_is_refused_with_what_was_given(fail, schedule, flags, received):
     message = fail("fit", *FLAGS, f"--model.schedule={schedule}", *flags)
-    assert f"{schedule} needs to know how long the training is: expected at least one optimizer step" in message
+    assert f"{schedule} needs to know the length of the run: expected at least one optimizer step" in message
     assert received in message
 
 
@@ -233,4 +233,4 @@ def test_a_schedule_by_a_metric_goes_by_the_epochs_that_have_it():
 
 def test_a_schedule_by_a_metric_without_a_validation_is_refused(fail):
     message = fail("fit", *FLAGS, "--model.schedule=Performance", "--trainer.limit_val_batches=0")
-    assert "the schedule Performance would never act: expected validations, whose val_loss" in message
+    assert "the schedule Performance follows val_loss: expected a run with validations" in message

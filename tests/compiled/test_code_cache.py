@@ -247,7 +247,7 @@ def test_a_saved_entry_is_read_only_as_it_was_written(monkeypatch, tmp_path):
     whole = path.read_bytes()
     for broken in (b"", whole[:-1], whole[:40], whole + b"x", b"x" + whole[1:], whole[:-1] + b"x"):
         path.write_bytes(broken)
-        with pytest.raises(ValueError, match="expected it as it was written, received"):
+        with pytest.raises(ValueError, match="expected the file as written, got"):
             code_cache._read_whole(path)
 
 
@@ -347,5 +347,5 @@ def test_a_broken_entry_is_made_anew(cache, change):
 def test_a_folder_that_can_not_be_written_keeps_nothing(cache):
     cache.parent.mkdir()
     cache.write_text("a file, where the folder would be")
-    with pytest.warns(UserWarning, match="compiled code can't be kept in"):
+    with pytest.warns(UserWarning, match="compiled code can't be cached in"):
         assert len(train()[0]) == 5

@@ -116,7 +116,7 @@ def test_compiled_it_computes_the_same():
 
 @pytest.mark.parametrize("wrong", [[], [DeepMLP(12, 3, [8]), DeepMLP(12, 3, [9])]])
 def test_networks_that_do_not_stack_are_refused(wrong):
-    with pytest.raises(ValueError, match="don't stack: expected one or more, .*; received"):
+    with pytest.raises(ValueError, match="cannot stack networks: expected one or more, .*, got"):
         Stack(wrong, optimizers_of(wrong, torch.optim.SGD))
 
 

@@ -184,7 +184,7 @@ def test_tensors_have_memory_of_their_own_again_after_the_end(optimizer):
     ("change", "message"),
     [
         (lambda model: model.output.bias.requires_grad_(False), "frozen parameters"),
-        (lambda model: model.output.float(), "received tensors of several dtypes or devices: .*float32.*float64"),
+        (lambda model: model.output.float(), "got tensors of several dtypes or devices: .*float32.*float64"),
         (lambda model: setattr(model.hidden[1].linear.bias, "data", model.hidden[0].linear.bias.data), "share memory"),
         (
             lambda model: setattr(model, "more", nn.Linear(1, 1)),
@@ -312,5 +312,5 @@ def test_without_a_compiler_it_trains_plainly_and_says_so(tmp_path):
         [*command, "--execution.compile=always"], env=environment, capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 2
-    assert "error: the training step can't be compiled: expected" in done.stderr
-    assert "received no C++ compiler" in done.stderr
+    assert "error: cannot compile the training step: got" in done.stderr
+    assert "got no C++ compiler" in done.stderr

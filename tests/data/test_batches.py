@@ -52,7 +52,7 @@ def test_stratified_split_gives_each_class_its_share(labels, size, seed):
 
 @pytest.mark.parametrize("size", [0, 1000, -5, 0.0, 1.5, 5000])
 def test_wrong_val_size(size):
-    with pytest.raises(ValueError, match=f"val_size out of range: expected 1 to 999 images .* received {size}"):
+    with pytest.raises(ValueError, match=f"val_size must be 1 to 999 images .* got {size}"):
         split_indices(LABELS, "first", size, 0)
 
 

@@ -56,16 +56,16 @@ def change(**values):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (change(label=10), "wrong row 3 in .*a label from 0 to 9, received .* and 10"),
+        (change(label=10), "wrong row 3 in .*a label from 0 to 9, got .* and 10"),
         (change(label=-1), "wrong row 3"),
         (change(label=None), "and None"),
-        (change(img=png(0, (31, 32))), r"received \(31, 32\)"),
+        (change(img=png(0, (31, 32))), r"got \(31, 32\)"),
         (change(img=png(0, form="JPEG")), "expected a PNG"),
         (change(img={"bytes": b"text", "path": None}), "expected a PNG"),
         (change(img=None), "wrong row 3"),
-        (change(label=4), r"expected 2 images of each of 10 classes, received 20 rows, with \[2, 2, 2, 1, 3"),
-        (lambda rows: rows.pop(), "received 19 rows"),
-        (lambda rows: rows.append(rows[0]), "received 21 rows"),
+        (change(label=4), r"expected 2 images of each of 10 classes, got 20 rows with class counts \[2, 2, 2, 1, 3"),
+        (lambda rows: rows.pop(), "got 19 rows"),
+        (lambda rows: rows.append(rows[0]), "got 21 rows"),
     ],
 )
 def test_rows_that_are_not_cifar_10(spoil, said):
@@ -76,14 +76,14 @@ def test_rows_that_are_not_cifar_10(spoil, said):
 
 def test_other_columns():
     write("mine", columns=("image", "fine_label"))
-    with pytest.raises(ValueError, match="with the columns img and label, received the columns image, fine_label"):
+    with pytest.raises(ValueError, match="with the columns img and label, got the columns image, fine_label"):
         load_images("cifar10", "mine", 1)
 
 
 def test_no_parquet_at_all():
     write("mine")
     Path("mine/train-00000-of-00001.parquet").write_bytes(b"text")
-    with pytest.raises(ValueError, match="train-00000-of-00001.parquet: expected parquet"):
+    with pytest.raises(ValueError, match="train-00000-of-00001.parquet: expected a parquet file"):
         load_images("cifar10", "mine", 1)
 
 

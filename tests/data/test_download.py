@@ -108,12 +108,12 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(host, server, tmp_path,
     assert download(f"{host}/flaky", tmp_path / "file", MD5).read_bytes() == CONTENT
     assert server.starts == [0, THIRD, 2 * THIRD]
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    assert "(1 MB, from 0 MB on)" in (said := capfd.readouterr().err)
+    assert "(1 MB, resuming at 0 MB)" in (said := capfd.readouterr().err)
     assert said.count("the connection broke") == 2
 
 
 def test_a_later_call_goes_on_where_an_earlier_one_broke_off(host, server, tmp_path):
-    with pytest.raises(DataUnavailableError, match="out of reach.*503"):
+    with pytest.raises(DataUnavailableError, match="cannot download CIFAR-10.*503"):
         download(f"{host}/once", tmp_path / "file", MD5)
     assert (tmp_path / "file.part").read_bytes() == CONTENT[:THIRD]
     server.is_back = True
@@ -140,7 +140,7 @@ def test_a_disk_that_is_full(host, tmp_path, monkeypatch):
         return file
 
     monkeypatch.setattr(Path, "open", open_full)
-    with pytest.raises(DataUnavailableError, match="can't write .* room for the file, .*No space left on device"):
+    with pytest.raises(DataUnavailableError, match="cannot write .* enough space, .*No space left on device"):
         download(f"{host}/whole", tmp_path / "file", MD5)
     assert list(tmp_path.iterdir()) == []
 
@@ -166,10 +166,10 @@ class FullDisk(io.RawIOBase):
 @pytest.mark.parametrize(
     ("path", "md5", "message"),
     [
-        ("whole", "0" * 32, "wrong download from .*: expected the MD5 0+, received"),
-        ("html", MD5, r"wrong download from .* received [0-9a-f]{32} \(26 bytes of text/html\)"),
-        ("broken", MD5, "the download of .* broke: expected the whole file, received"),
-        ("missing", MD5, "out of reach: expected an answer .*404"),
+        ("whole", "0" * 32, "wrong download from .*: expected the MD5 0+, got"),
+        ("html", MD5, r"wrong download from .* got [0-9a-f]{32} \(26 bytes of text/html\)"),
+        ("broken", MD5, "the download of .* broke off: expected the whole file, got"),
+        ("missing", MD5, "cannot download CIFAR-10: expected an answer .*404"),
     ],
 )
 def test_leaves_nothing_behind_that_is_not_right(host, tmp_path, path, md5, message):
@@ -188,7 +188,7 @@ def test_names_the_alternatives_when_it_is_slow(host, tmp_path, capfd):
 def test_a_host_that_never_answers_is_given_up(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, says nothing
         start = time.monotonic()
-        with pytest.raises(DataUnavailableError, match="out of reach"):
+        with pytest.raises(DataUnavailableError, match="cannot download CIFAR-10"):
             download(f"http://127.0.0.1:{silent.getsockname()[1]}/", tmp_path / "file", MD5, reach_seconds=0.5)
         assert time.monotonic() - start < 5
     assert list(tmp_path.iterdir()) == []
@@ -204,7 +204,7 @@ def test_a_host_that_does_not_speak_http(tmp_path):
                 connection.sendall(b"220 mail ready\r\n")
 
         threading.Thread(target=answer, daemon=True).start()
-        with pytest.raises(DataUnavailableError, match="out of reach: .* received: 220 mail ready"):
+        with pytest.raises(DataUnavailableError, match="cannot download CIFAR-10: .* got: 220 mail ready"):
             download(f"http://127.0.0.1:{host.getsockname()[1]}/", tmp_path / "file", MD5)
 
 
@@ -220,13 +220,13 @@ def test_a_whole_file_is_not_downloaded_again_and_another_is_replaced(host, serv
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_without_write_access(host, tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(ValueError, match="can't write .*: expected a folder with write access"):
+    with pytest.raises(ValueError, match="cannot write .*: expected a writable folder"):
         download(f"{host}/whole", tmp_path / "file", MD5)
 
 
 def test_a_folder_that_is_a_file(host, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="can't write .*: expected a folder with write access"):
+    with pytest.raises(ValueError, match="cannot write .*: expected a writable folder"):
         download(f"{host}/whole", tmp_path / "file" / "file", MD5)
 
 

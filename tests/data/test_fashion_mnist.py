@@ -48,13 +48,16 @@ def test_the_files_are_found_and_read(packed, place):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"trainimages": b""}, "received 0 bytes"),
-        ({"trainimages": idx(0x803, 20, 28, 28, content=range(9))}, "received 25 bytes, which begin with"),
+        ({"trainimages": b""}, "got 0 bytes"),
+        ({"trainimages": idx(0x803, 20, 28, 28, content=range(9))}, "got 25 bytes, which begin with"),
         ({"trainimages": idx(0x803, 20, 28, 28, content=bytes(20 * 784 + 1))}, "or more, which begin"),
         ({"t10kimages": idx(0x803, 10, 28, 29, content=bytes(7840))}, r"begin with \[2051, 10, 28, 29\]"),
         ({"trainlabels": idx(0x802, 20, content=bytes(20))}, r"begins with \[2049, 20\]"),
-        ({"trainlabels": idx(0x801, 20, content=[9] * 20)}, "expected 2 of each of 10 classes.*MNIST's files have"),
-        ({"trainlabels": idx(0x801, 20, content=[200] * 20)}, "expected 2 of each of 10 classes"),
+        (
+            {"trainlabels": idx(0x801, 20, content=[9] * 20)},
+            "expected 2 of each of the 10 Fashion MNIST classes.*MNIST's files have",
+        ),
+        ({"trainlabels": idx(0x801, 20, content=[200] * 20)}, "expected 2 of each of the 10 Fashion MNIST classes"),
     ],
 )
 def test_files_that_are_something_else(changed, said):

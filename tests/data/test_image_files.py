@@ -24,7 +24,7 @@ def test_modes_become_rgb_and_say_so(mode):
     Image.new(mode, (32, 32), 1 if mode == "1" else 0).save(name)
     image, conversions = read_image(name)
     assert image.shape == (3, 32, 32)
-    assert conversions == ["laid on white" if mode in ("LA", "RGBA") else f"converted from {mode}"]
+    assert conversions == ["placed on white" if mode in ("LA", "RGBA") else f"converted from {mode}"]
 
 
 def test_sixteen_bits_are_scaled():
@@ -67,9 +67,9 @@ def test_finds_files_folders_and_globs(tmp_path):
     assert find_images(["b.png", "sub"]) == ["b.png", "sub/c.webp"]
     assert find_images("*.png") == ["b.png"]
     assert find_images("**/*.webp") == ["sub/c.webp"]
-    with pytest.raises(ValueError, match="no such image: expected a file, a folder or a glob, received 'nowhere"):
+    with pytest.raises(ValueError, match="no such image: expected an existing file or folder or a glob, got 'nowhere"):
         find_images("nowhere.png")
-    with pytest.raises(ValueError, match="no images: expected .* files, received none in '\\*.bmp'"):
+    with pytest.raises(ValueError, match="no images: expected .* files, got none in '\\*.bmp'"):
         find_images("*.bmp")
 
 

@@ -114,18 +114,18 @@ def test_data_dir(tmp_path, monkeypatch):
     assert find_data_dir(None) == tmp_path
     (tmp_path / "given").mkdir()
     assert find_data_dir(str(tmp_path / "given")) == tmp_path / "given"
-    with pytest.raises(DataUnavailableError, match=r"wrong data_dir: expected .*'nowhere' \(no such directory\)"):
+    with pytest.raises(DataUnavailableError, match=r"data_dir must be .*'nowhere' \(no such directory\)"):
         find_data_dir("nowhere")
     monkeypatch.setenv("CIFAR10_DIR", "nowhere")
-    with pytest.raises(DataUnavailableError, match="wrong CIFAR10_DIR"):
+    with pytest.raises(DataUnavailableError, match="CIFAR10_DIR must be"):
         find_data_dir(None)
 
 
 def test_image_set_checks_itself():
     images, labels = torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 9])
-    with pytest.raises(ValueError, match=r"wrong images in x: expected uint8 of shape \(2, C, H, W\), C 1 or 3"):
+    with pytest.raises(ValueError, match=r"wrong images in x: expected uint8 of shape \(2, C, H, W\) with C 1 or 3"):
         ImageSet("x", tuple(CLASSES), images.permute(0, 2, 3, 1), labels, images, labels)
-    with pytest.raises(ValueError, match="wrong labels in x: expected 0 to 9, received 0 to 10"):
+    with pytest.raises(ValueError, match="wrong labels in x: expected 0 to 9, got 0 to 10"):
         ImageSet("x", tuple(CLASSES), images, labels, images, labels + torch.tensor([0, 1]))
 
 
@@ -161,5 +161,5 @@ def test_a_file_that_cannot_be_read(official):
     folder, _ = official
     (folder / "test_batch").unlink()
     (folder / "test_batch").mkdir()
-    with pytest.raises(ValueError, match="can't read .*test_batch: expected a file with read access, received"):
+    with pytest.raises(ValueError, match="cannot read .*test_batch: expected a readable file, got"):
         load_official(folder)

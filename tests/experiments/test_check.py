@@ -17,16 +17,16 @@ def test_options_are_those_without_the_points():
 @pytest.mark.parametrize(
     ("arguments", "grid", "message"),
     [
-        (["--model.lr=-1"], None, "a: lr out of range: expected a positive number, received -1"),
+        (["--model.lr=-1"], None, "a: lr must be a positive number, got -1"),
         (["--model.lrr=1"], None, "a: (?s:.*)lrr"),
-        (["--data.batch_size=0"], None, "a: batch_size out of range: expected at least 1, received 0"),
+        (["--data.batch_size=0"], None, "a: batch_size must be at least 1, got 0"),
         ([], "{model.lrr: [1]}", "unknown option to vary: .*did you mean 'model.lr'"),
-        ([], "{model.lr: [0.1, -1]}", "a with --model.lr=-1: lr out of range"),
+        ([], "{model.lr: [0.1, -1]}", "a with --model.lr=-1: lr must be"),
         ([], "{model.activation: [selu, sellu]}", "a with --model.activation=sellu: (?s:.*)sellu"),
         ([], "{o: {a: {model.optimizer: SGD, model.optimizer.momentun: 1}}}", "a with (?s:.*)momentun"),
         ([], "{n: [0], model.hidden_sizes: '{n}x8'}", "a with --model.hidden_sizes=0x8: wrong hidden"),
-        (["--model.lr", "0.1"], "{model.lr: [1, 2]}", "--model.lr is given, and varies: .*; received 0.1"),
-        (["--model.lr=0.1"], "{o: {a: {model.lr: 1}}}", "--model.lr is given, and varies: .*; received 0.1"),
+        (["--model.lr", "0.1"], "{model.lr: [1, 2]}", "--model.lr is given, and varies: .*; got 0.1"),
+        (["--model.lr=0.1"], "{o: {a: {model.lr: 1}}}", "--model.lr is given, and varies: .*; got 0.1"),
         (["--trainer.fast_dev_run=true"], None, "--trainer.fast_dev_run is not for many runs: expected runs that can"),
         (["--trainer.default_root_dir=x"], None, "--trainer.default_root_dir is not for many runs: expected --out"),
     ],
@@ -39,7 +39,7 @@ def test_what_can_not_be_trained(arguments, grid, message):
 
 @pytest.mark.parametrize("flag", [["--ckpt_path", "last"], ["--ckpt_path=last"], ["--x", "1", "--ckpt_path", "last"]])
 def test_flags_are_refused_by_their_name(flag):
-    with pytest.raises(ValueError, match="--ckpt_path is not for many runs: expected none, .*; received last"):
+    with pytest.raises(ValueError, match="--ckpt_path is not for many runs: expected none, .*; got last"):
         refuse(given_flags(flag), {})
     refuse(given_flags(["--x=ckpt_path"]), {})
 

@@ -162,7 +162,7 @@ def test_no_validation_is_no_result(undrawn):
 def test_a_run_that_fails_early_keeps_its_folder():
     run = make("--model.lr=-1")
     run.prepare()
-    with pytest.raises(ValueError, match="lr out of range"):
+    with pytest.raises(ValueError, match="lr must be"):
         run.train()
     assert (run.folder / "recipe.json").exists()
 

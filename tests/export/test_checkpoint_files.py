@@ -40,14 +40,14 @@ def test_a_flipped_bit_is_noticed_wherever_it_matters():
             assert torch.equal(checkpoint["state_dict"]["w"], WEIGHTS)
             assert checkpoint["hyper_parameters"] == {"lr": 0.1}
     assert len(refused) > 150  # weights are nine tenths of the file
-    assert all(said.startswith("wrong checkpoint a.ckpt: expected one of MLPClassifier, received") for said in refused)
+    assert all(said.startswith("wrong checkpoint a.ckpt: expected one of MLPClassifier, got") for said in refused)
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, 5000, -1, -100])
 def test_a_truncated_one_is_refused_by_name(length):
     path = write_checkpoint()
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(ValueError, match=r"^wrong checkpoint a\.ckpt: expected one of MLPClassifier, received \w"):
+    with pytest.raises(ValueError, match=r"^wrong checkpoint a\.ckpt: expected one of MLPClassifier, got \w"):
         read_checkpoint(path)
 
 
@@ -58,7 +58,7 @@ class RunsCode:
 
 def test_a_hostile_one_runs_nothing_and_gets_no_advice():
     path = write_checkpoint(hyper_parameters=RunsCode())
-    with pytest.raises(ValueError, match="received a file that would run getattr") as error:
+    with pytest.raises(ValueError, match="got a file that would run getattr") as error:
         read_checkpoint(path)
     assert "weights_only" not in str(error.value)
     assert not Path("ran").exists()
@@ -70,14 +70,14 @@ def test_a_hostile_one_runs_nothing_and_gets_no_advice():
 
 @pytest.mark.parametrize("parts", [{"state_dict": [1]}, {"hyper_parameters": 3}, {"hyper_parameters": None}])
 def test_parts_of_another_type_are_refused(parts):
-    with pytest.raises(ValueError, match="received one with 'state_dict', 'hyper_parameters'"):
+    with pytest.raises(ValueError, match="got one with 'state_dict', 'hyper_parameters'"):
         read_checkpoint(write_checkpoint(**parts))
 
 
 @pytest.mark.parametrize("content", [[1, 2], 3, torch.ones(3)])
 def test_another_content_is_refused(content):
     torch.save(content, "a.ckpt")
-    with pytest.raises(ValueError, match=f"received a file with {type(content).__name__} in it"):
+    with pytest.raises(ValueError, match=f"got a file with {type(content).__name__} in it"):
         read_checkpoint(Path("a.ckpt"))
 
 

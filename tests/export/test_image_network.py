@@ -40,7 +40,7 @@ def test_its_layers_in_a_row_are_the_same_and_can_be_sampled():
 def test_wrong_images(images, received):
     with pytest.raises(ValueError, match=r"wrong images: expected uint8 of shape \(B, 3, 4, 4\)") as error:
         make_network()(images)
-    assert str(error.value).endswith(f"received {received}")
+    assert str(error.value).endswith(f"got {received}")
 
 
 @pytest.mark.parametrize(("classes", "shape"), [(CLASSES, (3, 32, 32)), (("cat",), (3, 4, 4))])

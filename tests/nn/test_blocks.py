@@ -88,14 +88,14 @@ def test_dropout_is_inside_of_an_inverted_bottleneck():
     ("options", "message"),
     [
         ({"block": "residul"}, "unknown block.*did you mean 'residual'"),
-        ({"expansion": 0}, "expansion out of range: expected 1 or more, received 0"),
+        ({"expansion": 0}, "expansion must be at least 1, got 0"),
         (
             {"block": "inverted_bottleneck", "normalization": "batch", "norm_position": "after_activation"},
-            "norm_position does nothing in an inverted bottleneck",
+            "norm_position must be 'before_activation'",
         ),
         (
             {"hidden_sizes": "4x10000", "block": "inverted_bottleneck"},
-            "network too large: expected at most .* received",
+            "network too large: at most .* got",
         ),
     ],
 )
@@ -105,5 +105,5 @@ def test_wrong_options(options, message):
 
 
 def test_a_network_with_skips_does_not_claim_to_normalize_itself():
-    with pytest.warns(UserWarning, match="the blocks are residual: what skips a layer adds its variance"):
+    with pytest.warns(UserWarning, match="the blocks are residual: a skip connection adds its variance"):
         assert not DeepMLP(8, 3, [4, 4], block="residual").is_self_normalizing()

@@ -42,7 +42,7 @@ def test_a_network_comes_back_in_evaluation_mode(hub, cls, tmp_path):
 
 def test_a_network_of_another_class(hub, tmp_path):
     make_image_network().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="expected one that DeepMLP has saved"):
+    with pytest.raises(ValueError, match="expected a network that DeepMLP has saved"):
         DeepMLP.from_pretrained(tmp_path)
 
 

@@ -70,9 +70,9 @@ def test_errors():
     weight = torch.empty(3, 3)
     with pytest.raises(ValueError, match=r"unknown initializer: expected one of .* \(did you mean 'he_normal'"):
         initialize_(weight, "he_norml")
-    with pytest.raises(ValueError, match=r"expected \(outputs, inputs, ...\), received \(3,\)"):
+    with pytest.raises(ValueError, match=r"the shape \(outputs, inputs, ...\), got \(3,\)"):
         variance_scaling_(torch.empty(3))
-    with pytest.raises(ValueError, match="expected scale > 0, received 0"):
+    with pytest.raises(ValueError, match="scale must be positive, got 0"):
         variance_scaling_(weight, 0)
     with pytest.raises(ValueError, match="unknown mode"):
         variance_scaling_(weight, mode="fan")

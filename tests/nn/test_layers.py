@@ -63,14 +63,14 @@ class Squared(torch.nn.Module):
 @pytest.mark.parametrize(("parameters", "expected"), [(None, 9.0), ({"power": 3.0}, 27.0)])
 def test_an_activation_of_ones_own_by_path(parameters, expected):
     assert make_activation(f"{__name__}.Squared", parameters)(torch.tensor(3.0)).item() == expected
-    with pytest.raises(ValueError, match="unknown parameter of .*Squared: expected one of power; received 'powr'"):
+    with pytest.raises(ValueError, match="unknown parameter of .*Squared: expected one of power; got 'powr'"):
         make_activation(f"{__name__}.Squared", {"powr": 3.0})
 
 
 @pytest.mark.parametrize("path", ["this.F", f"{__name__}.FORMULAS", "wave.Error", "torch.nn.functional.relu"])
 def test_a_path_of_no_activation_imports_nothing(monkeypatch, path):
     monkeypatch.delitem(sys.modules, "this", raising=False)
-    with pytest.raises(ValueError, match="unknown activation: expected one of .*, or the path of a class"):
+    with pytest.raises(ValueError, match="unknown activation: expected one of .*, or the import path of a class"):
         make_activation(path)
     assert "this" not in sys.modules
 
@@ -85,15 +85,15 @@ def test_normalizations():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match=r"unknown activation: expected one of relu, .*; received 'sellu' .*'selu'"):
+    with pytest.raises(ValueError, match=r"unknown activation: expected one of relu, .*; got 'sellu' .*'selu'"):
         make_activation("sellu")
-    with pytest.raises(ValueError, match="unknown parameter of leaky_relu: expected one of negative_slope; received"):
+    with pytest.raises(ValueError, match="unknown parameter of leaky_relu: expected one of negative_slope; got"):
         make_activation("leaky_relu", {"slope": 0.1})
-    with pytest.raises(ValueError, match="unknown parameter of selu: expected one of none at all"):
+    with pytest.raises(ValueError, match="unknown parameter of selu: expected one of none"):
         make_activation("selu", {"alpha": 1})
     with pytest.raises(ValueError, match="unknown normalization"):
         make_normalization("group", 8, 0.1, 1e-5)
     with pytest.raises(ValueError, match="unknown dropout"):
         make_dropout("beta", 0.1)
-    with pytest.raises(ValueError, match="expected 0 <= p < 1, received p=1"):
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\), got 1"):
         make_dropout("standard", 1)

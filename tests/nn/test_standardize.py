@@ -75,18 +75,18 @@ def test_statistics_are_kept_and_never_contradicted():
     mean = module.mean.clone()
     module.set_statistics(compute_statistics(IMAGES[:10], "feature"))
     assert torch.equal(module.mean, mean)
-    with pytest.raises(ValueError, match="contradicting scalings: expected 'feature', .* received 'unit'"):
+    with pytest.raises(ValueError, match="contradicting scalings: expected 'feature', .* got 'unit'"):
         module.set_statistics(compute_statistics(IMAGES, "unit"))
     other = Standardize()
     other.set_statistics(compute_statistics(IMAGES, "unit"))
-    with pytest.raises(ValueError, match="contradicting scalings: expected 'unit', .* received 'feature'"):
+    with pytest.raises(ValueError, match="contradicting scalings: expected 'unit', .* got 'feature'"):
         other.load_state_dict(module.state_dict())
 
 
 def test_errors():
-    with pytest.raises(ValueError, match=r"expected \(B, 3, 32, 32\), received \(2, 3, 28, 28\)"):
+    with pytest.raises(ValueError, match=r"expected \(B, 3, 32, 32\), got \(2, 3, 28, 28\)"):
         Standardize()(torch.zeros(2, 3, 28, 28))
     with pytest.raises(ValueError, match="unknown scaling: expected one of raw, unit, channel, feature"):
         compute_statistics(IMAGES, "minmax")
-    with pytest.raises(ValueError, match="no training images"):
+    with pytest.raises(ValueError, match="at least one training image, got none"):
         compute_statistics(IMAGES[:0], "feature")

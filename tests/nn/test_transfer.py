@@ -56,23 +56,23 @@ def test_output_dropout_and_further_layers_may_differ():
         (
             {"hidden_sizes": [6, 7, 4]},
             None,
-            r"another hidden layer 2 than the pretrained one: expected Linear\(in_features=6, out_features=5, "
-            r"bias=True\), ELU\(alpha=1.0\); received Linear\(in_features=6, out_features=7, bias=True\), ELU",
+            r"hidden layer 2 differs from the pretrained one: expected Linear\(in_features=6, out_features=5, "
+            r"bias=True\), ELU\(alpha=1.0\); got Linear\(in_features=6, out_features=7, bias=True\), ELU",
         ),
-        ({"in_features": 11}, 1, r"another hidden layer 1 .*expected Linear\(in_features=12.*in_features=11"),
-        ({"activation": "relu"}, 1, r"expected .*ELU\(alpha=1.0\); received .*ReLU\(\)"),
-        ({"activation_args": {"alpha": 0.5}}, 1, r"received .*ELU\(alpha=0.5\)"),
-        ({"normalization": "batch"}, 1, r"received .*BatchNorm1d\(6"),
-        ({"bias": False}, 1, "bias=True.*received .*bias=False"),
-        ({"hidden_sizes": [6, 6, 4], "block": "residual"}, 2, r"another hidden layer 2 .*received x \+ \(Linear"),
+        ({"in_features": 11}, 1, r"hidden layer 1 differs .*expected Linear\(in_features=12.*in_features=11"),
+        ({"activation": "relu"}, 1, r"expected .*ELU\(alpha=1.0\); got .*ReLU\(\)"),
+        ({"activation_args": {"alpha": 0.5}}, 1, r"got .*ELU\(alpha=0.5\)"),
+        ({"normalization": "batch"}, 1, r"got .*BatchNorm1d\(6"),
+        ({"bias": False}, 1, "bias=True.*got .*bias=False"),
+        ({"hidden_sizes": [6, 6, 4], "block": "residual"}, 2, r"hidden layer 2 differs .*got x \+ \(Linear"),
         (
             {"normalization": "layer", "norm_input": True},
             1,
-            r"another input than the pretrained one: expected none; received LayerNorm",
+            r"input differs from the pretrained one: expected none; got LayerNorm",
         ),
-        ({"hidden_sizes": [6, 5]}, None, "pretrained_layers out of range: expected 1 to 2, of 3 .* received 3"),
-        ({}, 4, "expected 1 to 3, of 3 hidden layers in the pretrained network and 3 in this one; received 4"),
-        ({}, 0, "expected 1 to 3.*received 0"),
+        ({"hidden_sizes": [6, 5]}, None, "pretrained_layers must be 1 to 2, with 3 .* got 3"),
+        ({}, 4, "must be 1 to 3, with 3 hidden layers in the pretrained network and 3 in this one; got 4"),
+        ({}, 0, "must be 1 to 3.*got 0"),
     ],
 )
 def test_another_architecture_is_refused_before_anything_is_copied(options, layers, message):
@@ -85,5 +85,5 @@ def test_another_architecture_is_refused_before_anything_is_copied(options, laye
 
 def test_a_norm_on_the_other_side_of_the_activation_is_another_layer():
     target = net(normalization="layer", norm_position="after_activation")
-    with pytest.raises(ValueError, match="expected .*LayerNorm.*ELU.*; received .*ELU.*LayerNorm"):
+    with pytest.raises(ValueError, match="expected .*LayerNorm.*ELU.*; got .*ELU.*LayerNorm"):
         copy_hidden_layers(trained(normalization="layer"), target)

@@ -50,11 +50,11 @@ def test_build():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("NAdm", r"unknown optimizer .*; received 'NAdm' \(did you mean 'NAdam'"),
+        ("NAdm", r"unknown optimizer .*; got 'NAdm' \(did you mean 'NAdam'"),
         ("Optimizer", "unknown optimizer"),
         ("os.system", "unknown optimizer"),
         (torch.nn.Linear, "unknown optimizer"),
-        ({"class_path": "SGD", "init_args": {"lr": 1}}, r"lr given twice: expected it as .* received SGD\(lr=...\)"),
+        ({"class_path": "SGD", "init_args": {"lr": 1}}, r"lr must be set as .* got SGD\(lr=...\)"),
         ({"class_path": "SGD", "init_args": {"mom": 1}}, r"unknown argument of SGD: .*did you mean 'momentum'"),
     ],
 )

@@ -113,10 +113,10 @@ def test_rates(mode):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((1.0, 0.1, 100), "wrong range of rates: expected 0 < min_lr < max_lr, received min_lr=1.0, max_lr=0.1"),
-        ((0.0, 0.1, 100), "wrong range of rates"),
-        ((0.1, math.nan, 100), "wrong range of rates"),
-        ((0.1, 1.0, 9), "too short a sweep: expected num_steps >= 10, received 9"),
+        ((1.0, 0.1, 100), "expected learning rates 0 < min_lr < max_lr, got min_lr=1.0, max_lr=0.1"),
+        ((0.0, 0.1, 100), "expected learning rates 0 < min_lr < max_lr"),
+        ((0.1, math.nan, 100), "expected learning rates 0 < min_lr < max_lr"),
+        ((0.1, 1.0, 9), "the sweep is too short: num_steps must be at least 10, got 9"),
         ((0.1, 1.0, 10, "cubic"), "unknown mode: expected one of exponential, linear"),
     ],
 )
@@ -137,8 +137,8 @@ def test_a_sweep_stops_when_it_diverges():
 @pytest.mark.parametrize(
     ("losses", "message"),
     [
-        ([math.nan] * 100, "the sweep diverged at once: expected at least 10 finite losses, received 0"),
-        ([2.0] * 5 + [math.inf], "diverged at once: .* received 5"),
+        ([math.nan] * 100, "the sweep diverged at once: expected at least 10 finite losses, got 0"),
+        ([2.0] * 5 + [math.inf], "diverged at once: .* got 5"),
         ([2.0] * 100, "the loss never descended"),
         ([2.0 + 0.01 * i for i in range(100)], "the loss never descended"),
         ([2.0 + random.Random(3).gauss(0, 0.3) for _ in range(1)] * 100, "the loss never descended"),
@@ -329,7 +329,7 @@ def test_find_lr_for_plain_pytorch_leaves_everything_as_it_was():
 
 def test_find_lr_needs_data():
     model, _ = problem()
-    with pytest.raises(ValueError, match="expected a loader with at least one batch, received an empty one"):
+    with pytest.raises(ValueError, match="needs a loader with at least one batch, got an empty one"):
         find_lr(model, torch.optim.SGD(model.parameters(), 0.1), F.cross_entropy, [])
 
 
@@ -365,7 +365,7 @@ def test_find_lr_takes_a_generator_that_can_not_be_restarted():
 
 def test_the_batches_of_an_iterator_are_repeated_in_order():
     assert [batch for _, batch in zip(range(7), endless(iter("abc")), strict=False)] == [*"abcabca"]
-    with pytest.raises(ValueError, match="received an empty one"):
+    with pytest.raises(ValueError, match="got an empty one"):
         next(endless(iter("")))
 
 

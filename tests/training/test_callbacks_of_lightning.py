@@ -146,10 +146,10 @@ def test_a_schedule_is_as_long_as_accumulation_makes_it(schedule, scheduling):
 
 @pytest.mark.parametrize("refused", UNSUITABLE_CALLBACKS, ids=lambda callback: callback.__name__)
 def test_a_callback_is_refused(fail, refused):
-    with pytest.raises(ValueError, match=f"{refused.__name__} is not for this network: "):
+    with pytest.raises(ValueError, match=f"{refused.__name__} can't be used with this network: "):
         fit(refused())
     message = fail("fit", *SMALL, f"--trainer.callbacks+={refused.__name__}")
-    assert f"{refused.__name__} is not for this network: " in message
+    assert f"{refused.__name__} can't be used with this network: " in message
     assert [path for path in Path().iterdir() if path.name != "logs"] == []
 
 

@@ -164,27 +164,27 @@ def test_order_goes_by_the_global_seed_unless_told_otherwise(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size out of range: expected at least 1, received 0"),
-        ({"synthetic_size": 0}, "synthetic_size out of range"),
-        ({"val_size": 300}, "val_size out of range: expected 1 to 299 images"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"synthetic_size": 0}, "synthetic_size must be"),
+        ({"val_size": 300}, "val_size must be 1 to 299 images"),
         ({"val_split": "top"}, "unknown val_split"),
         ({"scaling": "norm"}, "unknown scaling"),
         (
             {"classes": ["disc", "rinq"]},
-            r"unknown class: expected .*; received 'rinq' \(did you mean 'ring'",
+            r"unknown class: expected .*; got 'rinq' \(did you mean 'ring'",
         ),
-        ({"classes": [0, 10]}, "unknown class: .* received 10"),
-        ({"classes": ["disc"]}, r"wrong classes: expected at least two, each of them once; received \['disc'\]"),
-        ({"classes": ["disc", "ring", 0]}, "wrong classes: .* received"),
+        ({"classes": [0, 10]}, "unknown class: .* got 10"),
+        ({"classes": ["disc"]}, r"wrong classes: expected at least two, each only once; got \['disc'\]"),
+        ({"classes": ["disc", "ring", 0]}, "wrong classes: .* got"),
         (
             {"classes": [0, 1], "val_size": 1},
-            "no validation images: expected .* of disc, square; received 1",
+            "no validation images: expected .* of disc, square, got 1",
         ),
-        ({"train_size": 0}, "train_size out of range: expected 1 to 240, the size of the training split; received 0"),
-        ({"train_size": 241}, "train_size out of range: .* received 241"),
-        ({"source": "cifar10", "data_dir": "nowhere"}, r"wrong data_dir: expected .* received 'nowhere'"),
-        ({"source": "cifar10", "download": False}, "no CIFAR-10 in 'data': expected .* received no such directory"),
-        ({"source": "cifar10", "download": False, "data_dir": "."}, "received an empty directory"),
+        ({"train_size": 0}, "train_size must be 1 to 240, the size of the training split, got 0"),
+        ({"train_size": 241}, "train_size must be .* got 241"),
+        ({"source": "cifar10", "data_dir": "nowhere"}, r"data_dir must be .* got 'nowhere'"),
+        ({"source": "cifar10", "download": False}, "no CIFAR-10 in 'data': expected .* got no such directory"),
+        ({"source": "cifar10", "download": False, "data_dir": "."}, "got an empty directory"),
     ],
 )
 def test_wrong_options(options, message):
@@ -193,7 +193,7 @@ def test_wrong_options(options, message):
 
 
 def test_a_named_directory_that_is_missing_never_gives_synthetic_images():
-    with pytest.raises(ValueError, match="wrong data_dir"):
+    with pytest.raises(ValueError, match="data_dir must be"):
         ready(source="cifar10_or_synthetic", data_dir="nowhere")
 
 
@@ -206,7 +206,7 @@ def test_the_synthetic_set_is_taken_with_a_banner(capsys):
 
 
 def test_loaders_need_a_setup():
-    with pytest.raises(ValueError, match=r"expected prepare_data\(\) and setup\(\) first"):
+    with pytest.raises(ValueError, match=r"call prepare_data\(\) and setup\(\) first"):
         CIFAR10DataModule(source="synthetic").train_dataloader()
 
 
@@ -259,7 +259,7 @@ def test_files_alone_need_no_data_set():
     for predicts in (module, Wrapper(module)):
         (output,) = trainer().predict(predicts, data)
         assert output.shape == (1, 10)
-    with pytest.raises(ValueError, match="wrong data_dir"):
+    with pytest.raises(ValueError, match="data_dir must be"):
         trainer().predict(SomebodysCNN(), data)
 
 
@@ -355,7 +355,9 @@ def test_batch_norm_on_single_images_is_refused_before_the_first_step(size, batc
 
 
 def test_a_setup_without_the_files_says_what_comes_first():
-    with pytest.raises(ValueError, match=r"expected prepare_data\(\) before setup\(\), .*received no such directory"):
+    with pytest.raises(
+        ValueError, match=r"call prepare_data\(\), which downloads it, before setup\(\); got no such directory"
+    ):
         CIFAR10DataModule().setup()
 
 

@@ -112,7 +112,7 @@ def test_a_wait_for_the_compiler_is_announced(run, monkeypatch, known, said):
     seconds = execution.SECONDS_TO_LOAD if known else 25.0
     monkeypatch.setattr(execution, "seconds_to_compile", lambda *args: seconds)
     printed = run("fit", *BASE, "--execution.compile=always", "--trainer.max_epochs=1")
-    line = "Compiling the training step, about 25 s (once; kept for later runs)"
+    line = "Compiling the training step, about 25 s (once; cached for later runs)"
     assert (line in printed) == said
 
 
@@ -239,7 +239,7 @@ def test_a_resume_that_can_not_keep_the_path_says_so(run, fail, tmp_path):
     last = f"--ckpt_path={next(tmp_path.rglob('last.ckpt'))}"
     message = fail("fit", *BASE, "--trainer.accumulate_grad_batches=2", "--cycle.resume=new", last)
     assert "expected a training without what follows, as before, or --execution.compile never" in message
-    assert "received accumulated gradients" in message
+    assert "got accumulated gradients" in message
     said = run("fit", *BASE, "--cycle.resume=new", "--execution.compile=never", last)
     assert "Training steps: plain, 1 thread\n" in said
 
@@ -275,7 +275,7 @@ def test_what_can_not_be_compiled_is_trained_plainly_or_refused(flags, reason):
     assert not chosen.compiled
     assert chosen.reason == reason
     assert str(chosen) == f"Training steps: plain, 1 thread ({reason})"
-    with pytest.raises(ValueError, match="can't be compiled: expected .*; received " + reason):
+    with pytest.raises(ValueError, match="cannot compile the training step: got " + reason):
         choose("always", **flags)
     assert choose("never", **flags).reason == ""
 
@@ -296,7 +296,7 @@ def test_a_subclass_with_steps_of_its_own_is_trained_plainly():
     module = Own(hidden_sizes=[4])
     module.executor = Executor("always")
     module.trainer = Trainer(accelerator="cpu", logger=False)
-    with pytest.raises(ValueError, match="can't be compiled: expected .*; received Own.training_step"):
+    with pytest.raises(ValueError, match="cannot compile the training step: got Own.training_step"):
         module.on_fit_start()
 
 
@@ -331,7 +331,7 @@ class TwoDtypes(MLPClassifier):
     ("cls", "reason"),
     [
         (OutputOnly, "an optimizer of 2 parameters, not the model's 8"),
-        (Tied, "tied parameters: some are of several layers"),
+        (Tied, "tied parameters, which several layers share"),
         (TwoDtypes, "tensors of several dtypes or devices: torch.float32 on cpu, torch.float64 on cpu"),
     ],
 )
@@ -366,7 +366,7 @@ def test_auto_compiles_only_what_is_long_enough(monkeypatch, steps, compiled):
     monkeypatch.setattr(choice, "count_optimizer_steps", lambda trainer: steps)
     chosen = choose("auto", seconds=lambda threads: 20.0)
     assert chosen.compiled == compiled
-    assert chosen.reason == ("" if compiled else "compiling may take 20 s, more than 4,999 steps win back")
+    assert chosen.reason == ("" if compiled else "compiling may take 20 s, more than 4,999 steps would save")
 
 
 def test_on_a_torch_that_lacks_a_name_steps_are_plain_or_refused(monkeypatch):
@@ -375,14 +375,14 @@ def test_on_a_torch_that_lacks_a_name_steps_are_plain_or_refused(monkeypatch):
     expected = f"torch {torch.__version__} without torch.compiler.load_compiled_function"
     assert choose("auto").reason == expected
     assert choose("never").reason == ""
-    with pytest.raises(ValueError, match="can't be compiled: expected .*; received torch .* without torch.compiler"):
+    with pytest.raises(ValueError, match="cannot compile the training step: got torch .* without torch.compiler"):
         choose("always")
 
 
 def test_on_a_torch_newer_than_tested_auto_trains_plainly(monkeypatch):
     monkeypatch.setattr(choice, "is_newer_than_tested", lambda: True)
     monkeypatch.setattr(choice, "count_optimizer_steps", lambda trainer: None)
-    assert "compiled steps are not tested with torch" in choose("auto").reason
+    assert "compiled steps are untested with torch" in choose("auto").reason
     assert choose("always").compiled
 
 
@@ -428,7 +428,7 @@ def test_where_compiling_fails_steps_are_plain_or_the_training_ends(run, fail, m
     monkeypatch.setattr("cifar_lightning.compiled.step.compile_once", fail_to_compile)
     monkeypatch.setattr(execution, "seconds_to_compile", lambda recipe, layers: 0.0)
     said = run("fit", *flags, "--trainer.default_root_dir=auto")
-    assert said.count("Training steps: plain, for torch could not compile them: no luck today\n") == 1
+    assert said.count("Training steps: plain, because torch could not compile them: no luck today\n") == 1
     ours, theirs = (outcome(tmp_path / name)[0]["state_dict"] for name in ("auto", "plain"))
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-9, atol=1e-11)
@@ -436,6 +436,6 @@ def test_where_compiling_fails_steps_are_plain_or_the_training_ends(run, fail, m
 
 
 def test_unknown_choices_are_named(fail):
-    assert "steps out of range: expected 1 or more, received 0" in fail("fit", *BASE, "--execution.steps=0")
-    with pytest.raises(ValueError, match="unknown compile: expected one of auto, always, never; received 'on'"):
+    assert "steps must be at least 1, got 0" in fail("fit", *BASE, "--execution.steps=0")
+    with pytest.raises(ValueError, match="unknown compile: expected one of auto, always, never; got 'on'"):
         Executor("on")

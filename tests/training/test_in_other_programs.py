@@ -227,7 +227,7 @@ def test_predictions_are_tensors(options):
 def test_bytes_without_statistics_are_refused_and_standardized_with_them(what):
     loader = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=32)
     module = small()
-    with pytest.raises(ValueError, match="nothing says how to standardize these images: expected .*received uint8"):
+    with pytest.raises(ValueError, match="no statistics to standardize these images with: expected .*got uint8"):
         getattr(trainer(), what)(module, loader)
     statistics = compute_statistics(IMAGES, "channel")
     module.standardize.set_statistics(statistics)

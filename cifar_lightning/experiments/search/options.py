@@ -58,7 +58,7 @@ class Options:
         if self.sampler == "gp" and self.pruner not in ("auto", "none"):
             raise ValueError(
                 "a Gaussian process learns from whole trials only, and would draw a pruned one again and again: "
-                f"expected --pruner none with --sampler gp, received {self.pruner}"
+                f"expected --pruner none with --sampler gp, got {self.pruner}"
             )
 
 

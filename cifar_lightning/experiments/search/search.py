@@ -83,7 +83,7 @@ class Search:
             if begun.get(name) != value:
                 raise ValueError(
                     f"another {name} than the study was begun with: expected {begun.get(name)}, or another --out (and "
-                    f"--storage, if given); received {value}"
+                    f"--storage, if given); got {value}"
                 )
         return study
 
@@ -118,7 +118,7 @@ class Search:
             error = self._train(*begun)
             errors = [*errors, error] if error else []
         raise ValueError(
-            f"the search gave up: expected trials that train, received {len(errors)} failures in a row, the last one "
+            f"the search gave up: expected trials that train, got {len(errors)} failures in a row, the last one "
             f"{errors[-1]}"
         )
 

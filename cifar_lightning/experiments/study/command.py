@@ -112,7 +112,7 @@ def make_runs(
     for kind, names in (("config", [name_of(config) for config in configs]), ("seed", [str(seed) for seed in seeds])):
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"a {kind} named twice: expected each {kind} once, received {name} again")
+                raise ValueError(f"a {kind} named twice: expected each {kind} once, got {name} again")
     return [_make_run(config, point, seed, out, fit) for seed in seeds for config in configs for point in points]
 
 

@@ -40,13 +40,13 @@ def refuse_what_has_no_meaning(trainer: Trainer, callbacks: list[Callback]) -> N
         ValueError: If there are any.
     """
     for option, expected, received, reason in _asked_for(trainer):
-        raise ValueError(f"--{option} is not for a sweep: expected {expected}, since {reason}; received {received}")
+        raise ValueError(f"--{option} is not for a sweep: expected {expected}, since {reason}; got {received}")
     for callback in callbacks:
         for unsuitable, reason in UNSUITABLE_CALLBACKS.items():
             if isinstance(callback, unsuitable):
                 raise ValueError(
                     f"{type(callback).__name__} is not for a sweep: {reason}. Expected no such callback "
-                    "(--trainer.callbacks null takes those of a config away), received it"
+                    "(--trainer.callbacks null takes those of a config away), got it"
                 )
 
 

@@ -54,7 +54,7 @@ class SweepCLI(CLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the options that all share, and then those of each point."""
         if (model := self.classes["model"]) is not MLPClassifier:
-            raise ValueError(f"a sweep stacks our networks: expected --model MLPClassifier, received {model.__name__}")
+            raise ValueError(f"a sweep stacks our networks: expected --model MLPClassifier, got {model.__name__}")
         super().parse_arguments(parser, args)
         shared = options_by_name(self.subconfig)
         self.subconfig.trainer.devices = one_device(shared, "sweep", "its networks share it")
@@ -75,7 +75,7 @@ class SweepCLI(CLI):
         if self.subconfig.ckpt_path == "best":
             raise ValueError(
                 "a sweep has no best checkpoint, but one for each of its networks: expected --ckpt_path last, to go on "
-                "with it, received best"
+                "with it, got best"
             )
         return super()._find_checkpoint()
 
@@ -100,7 +100,7 @@ class SweepCLI(CLI):
         if given != stored:
             raise ValueError(
                 f"another grid: expected no --vary, or the one that the sweep was started with, {list(stored)}; "
-                f"received {given}"
+                f"got {given}"
             )
 
     # --------------------------------------------------------------------------------------------- instantiation
@@ -112,7 +112,7 @@ class SweepCLI(CLI):
         if type(self.model) is not MLPClassifier:
             raise ValueError(
                 f"a {type(self.model).__name__} does not stack: expected an MLPClassifier, whose steps are known; "
-                f"received {type(self.model).__name__}. A study trains any model: cifar-lightning study --vary"
+                f"got {type(self.model).__name__}. A study trains any model: cifar-lightning study --vary"
             )
         copies = make_copies(self._points)
         self.model = StackedClassifier(self.model, copies, self._stoppers)
@@ -177,6 +177,6 @@ def main(args: list[str]) -> None:
         if vary is None and not any(word.partition("=")[0] == "--ckpt_path" for word in fit):
             raise ValueError(
                 "nothing to sweep: expected --vary, as in --vary '{model.lr: [0.02, 0.05]}', or the --ckpt_path of a "
-                "sweep to resume; received neither"
+                "sweep to resume; got neither"
             )
         SweepCLI(fit, None if vary is None else read_grid(vary), shlex.join(["cifar-lightning", "sweep", *args]))

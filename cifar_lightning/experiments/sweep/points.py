@@ -38,7 +38,7 @@ def refuse_what_does_not_stack(options: Iterable[str]) -> None:
         if not any(option == known or option.startswith(f"{known}.") for known in STACKABLE):
             raise ValueError(
                 f"{option} can't vary in a sweep, whose networks are trained as one: expected one of "
-                f"{', '.join(STACKABLE)}; received {option}. A study trains one network after another: "
+                f"{', '.join(STACKABLE)}; got {option}. A study trains one network after another: "
                 f"cifar-lightning study --vary '{{{option}: [...]}}'"
             )
 
@@ -65,6 +65,6 @@ def make_copies(points: Sequence[tuple[Point, int, Mapping[str, Any]]]) -> list[
         if each.classifier.hparams["optimizer"]["class_path"].endswith(f".{UNSUITABLE_OPTIMIZER}"):
             raise ValueError(
                 f"{UNSUITABLE_OPTIMIZER} is not for a sweep, since it calls a network several times a step: expected "
-                f"another optimizer, received {UNSUITABLE_OPTIMIZER}"
+                f"another optimizer, got {UNSUITABLE_OPTIMIZER}"
             )
     return copies

@@ -128,7 +128,7 @@ def test_a_study_does_not_go_on_with_another_config(search, fail):
     search("--trials=1")
     message = fail("--trials=2", "--model.activation=relu")
     assert "another model.activation than the study was begun with: expected selu" in message
-    assert "received relu" in message
+    assert "got relu" in message
     assert "another metric" in fail("--trials=2", "--metric=val_accuracy")
     Path("space.yaml").write_text("model.lr: {type: float, low: 1e-4, high: 1e-2}")
     assert "another space" in fail("--trials=2")
@@ -195,8 +195,8 @@ def test_a_failed_trial_is_reported_and_the_others_go_on(search, monkeypatch):
 
 def test_failures_in_a_row_end_the_search(fail):
     message = fail("--data.source=cifar10", "--data.data_dir=nowhere", "--data.download=false")
-    assert "the search gave up: expected trials that train, received 3 failures in a row, the last one" in message
-    assert "received 'nowhere' (no such directory)" in message
+    assert "the search gave up: expected trials that train, got 3 failures in a row, the last one" in message
+    assert "got 'nowhere' (no such directory)" in message
     assert [trial.state for trial in load().trials] == [TrialState.FAIL] * 3
 
 
@@ -213,7 +213,7 @@ def test_a_pruned_training_can_be_resumed(search, run, monkeypatch):
 def test_a_finder_in_the_place_of_a_training_is_a_failure(fail):
     message = fail("--trainer.callbacks+=LRFinder", "--trainer.callbacks.stop=true")
     assert "gave up" in message
-    assert "no result of a run: expected training epochs with a validation loss, received 0" in rows()[0]["error"]
+    assert "no result of a run: expected training epochs with a validation loss, got 0" in rows()[0]["error"]
 
 
 @pytest.mark.parametrize(
@@ -222,19 +222,19 @@ def test_a_finder_in_the_place_of_a_training_is_a_failure(fail):
         (
             "model.lr: [0.1]",
             ["--sampler=gp", "--pruner=median"],
-            "expected --pruner none with --sampler gp, received median",
+            "expected --pruner none with --sampler gp, got median",
         ),
         ("model.lrr: [0.1]", [], "unknown option to vary: expected one of model."),
-        ("model.lrr: [0.1]", [], "received 'model.lrr' (did you mean 'model.lr'"),
-        ("mdel.lr: [0.1]", [], "expected one of model, data, trainer; received 'mdel.lr'"),
+        ("model.lrr: [0.1]", [], "got 'model.lrr' (did you mean 'model.lr'"),
+        ("mdel.lr: [0.1]", [], "expected one of model, data, trainer; got 'mdel.lr'"),
         (
             "data.batch_size: {type: int, low: 0, high: 8}",
             [],
-            "batch_size out of range: expected at least 1, received 0",
+            "batch_size must be at least 1, got 0",
         ),
         ("n: {type: int, low: 0, high: 3}\nmodel.hidden_sizes: '{n}x8'", [], "--model.hidden_sizes=0x8: wrong hidden"),
         ("model.activation: [relu, sellu]", [], "sellu"),
-        ("model.lr: {type: float, low: -1, high: 1}", [], "lr out of range: expected a positive number, received -1"),
+        ("model.lr: {type: float, low: -1, high: 1}", [], "lr must be a positive number, got -1"),
         ("model.optimizer.momentun: [0.1]", [], "momentun"),
         (SPACE, ["--model.nonsense=1"], "model.nonsense"),
         (SPACE, ["--trails=3"], "trails"),

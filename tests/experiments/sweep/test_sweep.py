@@ -175,12 +175,12 @@ def test_half_precision(sweep, run, tmp_path, undrawn, precision):
 REFUSED = [
     (["--trainer.devices=2", "--trainer.accelerator=cpu"], "--trainer.devices is not for a sweep: expected one, since"),
     (["--trainer.num_nodes=2"], "--trainer.num_nodes is not for a sweep: expected 1"),
-    (["--model.lr=0.5"], "--model.lr is given, and varies: expected one of these; received 0.5"),
+    (["--model.lr=0.5"], "--model.lr is given, and varies: expected one of these; got 0.5"),
     (["--trainer.callbacks+=LRFinder"], "LRFinder is not for a sweep: it finds one rate"),
     (["--trainer.callbacks+=SignalPicture"], "SignalPicture is not for a sweep: it draws the layers of one network"),
     (["--trainer.callbacks+=SchedulePlot"], "SchedulePlot is not for a sweep: it draws one schedule"),
     (["--trainer.callbacks+=FreezePretrained"], "FreezePretrained is not for a sweep: it freezes layers"),
-    (["--trainer.overfit_batches=2"], "expected --trainer.limit_train_batches"),
+    (["--trainer.overfit_batches=2"], "use --trainer.limit_train_batches"),
     (["--model.optimizer=LBFGS"], "LBFGS is not for a sweep"),
     (["--ckpt_path=best"], "a sweep has no best checkpoint"),
 ]
@@ -194,9 +194,7 @@ def test_what_has_no_meaning_is_refused(fail, flags, message):
 
 def test_a_loss_scale_for_all_is_refused():
     trainer = SimpleNamespace(precision="16-mixed")
-    with pytest.raises(
-        ValueError, match=r"--trainer.precision is not for a sweep: expected 32-true .*received 16-mixed"
-    ):
+    with pytest.raises(ValueError, match=r"--trainer.precision is not for a sweep: expected 32-true .*got 16-mixed"):
         refuse_what_has_no_meaning(trainer, [])
 
 
@@ -270,10 +268,10 @@ def test_a_sweep_is_not_taken_for_a_training(sweep, run, tmp_path, undrawn, capf
     for args in (["test", f"--ckpt_path={last}"], ["fit", f"--ckpt_path={last}"]):
         with pytest.raises(SystemExit):
             run(*args, *FLAGS)
-        assert "received that of a whole sweep" in capfd.readouterr().err
+        assert "got that of a whole sweep" in capfd.readouterr().err
     with pytest.raises(SystemExit):
         run("fit", *FLAGS, "--ckpt_path=last", f"--trainer.default_root_dir={tmp_path}/sweep")
-    assert "received none of that content" in capfd.readouterr().err
+    assert "got none of that content" in capfd.readouterr().err
 
 
 def test_nothing_is_written_where_nothing_is_to_be(sweep, run, tmp_path, undrawn):
@@ -285,7 +283,7 @@ def test_nothing_is_written_where_nothing_is_to_be(sweep, run, tmp_path, undrawn
 @pytest.mark.parametrize("value", ["true", "3"])
 def test_a_dry_run_writes_nothing(capfd, tmp_path, value):
     main([f"--vary={RATES}", *FLAGS, f"--trainer.fast_dev_run={value}", "--trainer.default_root_dir=dry"])
-    assert "networks as one" in capfd.readouterr().out
+    assert "networks trained as one" in capfd.readouterr().out
     assert not [path for path in (tmp_path / "dry").rglob("*") if path.is_file()]
 
 
@@ -297,11 +295,11 @@ def test_a_dry_run_writes_nothing(capfd, tmp_path, value):
         (["--vary={model.lr: []}"], "wrong choices of model.lr: expected one or more"),
         (["--vary={lr: [1]}"], "lr"),
         (["--vary={model.rate: [1]}"], "unknown option to vary: expected one of model."),
-        (["--vary={model.lrr: [1]}"], "received 'model.lrr' (did you mean 'model.lr'"),
+        (["--vary={model.lrr: [1]}"], "got 'model.lrr' (did you mean 'model.lr'"),
         (["--vary={model.hidden_sizes: [2x10, 3x10]}"], "cifar-lightning study --vary '{model.hidden_sizes: [...]}'"),
         (["--vary={data.batch_size: [10, 20]}"], "data.batch_size can't vary in a sweep"),
         (["--vary={model.optimizer.momentun: [0.9]}"], "momentun"),
-        (["--vary={model.lr: [-1]}"], "lr out of range: expected a positive number, received -1"),
+        (["--vary={model.lr: [-1]}"], "lr must be a positive number, got -1"),
     ],
 )
 def test_mistakes(fail, args, message):

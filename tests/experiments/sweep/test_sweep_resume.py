@@ -149,7 +149,7 @@ def test_a_longer_sweep_finishes_or_begins_a_cycle(tmp_path, capfd):
     run(tmp_path, "--trainer.max_epochs=1")
     with pytest.raises(SystemExit):
         run(tmp_path, "--trainer.max_epochs=2", "--ckpt_path=last")
-    assert "expected 12 optimizer steps, as when the checkpoint was written; received 24" in capfd.readouterr().err
+    assert "expected 12 optimizer steps, as when the checkpoint was written; got 24" in capfd.readouterr().err
     folder = run(tmp_path, "--trainer.max_epochs=2", "--ckpt_path=last", "--cycle.resume=new")
     rows = (folder / "lr=0.003,seed_everything=2/metrics.csv").read_text().splitlines()
     rates = [float(row.split(",")[1]) for row in rows[1:] if row.split(",")[1]]
@@ -162,7 +162,7 @@ def test_ctrl_c_names_the_command_that_goes_on(tmp_path, capfd, monkeypatch):
     with pytest.raises(SystemExit):
         run(tmp_path, *flags)
     printed = "".join(capfd.readouterr())
-    (line,) = re.findall(r"to go on: cifar-lightning sweep (.*)", printed)
+    (line,) = re.findall(r"to resume: cifar-lightning sweep (.*)", printed)
     assert line == f"--ckpt_path {newest(tmp_path)}/checkpoints/last.ckpt"
     main([*line.split(), "--trainer.callbacks=null"])
     assert "written to" in capfd.readouterr().out
