@@ -1,8 +1,8 @@
 """The deep multilayer perceptron of the CIFAR-10 exercise, piece by piece.
 
 Each name below is imported when it is first asked for, so importing the package takes no time. `MLPClassifier`,
-`CIFAR10DataModule`, `Distillation`, `LRFinder`, `Pretrained`, `FreezePretrained`, `RunReport` and `SignalPicture` need
-Lightning, and `plot_signals` needs matplotlib; all others need torch only.
+`CIFAR10DataModule`, `Distillation`, `LRFinder`, `Pretrained`, `FreezePretrained`, `RunProgressBar`, `RunReport` and
+`SignalPicture` need Lightning, and `plot_signals` needs matplotlib; all others need torch only.
 """
 
 from importlib import import_module
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cifar_lightning.callbacks.freeze_pretrained import FreezePretrained
     from cifar_lightning.callbacks.lr_finder import LRFinder
     from cifar_lightning.callbacks.pretrained import Pretrained
+    from cifar_lightning.callbacks.progress_bar import RunProgressBar
     from cifar_lightning.callbacks.report import RunReport
     from cifar_lightning.callbacks.signal_picture import SignalPicture
     from cifar_lightning.compiled.step import CompiledStep
@@ -62,6 +63,7 @@ __all__ = [
     "PiecewiseConstant",
     "Power",
     "Pretrained",
+    "RunProgressBar",
     "RunReport",
     "SignalPicture",
     "Standardize",
@@ -93,6 +95,7 @@ _MODULES = {
     "MCPrediction": "analysis.mc_dropout",
     "MLPClassifier": "training.classifier",
     "Pretrained": "callbacks.pretrained",
+    "RunProgressBar": "callbacks.progress_bar",
     "RunReport": "callbacks.report",
     "SignalPicture": "callbacks.signal_picture",
     "Standardize": "nn.standardize",

@@ -19,7 +19,12 @@ class RunProgressBar(ProgressBar):
     """One line: which epoch, how much of it is done, when the training will be over, and the newest figures.
 
     Epochs are counted from 1, as in the report. The validation's figures are left to the report, which prints a line
-    an epoch above this one.
+    an epoch above this one, or below it in a notebook. When it ends, nothing is left of it.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from cifar_lightning import RunProgressBar
+        >>> trainer = Trainer(max_epochs=5, logger=False, callbacks=[RunProgressBar()])
     """
 
     def __init__(self) -> None:

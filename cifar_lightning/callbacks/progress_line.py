@@ -4,7 +4,6 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from math import isfinite
 from types import TracebackType
 from typing import Self, TextIO
@@ -15,6 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cifar_lightning.callbacks.notebook_line import NotebookLine
+
 #: Seconds between two drawings: to draw the line takes as long as some steps.
 PERIOD = 0.25
 WIDE, NARROW = 24, 12  # columns of the bar, in a terminal of 80 and in a narrower one
@@ -24,22 +25,24 @@ class ProgressLine:
     """Shows the state of a job in a line of its own, under everything that is printed meanwhile.
 
     The line never wraps: where the terminal is too narrow, figures are left out, the last ones first. It vanishes when
-    the job ends. In a file, a terminal without cursor movements, or a notebook without widgets there is none.
+    the job ends. In a notebook it stands where it was first drawn. In a file, or a terminal without cursor movements,
+    there is none.
     """
 
     def __init__(self) -> None:
-        self._live: Live | None = None
+        self._live: Live | NotebookLine | None = None
         self._handlers: list[logging.StreamHandler[TextIO]] = []
         self._drawn = 0.0  # when the line was drawn last
 
     def start(self) -> None:
         """Take the line, unless it is taken already or there is none."""
         console = get_console()
-        in_notebook = console.is_jupyter and find_spec("ipywidgets") is not None
-        if self._live is not None or not (console.is_interactive or in_notebook):
+        if self._live is not None or not (console.is_interactive or console.is_jupyter):
             return
         handlers = _handlers_of_the_terminal()
-        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._live = (
+            NotebookLine(console) if console.is_jupyter else Live(console=console, auto_refresh=False, transient=True)
+        )
         self._live.start()
         # Now `sys.stderr` prints above the line, but a handler that holds the old one would tear it.
         for handler in handlers:

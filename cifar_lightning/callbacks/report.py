@@ -46,6 +46,11 @@ class RunReport(Callback):
         self._resumed: Row = {}  # what is known of the epoch in which the checkpoint was written
         self._trainer: Trainer | None = None
 
+    def __repr__(self) -> str:
+        best = best_epoch(self.rows)
+        found = f", lowest validation loss {best['val_loss']:.4g} in epoch {best['epoch']:.0f}" if best else ""
+        return f"RunReport({len(self.rows)} epoch{'s' * (len(self.rows) != 1)}{found})"
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the rows of the epochs that were finished, and go on with the one that a checkpoint was written in."""
         finished = finished_epochs(trainer)

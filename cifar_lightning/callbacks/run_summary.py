@@ -1,12 +1,12 @@
 """What a training is about, before it begins."""
 
 from collections.abc import Mapping
-from itertools import groupby
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cifar_lightning.callbacks.run_folder import data_set_name
+from cifar_lightning.nn.description import describe_network
 from cifar_lightning.nn.mlp import DeepMLP
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.messages import say
@@ -37,20 +37,6 @@ def _describe_module(module: LightningModule) -> str:
     if isinstance(module, MLPClassifier) and isinstance(module.network, DeepMLP):  # a subclass may have another
         return describe_network(module.network)
     return type(module).__name__
-
-
-def describe_network(network: DeepMLP) -> str:
-    """The network's choices in short, such as "20 x 100 selu, lecun_normal, batch norm"."""
-    groups = [(len(list(group)), size) for size, group in groupby(network.hidden_sizes)]
-    sizes = ", ".join(f"{count} x {size}" if count > 1 else str(size) for count, size in groups)
-    parts = [f"{sizes} {network.activation}", network.init]
-    if network.block != "plain":
-        parts.append({"residual": "residual blocks", "inverted_bottleneck": "inverted bottlenecks"}[network.block])
-    if network.normalization != "none":
-        parts.append(f"{network.normalization} norm")
-    if network.dropout != "none":
-        parts.append(f"{network.dropout} dropout")
-    return ", ".join(parts)
 
 
 def _describe_training(trainer: Trainer, module: LightningModule) -> str:

@@ -61,6 +61,11 @@ class ImageSet:
         """Shape of an image, (C, H, W)."""
         return tuple(self.train_images.shape[1:])
 
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.shape))
+        counts = f"{len(self.train_labels):,} training and {len(self.test_labels):,} test images"
+        return f"ImageSet({self.name}: {counts} of {size}, {len(self.classes)} classes)"
+
     def __post_init__(self) -> None:
         for images, labels in (
             (self.train_images, self.train_labels),

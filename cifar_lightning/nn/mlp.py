@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cifar_lightning.errors import unknown_name
 from cifar_lightning.nn.blocks import BlockName, Blocks, NormPosition, chain
+from cifar_lightning.nn.description import describe_network
 from cifar_lightning.nn.hub import HubMethods
 from cifar_lightning.nn.initializers import InitName, initialize_
 from cifar_lightning.nn.layers import (
@@ -174,6 +175,12 @@ class DeepMLP(HubMethods, nn.Module):
             initialize_(linear.weight, output_init if linear is self.output else init)
             if linear.bias is not None:
                 nn.init.zeros_(linear.bias)
+
+    def __repr__(self) -> str:
+        # Torch's own is a hundred lines for twenty layers; `print(network.hidden)` shows them.
+        count = sum(parameter.numel() for parameter in self.parameters())
+        ends = self.in_features, self.options["num_classes"]
+        return f"{type(self).__name__}({ends[0]} -> {describe_network(self)} -> {ends[1]}; {count:,} parameters)"
 
     def linears(self) -> list[nn.Linear]:
         """All linear layers, from the first hidden layer to the output."""

@@ -23,6 +23,12 @@ class Statistics(NamedTuple):
     mean: Tensor  # (C, H, W), float32
     std: Tensor  # (C, H, W), float32, positive
 
+    def __repr__(self) -> str:
+        spans = (
+            f"{name} {part.min():.3g} to {part.max():.3g}" for name, part in (("mean", self.mean), ("std", self.std))
+        )
+        return f"Statistics({self.scaling}: {', '.join(spans)})"
+
 
 def compute_statistics(images: Tensor, scaling: Scaling, indices: Tensor | None = None) -> Statistics:
     """Compute the statistics of `images`. Use the training split only.
@@ -123,6 +129,10 @@ class Standardize(nn.Module):
         """Change the shape of an image, unless there are statistics already."""
         if self.scaling is None and self.mean.shape != shape:
             self.mean, self.std = self.mean.new_zeros(shape), self.std.new_ones(shape)
+
+    def extra_repr(self) -> str:
+        """The scaling, for `repr`."""
+        return self.scaling or "no statistics yet"
 
     def forward(self, images: Tensor) -> Tensor:
         """Map pixel values (B, C, H, W) of 0 to 255, uint8 or floating, to standardized values (B, C, H, W).

@@ -113,6 +113,13 @@ class CIFAR10DataModule(LightningDataModule):
         self._train: Tensor = torch.empty(0, dtype=torch.long)
         self._val: Tensor = torch.empty(0, dtype=torch.long)
 
+    def __repr__(self) -> str:
+        what = f"{self.hparams['source']}, not set up yet"
+        if self.images is not None:
+            sizes = *self.split_sizes, len(self.images.test_labels)
+            what = "{}: {:,} training, {:,} validation, {:,} test images".format(self.data_set, *sizes)
+        return f"CIFAR10DataModule({what}; {self.hparams['scaling']} scaling, batches of {self.hparams['batch_size']})"
+
     def prepare_data(self) -> None:
         """Make the files available, once per machine: download them if needed and allowed."""
         if not self._needs_files_only:

@@ -28,6 +28,9 @@ class EpochMetrics(nn.Module):
         self.metrics = classification_metrics(num_classes, prefix)
         self._pending: list[tuple[Tensor, Tensor]] = []  # batches not measured yet
 
+    def __repr__(self) -> str:
+        return f"EpochMetrics({', '.join(map(str, self.metrics.keys()))})"
+
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: logits (B, num_classes), labels (B,)."""
         self._pending.append((logits, labels))

@@ -73,3 +73,17 @@ def test_a_module_without_an_optimizer_has_rows():
     data = CIFAR10DataModule(source="synthetic", synthetic_size=60, val_size=20)
     Trainer(max_epochs=1, logger=False, callbacks=[report], enable_checkpointing=False).fit(Unlearning(), data)
     assert isnan(report.rows[0]["lr"])
+
+
+@pytest.mark.parametrize(
+    ("losses", "shown"),
+    [
+        ([], "RunReport(0 epochs)"),
+        ([2.5], "RunReport(1 epoch, lowest validation loss 2.5 in epoch 1)"),
+        ([2.5, 1.25, 1.5], "RunReport(3 epochs, lowest validation loss 1.25 in epoch 2)"),
+    ],
+)
+def test_a_report_is_shown_in_one_line(losses, shown):
+    report = RunReport()
+    report.rows = [{"epoch": float(index), "val_loss": loss} for index, loss in enumerate(losses, 1)]
+    assert repr(report) == shown

@@ -163,3 +163,7 @@ def test_a_file_that_cannot_be_read(official):
     (folder / "test_batch").mkdir()
     with pytest.raises(ValueError, match="cannot read .*test_batch: expected a readable file, got"):
         load_official(folder)
+
+
+def test_an_image_set_is_shown_in_one_line():
+    assert repr(make_synthetic(50)) == "ImageSet(synthetic: 50 training and 10 test images of 3 x 32 x 32, 10 classes)"

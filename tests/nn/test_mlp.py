@@ -200,3 +200,9 @@ def test_it_is_an_ordinary_module():
     exported = torch.export.export(net.eval(), (torch.randn(2, 8),)).module()
     x = torch.randn(2, 8)
     torch.testing.assert_close(exported(x), net(x))
+
+
+def test_a_network_is_shown_in_one_line():
+    network = DeepMLP(in_features=12, num_classes=3, hidden_sizes="4x8", activation="elu", normalization="batch")
+    count = sum(parameter.numel() for parameter in network.parameters())
+    assert repr(network) == f"DeepMLP(12 -> 4 x 8 elu, lecun_normal, batch norm -> 3; {count} parameters)"

@@ -90,3 +90,13 @@ def test_errors():
         compute_statistics(IMAGES, "minmax")
     with pytest.raises(ValueError, match="at least one training image, got none"):
         compute_statistics(IMAGES[:0], "feature")
+
+
+def test_statistics_are_shown_in_one_line():
+    images = torch.arange(24, dtype=torch.uint8).view(2, 3, 2, 2)
+    statistics = compute_statistics(images, "feature")
+    assert repr(statistics) == "Statistics(feature: mean 6 to 17, std 6 to 6)"
+    module = Standardize((3, 2, 2))
+    assert repr(module) == "Standardize(no statistics yet)"
+    module.set_statistics(statistics)
+    assert repr(module) == "Standardize(feature)"

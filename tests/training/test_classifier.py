@@ -216,3 +216,10 @@ def test_bf16():
     model = small()
     trainer(precision="bf16-mixed").fit(model, data())
     assert model.network.output.weight.dtype == torch.float32
+
+
+def test_a_classifier_is_shown_in_a_few_lines():
+    classifier = MLPClassifier()
+    assert len(repr(classifier).splitlines()) < 12
+    assert "20 x 100 selu" in repr(classifier)
+    assert "EpochMetrics(train_accuracy, train_loss, train_top3_accuracy)" in repr(classifier)

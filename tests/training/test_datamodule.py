@@ -368,3 +368,11 @@ def test_real_statistics(cifar10_dir):
     # The well-known figures of the 50,000, to within what 5,000 images change.
     expected = 255 * torch.tensor([0.4914, 0.4822, 0.4465])
     torch.testing.assert_close(module.statistics.mean[:, 0, 0], expected, rtol=0, atol=0.5)
+
+
+def test_it_is_shown_in_one_line():
+    data = CIFAR10DataModule(source="synthetic", synthetic_size=50, val_size=20, scaling="raw", batch_size=8)
+    assert repr(data) == "CIFAR10DataModule(synthetic, not set up yet; raw scaling, batches of 8)"
+    data.setup()
+    sizes = "30 training, 20 validation, 10 test images"
+    assert repr(data) == f"CIFAR10DataModule(synthetic: {sizes}; raw scaling, batches of 8)"
