@@ -1,6 +1,7 @@
 """Your own images: a folder for each class, of any names and number."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +40,8 @@ def list_folder(directory: Path) -> Listing:
 
     Raises:
         DataUnavailableError: If there are none.
-        ValueError: If there is one class only, one without images, or a class to test that is not trained on.
+        ValueError: If there is one class only, one without images, a class to test that is not trained on, or a link
+            out of the folder.
     """
     if (directory / "train").is_dir() and (directory / "test").is_dir():
         by_class, tested = _by_class(directory / "train"), _by_class(directory / "test")
@@ -67,6 +69,7 @@ def _by_class(directory: Path) -> dict[str, list[Path]]:
     found = {}
     for folder in sorted(path for path in directory.glob("[!.]*") if path.is_dir()):
         found[folder.name] = sorted(path for path in folder.rglob("[!.]*") if path.suffix.lower() in SUFFIXES)
+    _check_files(directory, [path for files in found.values() for path in files])
     if not any(found.values()):
         inside = ", ".join(sorted(path.name for path in directory.iterdir())[:3]) or "an empty directory"
         raise DataUnavailableError(f"no images in {directory}: expected {LAYOUT}; received {inside}")
@@ -74,6 +77,20 @@ def _by_class(directory: Path) -> dict[str, list[Path]]:
         if not files:
             raise ValueError(f"no images in {directory / name}: expected {LAYOUT}; received none of this class")
     return found
+
+
+def _check_files(directory: Path, paths: Sequence[Path]) -> None:
+    """Check that all are files of the folder: a link may lead anywhere, and a pipe would be waited for without end."""
+    root = os.path.realpath(directory)
+    for path in [*dict.fromkeys(path.parent for path in paths), *paths]:
+        if path.is_symlink() and not (target := Path(os.path.realpath(path))).is_relative_to(root):
+            raise ValueError(
+                f"a link out of {directory}: expected images inside of it, received {path}, which leads to {target}. "
+                "Copy what it leads to"
+            )
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"wrong file {path}: expected an image, received a folder, a pipe, or a broken link")
 
 
 def describe_folder(directory: Path) -> tuple[tuple[int, int, int], tuple[str, ...]]:

@@ -1,5 +1,6 @@
 """Folders of images by class: found, read, cached, and refused with the first file that is wrong."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 
 from cifar_lightning.data.availability import describe_images, load_images, make_available
 from cifar_lightning.data.image_cache import CACHE
+from cifar_lightning.data.image_files import find_images
 from cifar_lightning.data.image_folder import load_folder
 from cifar_lightning.data.sources import DataUnavailableError
 
@@ -125,6 +127,50 @@ def test_what_is_wrong_is_named(spoil, said):
     spoil()
     with pytest.raises(ValueError, match=said):
         load_folder(Path("mine"))
+
+
+def link(path, target):
+    """A link in the place of a file or folder of images, to one that is outside."""
+    path = Path(path)
+    path.rename(f"there{path.suffix}")
+    path.symlink_to(target)
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("mine/dog/2.png", "../../there.png"),
+        ("mine/dog/2.png", "/dev/zero"),
+        ("mine/dog/2.png", "../../nowhere.png"),
+        ("mine/dog", "../there"),
+    ],
+)
+def test_a_link_out_of_the_folder_is_refused(path, target):
+    fill("mine")
+    link(path, target)
+    with pytest.raises(
+        ValueError, match="a link out of mine: expected images inside of it, received mine/dog.*, which"
+    ):
+        load_folder(Path("mine"))
+    assert not (Path("mine") / CACHE).exists()
+
+
+def test_a_link_within_the_folder_is_followed():
+    fill("real/mine")
+    Path("real/mine/dog/2.png").unlink()
+    Path("real/mine/dog/2.png").symlink_to("../dog/3.png")
+    Path("mine").symlink_to("real/mine")
+    assert load_folder(Path("mine")).train_images[7, 0, 0, 0] == 13
+
+
+@pytest.mark.parametrize("spoil", [os.mkfifo, os.mkdir, lambda path: os.symlink("2.png", path)])
+def test_what_is_no_file_is_not_waited_for(spoil):
+    fill("mine")
+    Path("mine/dog/2.png").unlink()
+    spoil("mine/dog/2.png")
+    with pytest.raises(ValueError, match="wrong file mine/dog/2.png: expected an image, received a folder, a pipe"):
+        load_folder(Path("mine"))
+    assert len(find_images("mine")) == 17
 
 
 def test_colour_among_grey_ones():
