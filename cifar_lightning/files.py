@@ -1,9 +1,35 @@
 """Writing files that are whole or not there."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeGuard
+
+#: What the system says of a place that is full, beyond a quota or the largest size of a file, read-only, or broken.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+def is_no_room(error: BaseException) -> TypeGuard[OSError]:
+    """Whether an error says that a place takes no more data, whoever asks."""
+    return isinstance(error, OSError) and error.errno in NO_ROOM
+
+
+def name_place(error: BaseException, place: Path | str) -> None:
+    """Name a place in an error of a full disk, which the system raises without a name when it writes."""
+    if is_no_room(error) and error.filename is None:
+        error.filename = str(place)
+
+
+@contextmanager
+def naming(place: Path | str) -> Iterator[None]:
+    """Call `name_place` with what is raised."""
+    try:
+        yield
+    except OSError as error:
+        name_place(error, place)
+        raise
 
 
 @contextmanager

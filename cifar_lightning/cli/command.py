@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from cifar_lightning.cli.mistakes import one_message
 from cifar_lightning.errors import DivergenceError
+from cifar_lightning.files import is_no_room
 from cifar_lightning.training.ranks import lost_rank
 
 #: Exit statuses of a process that Ctrl-C or SIGTERM has ended: 128 and the signal's number.
@@ -42,18 +44,35 @@ def _silence_what_does_not_concern_the_user() -> None:
 
 
 @contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Print no traceback of a full disk from TensorBoard's thread, which hands the error to the one that logs."""
+    before = threading.excepthook
+
+    def report(said: threading.ExceptHookArgs) -> None:
+        if not (said.exc_value and is_no_room(said.exc_value)):
+            before(said)
+
+    threading.excepthook = report
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+@contextmanager
 def command() -> Iterator[None]:
     """Set the process up for a command, and end it in one message on a user's mistake.
 
     Raises:
         SystemExit: After a message, with status 2 for a user's mistake, and 1 for a training that has diverged, lost
-            another process, or run out of a GPU's memory; with 130 after Ctrl-C, and with 143 after SIGTERM.
+            another process, or run out of a GPU's memory or of room on the disk; with 130 after Ctrl-C, and with 143
+            after SIGTERM.
     """
     _silence_what_does_not_concern_the_user()
     # Units that died leave gradients' running means that shrink for ever, and denormal numbers take a hundred times as
     # long. Here, because threads inherit it from the one that starts them.
     torch.set_flush_denormal(True)
-    with one_message(MisconfigurationException):
+    with one_message(MisconfigurationException), _quiet_threads():
         try:
             yield
         except KeyboardInterrupt:

@@ -37,7 +37,7 @@ from cifar_lightning.cli.own_classes import (
     without_classes,
 )
 from cifar_lightning.cli.parser import Parser, end
-from cifar_lightning.cli.run_folder import RUNS, discard_if_never_begun, make_loggers, make_run_folder, name_of_runs
+from cifar_lightning.cli.run_folder import RUNS, end_in_failure, make_loggers, make_run_folder, name_of_runs
 from cifar_lightning.cli.save_config import SaveRunConfig
 from cifar_lightning.export.checkpoint_files import read_checkpoint
 from cifar_lightning.optim.class_paths import public_path
@@ -79,9 +79,9 @@ class CLI(LightningCLI):
                 auto_configure_optimizers=False,
                 trainer_defaults={"max_epochs": 100},
             )
-        except BaseException:
-            if self.folder is not None and folder is None:  # a given one is not ours to remove
-                discard_if_never_begun(self.folder)
+        except BaseException as error:
+            if self.folder is not None:
+                end_in_failure(self.folder, error, remove=folder is None)  # a given one is not ours to remove
             raise
 
     # ------------------------------------------------------------------------------------------------- parsing

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from cifar_lightning.cli.find_run import SAVED_CONFIG, SWEEP, is_saved_config
+from cifar_lightning.files import name_place
 from cifar_lightning.training.run_events import RunEvents
 
 #: Where the runs are, unless --trainer.default_root_dir says otherwise.
@@ -65,9 +66,16 @@ def _make_new(parent: Path, name: str) -> Path:
             return folder
 
 
-def discard_if_never_begun(folder: Path) -> None:
-    """Remove the folder of a run that failed before its config was saved, and its parents if nothing else is there."""
-    if folder.is_dir() and not (folder / SAVED_CONFIG).exists():
+def end_in_failure(folder: Path, error: BaseException, remove: bool) -> None:
+    """Name a run's folder in an error of a full disk that names no file, as the loggers' do not.
+
+    Args:
+        folder: The folder.
+        error: What the run failed by.
+        remove: Whether to remove the folder if the run's config was never saved, and its parents if they are empty.
+    """
+    name_place(error, folder)
+    if remove and folder.is_dir() and not (folder / SAVED_CONFIG).exists():
         shutil.rmtree(folder)
         for parent in (folder.parent, folder.parent.parent):
             with contextlib.suppress(OSError):  # it holds other runs

@@ -51,7 +51,7 @@ def _read(path: Path, per_class: int) -> tuple[Tensor, Tensor]:
     count = per_class * len(CLASSES)
     images, labels = torch.empty(count, 3, 32, 32, dtype=torch.uint8), torch.empty(count, dtype=torch.long)
     number = -1
-    for number, row in enumerate(_rows(path)):
+    for number, row in enumerate(_rows(path, count)):
         if number < count:
             images[number], labels[number] = _decode(path, number, row)
     counts = labels[: number + 1].bincount(minlength=len(CLASSES)).tolist()
@@ -63,12 +63,14 @@ def _read(path: Path, per_class: int) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+def _rows(path: Path, count: int) -> Iterator[Mapping[str, Any]]:
     import pyarrow
     from pyarrow import parquet
 
     try:
         file = parquet.ParquetFile(path)
+        if file.metadata.num_rows != count:  # before the first is read: a small file may say that it has billions
+            raise ValueError(f"{file.metadata.num_rows:,} rows, in the place of {count:,}")
         if not set(COLUMNS) <= set(file.schema_arrow.names):
             raise ValueError(f"the columns {', '.join(file.schema_arrow.names)}")
         for batch in file.iter_batches(1000, columns=list(COLUMNS)):

@@ -39,7 +39,7 @@ def cached(directory: Path, files: Sequence[Path], decode: Callable[[], Decoded]
     try:
         with replacing(path) as beside:
             torch.save({"key": key, "images": list(decoded)}, beside)
-    except OSError:
+    except (OSError, RuntimeError):  # (torch's own writer reports a full disk by the latter)
         pass  # a read-only directory or a full disk: the next read takes as long as this one
     return decoded
 

@@ -38,7 +38,8 @@ def find_images(named: str | Sequence[str]) -> list[str]:
     for name in [named] if isinstance(named, str) else named:
         path = Path(name)
         if path.is_dir():
-            found += sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            files = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            found += sorted(str(file) for file in files if file.is_file())  # and no pipe, to wait for
         elif path.is_file():
             found.append(name)
         elif has_magic(name):

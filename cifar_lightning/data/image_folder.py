@@ -1,6 +1,7 @@
 """Your own images: one folder per class, with any names and any number of classes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,8 +38,8 @@ def list_folder(directory: Path) -> Listing:
 
     Raises:
         DataUnavailableError: If there are none.
-        ValueError: If there is only one class, a class has no images, or the test set has a class that the training set
-            lacks.
+        ValueError: If there is only one class, a class has no images, the test set has a class that the training set
+            lacks, or a path is not a file.
     """
     if (directory / "train").is_dir() and (directory / "test").is_dir():
         by_class, tested = _by_class(directory / "train"), _by_class(directory / "test")
@@ -64,6 +65,7 @@ def _by_class(directory: Path) -> dict[str, list[Path]]:
     found = {}
     for folder in sorted(path for path in directory.glob("[!.]*") if path.is_dir()):
         found[folder.name] = sorted(path for path in folder.rglob("[!.]*") if path.suffix.lower() in SUFFIXES)
+    _check_files(chain.from_iterable(found.values()))
     if not any(found.values()):
         inside = ", ".join(sorted(path.name for path in directory.iterdir())[:3]) or "an empty directory"
         raise DataUnavailableError(f"no images in {directory}: expected {LAYOUT}; got {inside}")
@@ -71,6 +73,13 @@ def _by_class(directory: Path) -> dict[str, list[Path]]:
         if not files:
             raise ValueError(f"no images in {directory / name}: expected {LAYOUT}; got none for this class")
     return found
+
+
+def _check_files(paths: Iterable[Path]) -> None:
+    """Check that there is a file behind each path: reading from a pipe would never end."""
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"wrong file {path}: expected an image, got a folder, a pipe or a broken link")
 
 
 def describe_folder(directory: Path) -> tuple[tuple[int, int, int], tuple[str, ...]]:

@@ -19,6 +19,8 @@ from cifar_lightning.errors import unknown_name
 #: cifar10_or_synthetic uses the synthetic set, with a banner, if CIFAR-10 is not on disk and cannot be downloaded.
 Source = Literal["cifar10", "synthetic", "cifar10_or_synthetic", "folder", "fashion_mnist"]
 
+#: More than any official file has: of a file that is larger, no more is read, and its MD5 is another.
+MOST_BYTES = 200_000_000
 ENVIRONMENT_VARIABLE = "CIFAR10_DIR"
 DEFAULT_DIR = "data"
 ALTERNATIVES = f"""\
@@ -153,7 +155,10 @@ def _read_archive(path: Path) -> dict[str, bytes]:
 
 def _read_checked(path: Path, md5: str) -> bytes:
     try:
-        content = path.read_bytes()
+        if path.exists() and not path.is_file():
+            raise ValueError(f"cannot read {path}: expected a readable file, got a folder, a device or a pipe")
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES)
     except FileNotFoundError:
         raise DataUnavailableError(
             f"CIFAR-10 is incomplete: expected the file {path.name} in {path.parent}, got none\n{ALTERNATIVES}"
@@ -164,7 +169,7 @@ def _read_checked(path: Path, md5: str) -> bytes:
     if received != md5:
         raise ValueError(
             f"altered or truncated file {path}: expected the official MD5 {md5}, "
-            f"got {received} ({len(content):,} bytes). Delete it and download it again"
+            f"got {received} ({path.stat().st_size:,} bytes). Delete it and download it again"
         )
     return content
 

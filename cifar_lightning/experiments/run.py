@@ -26,7 +26,7 @@ from cifar_lightning.cli.find_run import SAVED_CONFIG
 from cifar_lightning.cli.main import CLI
 from cifar_lightning.experiments.results import Result
 from cifar_lightning.export.checkpoint_files import read_checkpoint
-from cifar_lightning.files import write_whole
+from cifar_lightning.files import is_no_room, write_whole
 from cifar_lightning.training.checkpoints import BestCheckpoint
 
 #: Options that say where a training runs, and not what it comes to: a run may go on with others.
@@ -204,7 +204,7 @@ class Run:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """End on Ctrl-C, and on SIGTERM likewise, in a line that says how to go on.
+    """End on Ctrl-C, and on SIGTERM likewise, in a line that says how to go on; a full disk's message says it too.
 
     Raises:
         SystemExit: With status 130 or 143, after the line.
@@ -222,6 +222,10 @@ def interruptible() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
         raise SystemExit(TERMINATED if terminated else CTRL_C) from None
+    except OSError as error:
+        if is_no_room(error):
+            error.add_note("the same command goes on from here")
+        raise
     finally:
         if is_main:
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

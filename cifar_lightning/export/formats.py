@@ -77,11 +77,12 @@ def compare(
 ) -> Comparison:
     """Compare a loaded file with its network, on images (N, C, H, W), uint8; with as many seeds as `PASSES`."""
     module, seeds = exported_module(network, samples), (torch.arange(PASSES),) * samples
-    difference, parts = 0.0, []
+    differences, parts = [torch.zeros(())], []
     for batch in images.split(BATCH):
         expected = module(batch, *seeds)
         probabilities = run(batch, *seeds)[0]
         first = expected[0] if samples else expected
-        difference = max(difference, (probabilities - first).abs().max().item())
+        differences.append((probabilities - first).abs().max())
         parts.append(probabilities)
-    return Comparison(difference, torch.cat(parts))
+    # (Of tensors, since Python's max passes over NaN.)
+    return Comparison(torch.stack(differences).max().item(), torch.cat(parts))

@@ -5,7 +5,7 @@ from pathlib import Path
 from cifar_lightning.export.image_network import ImageNetwork
 from cifar_lightning.export.metadata import describe
 from cifar_lightning.extras import require
-from cifar_lightning.files import replacing
+from cifar_lightning.files import write_whole
 
 
 def write_safetensors(network: ImageNetwork, path: Path) -> None:
@@ -15,8 +15,7 @@ def write_safetensors(network: ImageNetwork, path: Path) -> None:
         ValueError: If the package `safetensors` is missing.
     """
     require("export", "safetensors")
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {name: value.contiguous() for name, value in network.state_dict().items()}
-    with replacing(path) as beside:
-        save_file(state, beside, describe(network) | {"format": "pt"})
+    write_whole(path, save(state, describe(network) | {"format": "pt"}))  # its own writer hides the system's errors

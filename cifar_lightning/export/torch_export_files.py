@@ -1,5 +1,6 @@
 """Trained networks as programs of `torch.export`, which torch runs without this package."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import Tensor
 from cifar_lightning.export.image_network import ImageNetwork
 from cifar_lightning.export.metadata import KEY, describe
 from cifar_lightning.export.onnx_files import dynamic_shapes, example_inputs, exported_module
-from cifar_lightning.files import replacing
+from cifar_lightning.files import write_whole
 
 #: The name under which the metadata is in the file, one JSON text.
 EXTRA_FILE = f"{KEY}.json"
@@ -40,8 +41,9 @@ def write_program(network: ImageNetwork, path: Path, samples: bool = False) -> N
             f"a network that can't be traced: expected a forward pass of torch's operators, got {reason}"
         ) from error
     metadata = {name: json.loads(text) for name, text in describe(network).items()}
-    with replacing(path) as beside:
-        torch.export.save(program, beside, extra_files={EXTRA_FILE: json.dumps(metadata)})
+    content = io.BytesIO()  # as for checkpoints, since torch's own writer hides the system's errors
+    torch.export.save(program, content, extra_files={EXTRA_FILE: json.dumps(metadata)})
+    write_whole(path, content.getvalue())
 
 
 def load_program(path: Path) -> Callable[..., list[Tensor]]:

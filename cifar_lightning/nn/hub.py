@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from cifar_lightning.extras import require
+from cifar_lightning.files import naming, write_whole
 
 if TYPE_CHECKING:
     from typing import Self
@@ -60,8 +61,9 @@ class HubMethods:
         copy = self._hub_copy()
         if card is not None:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            (Path(folder) / CARD).write_text(card, encoding="utf-8")
-        copy.save_pretrained(folder)
+            write_whole(Path(folder) / CARD, card.encode())
+        with naming(folder):
+            copy.save_pretrained(folder)
 
     def push_to_hub(self, repo_id: str, card: str | None = None, **options: Any) -> str:
         """Push the network to a repository, created if missing, and return the URL of the commit.
@@ -106,6 +108,13 @@ def _hub_class(cls: Any) -> Any:
         tags=["mlp", "self-normalizing"],
     ):
         """The class with the mixin's methods."""
+
+        def _save_pretrained(self, folder: Path) -> None:
+            """Write the weights; safetensors' own writer hides the system's errors."""
+            from safetensors.torch import save
+
+            state = {name: value.contiguous() for name, value in self.state_dict().items()}
+            write_whole(folder / "model.safetensors", save(state, {"format": "pt"}))
 
     Hub.__name__ = Hub.__qualname__ = cls.__name__
     return Hub

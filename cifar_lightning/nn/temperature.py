@@ -38,8 +38,16 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
     Newton's method on β = 1/T, in which L(β) = mean(log Σ exp(βz) - βz_y) is convex:
     L' = mean(E_p z - z_y) and L'' = mean(Var_p z), with p = softmax(βz).
+
+    Raises:
+        ValueError: If a logit is not finite, since no temperature would then be the best.
     """
     z = logits.detach().double()
+    if broken := int((~z.isfinite()).any(1).sum()):
+        raise ValueError(
+            f"no temperature fits these predictions: expected finite logits for all {len(z):,} images, received some "
+            f"that are infinite or NaN for {broken:,} of them"
+        )
     z_label = z.gather(1, labels[:, None]).squeeze(1)
     beta = 1.0
     for _ in range(100):

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from cifar_lightning.files import replacing
+from cifar_lightning.files import is_no_room, replacing
 from cifar_lightning.training.lightning_internals import is_within_a_step
 from cifar_lightning.training.messages import say
 
@@ -103,13 +103,13 @@ class LastCheckpoint(ModelCheckpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write if training is interrupted between two steps on one device; other devices may be at another step.
 
-        Then print the command that resumes.
+        Then print the command that resumes, also after a disk was full.
         """
         interrupted = isinstance(exception, KeyboardInterrupt | SIGTERMException)
         if self._is_training and interrupted and trainer.world_size == 1 and not is_within_a_step(trainer):
             self._write(trainer)
         path = Path(self.format_checkpoint_name({}))
-        if interrupted and trainer.is_global_zero and path.is_file():
+        if (interrupted or is_no_room(exception)) and trainer.is_global_zero and path.is_file():
             say(f"to resume: cifar-lightning {self._command} --ckpt_path {path}", wrap=False)
         self._is_training = False
 

@@ -35,6 +35,13 @@ def write(folder, spoil=None, columns=("img", "label")):
         parquet.write_table(pyarrow.Table.from_pylist(rows), Path(folder, f"{part}-00000-of-00001.parquet"))
 
 
+def test_a_file_with_too_many_rows_is_refused_before_one_is_read(monkeypatch):
+    write("mine", lambda rows: rows.append(rows[0]))
+    monkeypatch.setattr(cifar10_parquet, "_decode", None)
+    with pytest.raises(ValueError, match="21 rows, in the place of 20"):
+        load_images("cifar10", "mine", 1)
+
+
 @pytest.mark.parametrize("place", ["mine", "mine/plain_text"])
 def test_the_files_are_found_read_and_cached(place, monkeypatch):
     write(place)

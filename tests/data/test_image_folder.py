@@ -1,5 +1,7 @@
 """Folders of images by class: found, read, cached, and refused with the first file that is wrong."""
 
+import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from PIL import Image
 
 from cifar_lightning.data.availability import describe_images, load_images, make_available
 from cifar_lightning.data.image_cache import CACHE
+from cifar_lightning.data.image_files import find_images
 from cifar_lightning.data.image_folder import load_folder
 from cifar_lightning.data.sources import DataUnavailableError
 
@@ -125,6 +128,26 @@ def test_what_is_wrong_is_named(spoil, said):
     spoil()
     with pytest.raises(ValueError, match=said):
         load_folder(Path("mine"))
+
+
+@pytest.mark.parametrize(("path", "target"), [("mine/dog/2.png", "../../there.png"), ("mine/dog", "../there")])
+def test_links_are_followed(path, target):
+    # As torchvision's ImageFolder does: people make subsets of a data set by links.
+    fill("mine")
+    expected = load_folder(Path("mine")).train_images
+    Path(path).rename(f"there{Path(path).suffix}")
+    Path(path).symlink_to(target)
+    assert torch.equal(load_folder(Path("mine")).train_images, expected)
+
+
+@pytest.mark.parametrize("spoil", [os.mkfifo, os.mkdir, *(partial(os.symlink, target) for target in ("2.png", "nowhere.png", "/dev/zero"))])
+def test_what_is_no_file_is_not_waited_for(spoil):
+    fill("mine")
+    Path("mine/dog/2.png").unlink()
+    spoil("mine/dog/2.png")
+    with pytest.raises(ValueError, match="wrong file mine/dog/2.png: expected an image, got a folder, a pipe"):
+        load_folder(Path("mine"))
+    assert len(find_images("mine")) == 17
 
 
 def test_colour_among_grey_ones():

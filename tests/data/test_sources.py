@@ -1,6 +1,9 @@
 import hashlib
+import io
+import os
 import pickle
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,6 +102,60 @@ def test_nothing_is_unpickled_from_a_harmed_file(official, form, harm, monkeypat
         load_official(place)
     assert harmed not in unpickled
     assert form == "folder" or not unpickled
+
+
+def add(archive, name, kind=tarfile.REGTYPE, link="", size=0):
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname, member.size = kind, link, size
+    archive.addfile(member, io.BytesIO(bytes(size)))
+
+
+HOSTILE = {
+    "above": lambda archive: add(archive, "../escaped", size=9),
+    "absolute": lambda archive: add(archive, "/tmp/escaped", size=9),
+    "link": lambda archive: (add(archive, "link", tarfile.SYMTYPE, "/"), add(archive, "link/tmp/escaped", size=9)),
+    "hard link": lambda archive: add(archive, "cifar-10-batches-py/data_batch_1", tarfile.LNKTYPE, "/etc/passwd"),
+    "device": lambda archive: add(archive, "cifar-10-batches-py/data_batch_1", tarfile.CHRTYPE),
+    "pipe": lambda archive: add(archive, "cifar-10-batches-py/data_batch_1", tarfile.FIFOTYPE),
+    "many": lambda archive: [add(archive, f"cifar-10-batches-py/{number}") for number in range(2000)],
+    "zeros": lambda archive: add(archive, "cifar-10-batches-py/data_batch_1", size=30_000_000),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_an_archive_with_members_that_escape_is_not_even_opened(official, kind, monkeypatch):
+    _, path = official
+    with tarfile.open(path, "w:gz") as archive:
+        HOSTILE[kind](archive)
+    before = sorted(Path().absolute().rglob("*"))
+    monkeypatch.setattr(tarfile, "open", None)
+    with pytest.raises(ValueError, match="altered or truncated file .*: expected the official MD5"):
+        load_official(path)
+    assert sorted(Path().absolute().rglob("*")) == before
+    assert not Path("/tmp/escaped").exists()
+
+
+@pytest.mark.parametrize("form", ["folder", "archive"])
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda file: file.write_text("<html>Not found</html>"), r"expected the official MD5 .* \(22 bytes\)"),
+        (lambda file: file.write_bytes(b""), r"expected the official MD5 .* \(0 bytes\)"),
+        (lambda file: os.truncate(file, 10**12), r"expected the official MD5 .* \(1,000,000,000,000 bytes\)"),
+        (lambda file: (file.unlink(), os.mkfifo(file)), "received a folder, a device or a pipe"),
+        (lambda file: (file.unlink(), file.symlink_to("/dev/zero")), "received a folder, a device or a pipe"),
+        (lambda file: (file.unlink(), file.mkdir()), "received a folder, a device or a pipe"),
+    ],
+    ids=["HTML", "empty", "endless", "pipe", "device", "folder"],
+)
+def test_what_is_in_the_place_of_a_file_is_refused_in_bounded_memory(official, form, harm, message, monkeypatch):
+    monkeypatch.setattr("cifar_lightning.data.sources.MOST_BYTES", 1_000_000)
+    folder, archive = official
+    harm(folder / "data_batch_3" if form == "folder" else archive)
+    with pytest.raises(
+        ValueError, match=message if form == "folder" or not archive.is_dir() else "incomplete CIFAR-10"
+    ):
+        load_official(folder if form == "folder" else archive)
 
 
 def test_missing_file(official):

@@ -2,6 +2,7 @@
 
 import pickle
 import random
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,11 @@ def test_what_is_not_of_this_machine_is_left_to_lightning(monkeypatch):
     )
     WholeCheckpoints().save_checkpoint({}, "s3://bucket/a.ckpt")
     assert written == ["s3://bucket/a.ckpt"]
+
+
+def test_a_file_that_unpacks_to_more_than_it_has_is_not_unpacked(monkeypatch):
+    with zipfile.ZipFile("bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(30_000_000))
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", None)
+    with pytest.raises(ValueError, match=r"wrong checkpoint bomb.ckpt: .* a compressed file, of 30,000,000 bytes"):
+        read_checkpoint(Path("bomb.ckpt"))

@@ -32,6 +32,18 @@ def test_the_probabilities_are_those_of_the_network(exported, count):
     torch.testing.assert_close(compared.probabilities.sum(1), torch.ones(count))
 
 
+@pytest.mark.parametrize("position", [0, -1])
+def test_a_file_that_computes_no_numbers_is_not_the_network(position):
+    network = make_network()
+
+    def run(images):
+        probabilities = network.predict_proba(images)
+        probabilities[position, 2] = torch.nan
+        return [probabilities]
+
+    assert not compare(run, network, make_images(5)).difference <= TOLERANCE
+
+
 @pytest.mark.parametrize("images", [torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 5, 4, dtype=torch.uint8)])
 def test_wrong_images_are_refused_and_named(exported, images):
     with pytest.raises(Exception, match=r"(?i)uint8|byte|dimension|\[2\] == 4"):

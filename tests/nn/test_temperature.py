@@ -33,3 +33,13 @@ def test_is_the_identity_until_it_is_fitted_and_part_of_the_state():
     loaded.load_state_dict(module.state_dict())
     torch.testing.assert_close(loaded(logits), logits / found)
     assert F.cross_entropy(module(logits), labels) < F.cross_entropy(logits, labels)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_logits_that_are_no_numbers_have_no_temperature(value):
+    logits, labels = overconfident(1.0, n=20)
+    logits[3, 4] = logits[7, 1] = value
+    temperature = Temperature()
+    with pytest.raises(ValueError, match="finite logits for all 20 images, received .* for 2 of them"):
+        temperature.fit(logits, labels)
+    assert temperature.value == 1

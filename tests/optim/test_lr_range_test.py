@@ -134,6 +134,14 @@ def test_a_sweep_stops_when_it_diverges():
     assert not math.isnan(sweep.losses[-2])
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("rule", RULES)
+def test_no_rate_whose_loss_is_no_number_is_suggested(rule, value):
+    lrs = make_rates(1e-5, 1.0, 100)
+    sweep = run_sweep(lambda lr: value if lr > 0.1 else 2.3 / (1 + 100 * lr), lrs)
+    assert 1e-5 <= sweep.suggest(rule) <= 0.1
+
+
 @pytest.mark.parametrize(
     ("losses", "message"),
     [

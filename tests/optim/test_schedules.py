@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from conftest import rates
@@ -37,6 +39,17 @@ def test_performance():
         scheduler.step(loss)
         seen.append(optimizer.param_groups[0]["lr"])
     assert seen == [1.0, 1.0, 1.0, 0.5, 0.5, 0.3, 0.3]
+
+
+@pytest.mark.parametrize("metric", ["val_loss", "val_accuracy"])
+def test_a_metric_that_is_no_number_is_no_progress(metric):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
+    scheduler = Performance(metric=metric, factor=0.5, patience=1).build(optimizer, None)
+    seen = []
+    for value in (math.nan, 0.9, math.nan, math.nan, 0.9, math.nan):
+        scheduler.step(value)
+        seen.append(optimizer.param_groups[0]["lr"])
+    assert seen == [1.0, 1.0, 1.0, 0.5, 0.5, 0.25]
 
 
 def test_cosine():

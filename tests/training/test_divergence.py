@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import SMALL
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 
 from cifar_lightning import CIFAR10DataModule, MLPClassifier
 from cifar_lightning.analysis.signals import first_layer_not_finite
@@ -14,6 +15,7 @@ from cifar_lightning.errors import DivergenceError
 from cifar_lightning.nn.mlp import DeepMLP
 from cifar_lightning.training.checkpoints import BestCheckpoint
 from cifar_lightning.training.execution import Executor
+from cifar_lightning.training.lightning_internals import judge
 
 FLAGS = [*SMALL, "--trainer.max_epochs=3", "--model.hidden_sizes=3x8", "--trainer.log_every_n_steps=1"]
 pytestmark = pytest.mark.usefixtures("undrawn", "uncompiled")
@@ -80,3 +82,12 @@ def test_the_first_layer_that_is_not_finite():
         network.output.bias[0] = torch.nan
     assert first_layer_not_finite(network, x) == "hidden.1.linear"
     assert not any(module._forward_hooks for module in network.modules())
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("check_finite", [True, False])
+def test_early_stopping_takes_no_loss_that_is_no_number_for_the_best(mode, check_finite):
+    stopper = EarlyStopping("val_loss", patience=2, mode=mode, check_finite=check_finite)
+    verdicts = [judge(stopper, {"val_loss": value}, at_epoch_end=False) for value in (1.0, torch.nan, torch.nan)]
+    assert verdicts == [False, check_finite, True]
+    assert stopper.best_score == 1.0

@@ -17,7 +17,7 @@ from cifar_lightning.experiments.run import interruptible, quiet
 from cifar_lightning.experiments.search.options import Options
 from cifar_lightning.experiments.search.pictures import PICTURES
 from cifar_lightning.experiments.search.results import count_states
-from cifar_lightning.experiments.search.search import Search
+from cifar_lightning.experiments.search.search import Search, naming_storage
 
 #: What a search writes beside its trials' folders, as far as there is something to write.
 WRITTEN = ("results.csv", "results.md", "best.yaml", *PICTURES)
@@ -40,14 +40,15 @@ def main(args: list[str]) -> None:
     """Run the command.
 
     Raises:
-        SystemExit: With status 2 for a user's mistake or where nothing trains, 130 if interrupted.
+        SystemExit: With status 2 for a user's mistake or where nothing trains, 1 if a disk is full, 130 if interrupted.
     """
     own, fit = make_parser().split(args)
     with command(), quiet(), interruptible():
         options = Options(**own.as_dict())
         folder = Path(options.out or Path("runs", "search", name_of(find_config(options.vary, "search"))))
-        search = Search(fit, options, folder, "cifar-lightning search " + shlex.join(args))
-        search.run()
+        with naming_storage(options, folder):
+            search = Search(fit, options, folder, "cifar-lightning search " + shlex.join(args))
+            search.run()
     if results := sort_by(options.metric, search.results()):
         Console().print(make_table(results[:SHOWN], results[0].name))
     print(count_states(search.study))

@@ -4,18 +4,23 @@ T. Akiba et al., "Optuna: A Next-generation Hyperparameter Optimization Framewor
 https://arxiv.org/abs/1907.10902. Each trial is a run of `cifar-lightning fit` in a folder of its own.
 """
 
+import errno
+import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 from filelock import BaseFileLock, FileLock
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from cifar_lightning.experiments.axis import as_text
 from cifar_lightning.experiments.check import check, given_flags, one_device, refuse
@@ -25,9 +30,26 @@ from cifar_lightning.experiments.run import PLACE_OPTIONS, Run
 from cifar_lightning.experiments.search.options import Options, distributions, make_pruner, make_sampler
 from cifar_lightning.experiments.search.results import COUNTED, best_trial, describe, finished, write_results
 from cifar_lightning.experiments.search.trial import TrialReport, free_memory, train
+from cifar_lightning.files import naming
 
 #: A process gives up after this many failed trials in a row, and a trial after as many kills in one epoch.
 FAILURES_IN_A_ROW = 3
+
+
+@contextmanager
+def naming_storage(options: Options, folder: Path) -> Iterator[None]:
+    """Report a search's storage that can't be written to as the system reports a file.
+
+    Raises:
+        OSError: In the place of the library's own errors; it names the storage, without a password.
+    """
+    place = re.sub("//.*@", "//", options.storage or str(folder / "study.db"))
+    try:
+        with naming(place):  # a journal file
+            yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        raise OSError(errno.EIO, str(getattr(cause, "orig", cause)), place) from error
 
 
 class Search:
@@ -189,7 +211,7 @@ class Search:
             error = train(run, report) if run.result() is None else ""
             with self._alone:
                 self._end(trial, run, error, TrialState.PRUNED if report.pruned else TrialState.FAIL)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, OSError):
             with self._alone:
                 if not self.study.get_trials(deepcopy=False)[trial.number].state.is_finished():
                     trial.set_user_attr("begun", trial.user_attrs["begun"][:-1])  # it was not killed

@@ -14,6 +14,7 @@ from optuna.trial import Trial
 from cifar_lightning.cli.mistakes import DEBUG_VARIABLE
 from cifar_lightning.errors import DivergenceError
 from cifar_lightning.experiments.run import Run
+from cifar_lightning.files import is_no_room
 
 
 class TrialReport(Callback):
@@ -71,6 +72,7 @@ def train(run: Run, report: TrialReport) -> str:
 
     Raises:
         KeyboardInterrupt: If the training was interrupted, from where it can go on.
+        OSError: If the disk takes no more, which is no fault of the trial's; it can go on too.
     """
     threads = torch.get_num_threads()
     try:
@@ -85,7 +87,7 @@ def train(run: Run, report: TrialReport) -> str:
         report.pruned = True
         return str(error)
     except Exception as exception:
-        if os.environ.get(DEBUG_VARIABLE):
+        if os.environ.get(DEBUG_VARIABLE) or is_no_room(exception):
             raise
         return f"{type(exception).__name__}: {exception}".strip()
     finally:
