@@ -140,7 +140,9 @@ def test_links_are_followed(path, target):
     assert torch.equal(load_folder(Path("mine")).train_images, expected)
 
 
-@pytest.mark.parametrize("spoil", [os.mkfifo, os.mkdir, *(partial(os.symlink, target) for target in ("2.png", "nowhere.png", "/dev/zero"))])
+@pytest.mark.parametrize(
+    "spoil", [os.mkfifo, os.mkdir, *(partial(os.symlink, target) for target in ("2.png", "nowhere.png", "/dev/zero"))]
+)
 def test_what_is_no_file_is_not_waited_for(spoil):
     fill("mine")
     Path("mine/dog/2.png").unlink()
