@@ -39,14 +39,13 @@ def blocks(page, *languages):
     return [(language, text) for language, text in found if language in languages]
 
 
-def commands(text):
-    """The words of each command of a block."""
+def commands(language, text):
+    """The words of each command of a block; a `text` block may hold other lines too."""
     lines = [line.split("  #")[0].strip() for line in text.replace("\\\n", " ").splitlines()]
-    return [
-        shlex.split(line)
-        for line in lines
-        if re.match(r"(\w+=\S+ )*(cifar-lightning|[.\w]+/\w+|pip|torchrun|sbatch) ", f"{line} ")
-    ]
+    known = re.compile(r"(\w+=\S+ )*(python )?(cifar-lightning|[.\w]+/\w+|pip|torchrun|sbatch) ")
+    shown = [shlex.split(line) for line in lines if known.match(f"{line} ")]
+    assert language != "bash" or len(shown) == len(list(filter(None, lines))), f"a command that no test knows: {text}"
+    return shown
 
 
 def status(words):
@@ -60,7 +59,7 @@ def status(words):
 
 def arguments(words):
     """The words after cifar-lightning; None for another program, of which it is checked that it knows its options."""
-    while "=" in words[0]:
+    while "=" in words[0] or words[0] == "python":
         words = words[1:]
     if words[0] == "scripts/fit":  # test_scripts.py has what it adds
         return ["fit", *(words[1:] or ["--config", "one_cycle"])]
@@ -150,7 +149,7 @@ def test_what_a_page_shows_runs(page, folder, capsys):
         if language == "python":
             exec(compile(text, page.name, "exec"), namespace)
             continue
-        for words in map(arguments, commands(text)):
+        for words in map(arguments, commands(language, text)):
             if words:
                 run_small(words, capsys, folder)
 
@@ -159,7 +158,7 @@ LONG = [
     pytest.param(words, id=" ".join(words)[:70])
     for page in PAGES
     for language, text in blocks(page, "text", *(["bash"] if name(page) in SLOW else []))
-    for words in commands(text)
+    for words in commands(language, text)
     if name(page) != "terminal"  # which shows mistakes too
 ]
 
@@ -171,7 +170,7 @@ def test_what_takes_long_is_parsed(words, capsys):
 
 
 def test_each_command_is_shown():
-    shown = {words[1] for page in PAGES for _, text in blocks(page, "bash") for words in commands(text) if words[1:]}
+    shown = {words[1] for page in PAGES for block in blocks(page, "bash") for words in commands(*block) if words[1:]}
     assert set(COMMANDS) <= shown
 
 
@@ -205,6 +204,13 @@ def headings(page):
         r"^#+ (.*)", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE), re.MULTILINE
     )
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES + OTHERS, ids=name)
+def test_each_block_says_what_it_is(page):
+    assert len(re.findall("^```", page.read_text(), re.MULTILINE)) == 2 * len(
+        blocks(page, "bash", "python", "text", "yaml")
+    )
 
 
 @pytest.mark.parametrize("page", PAGES + OTHERS, ids=name)
