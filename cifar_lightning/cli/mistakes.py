@@ -1,4 +1,4 @@
-"""A user's mistake ends in one message."""
+"""Reports a user's mistake in one message."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ DEBUG_VARIABLE = "CIFAR_LIGHTNING_DEBUG"
 
 @contextmanager
 def one_message(*others: type[Exception]) -> Iterator[None]:
-    """Report a mistake, which is a ValueError, an OSError or one of the `others`, in one message.
+    """Report a ValueError, an OSError or one of the `others` in one message, and exit.
 
     Raises:
         SystemExit: With status 2, after the message.
