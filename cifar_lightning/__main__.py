@@ -1,6 +1,6 @@
 """One command for everything: `cifar-lightning`, which is also `lightning` and `python -m cifar_lightning`.
 
-Nothing that takes long is imported before it is known what is asked for.
+Slow imports wait until the command is known.
 """
 
 import sys
@@ -23,10 +23,10 @@ class Command(NamedTuple):
     """A command.
 
     Args:
-        help: What it does, in a line.
-        module: The module of this package that does it, by `make_parser()` and `main(args)`.
+        help: What it does, in one line.
+        module: The module of this package that implements it, with `make_parser()` and `main(args)`.
         extra: The extra that it needs.
-        trains: Whether it takes the options of `fit` too.
+        trains: Whether it also takes the options of `fit`.
     """
 
     help: str
@@ -39,19 +39,19 @@ class Command(NamedTuple):
 TRAINER = "cli.main"
 COMMANDS = {
     "fit": Command("train a network", TRAINER),
-    "validate": Command("measure a trained network on the validation images", TRAINER),
-    "test": Command("measure a trained network on the test images", TRAINER),
-    "predict": Command("classify the test images, or your own, by a trained network", TRAINER),
-    "find-lr": Command("find a learning rate by trying them all before a training", "cli.find_lr"),
-    "sweep": Command("train for each of several values, all at once", "experiments.sweep.command"),
+    "validate": Command("evaluate a trained network on the validation images", TRAINER),
+    "test": Command("evaluate a trained network on the test images", TRAINER),
+    "predict": Command("classify the test images, or your own, with a trained network", TRAINER),
+    "find-lr": Command("find a learning rate with a range test", "cli.find_lr"),
+    "sweep": Command("train one network per combination of values, all at once", "experiments.sweep.command"),
     "search": Command("search for the best options with Optuna", "experiments.search.command", "search"),
-    "study": Command("train configs with several seeds, and compare them", "experiments.study.command", "study"),
-    "signals": Command("draw activations and gradients by layer, before a training", "cli.signals"),
-    "plot-schedule": Command("draw a training's learning rate, step by step", "cli.plot_schedule"),
-    "training-images": Command("draw images as a training would be shown them", "cli.training_images"),
-    "export": Command("write a trained network as a file for other programs", "cli.export", trains=False),
+    "study": Command("train configs with several seeds and compare them", "experiments.study.command", "study"),
+    "signals": Command("plot activations and gradients by layer, before training", "cli.signals"),
+    "plot-schedule": Command("plot the learning rate of a run, step by step", "cli.plot_schedule"),
+    "training-images": Command("show training images with their augmentation", "cli.training_images"),
+    "export": Command("export a trained network for other programs", "cli.export", trains=False),
     "configs": Command("list the configs that come with the package, or print one", "cli.configs", trains=False),
-    "doctor": Command("say what this machine has, and what would have to be done", "cli.doctor", trains=False),
+    "doctor": Command("check versions, devices, data and folders, and suggest fixes", "cli.doctor", trains=False),
 }
 #: Options before the command that take a value.
 HEAD_OPTIONS = ("--config", "-c", "--print_completion")
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def lightning() -> None:
-    """Run the command line for what it knows, and lightning-sdk, which owns a script of this name too, for the rest."""
+    """Run our commands, and pass all others to lightning-sdk, which installs a script of the same name."""
     _, name, _ = split(sys.argv[1:])
     if name and name not in COMMANDS and find_spec("lightning_sdk") is not None:
         from lightning_sdk.cli.entrypoint import main_cli
@@ -77,7 +77,7 @@ def run(arguments: Sequence[str]) -> None:
     """Run a command line.
 
     Raises:
-        SystemExit: With status 2 for a user's mistake, after one message; with 130 for Ctrl-C.
+        SystemExit: With status 2 on a user error, after one message; with 130 on Ctrl-C.
     """
     head, name, rest = split(arguments)
     try:
@@ -96,7 +96,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], str, list[str]]:
-    """What stands before the command, the command ("" for none), and what follows it."""
+    """Split into the words before the command, the command ("" for none), and the words after it."""
     i = 0
     while i < len(arguments) and arguments[i].startswith("-"):
         i += 2 if arguments[i] in HEAD_OPTIONS else 1
@@ -104,7 +104,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], str, list[str]]:
 
 
 def _unknown_command(name: str) -> ValueError:
-    """The error for a word that is no command; a config's name may be meant as one to train."""
+    """The error for a word that is not a command; if it is a config's name, suggest training it."""
     from cifar_lightning.cli.configs import shipped_names
 
     error = unknown_name("command", name, COMMANDS)
@@ -112,7 +112,7 @@ def _unknown_command(name: str) -> ValueError:
 
 
 def _without_command(head: list[str]) -> None:
-    """Do what options alone ask for."""
+    """Handle options without a command."""
     option, _, value = (head or ["--help"])[0].partition("=")
     match option:
         case "--help" | "-h":
@@ -126,7 +126,7 @@ def _without_command(head: list[str]) -> None:
 
 
 def usage() -> str:
-    """All commands, each with a line."""
+    """The help text: all commands, with one line each."""
     commands = "\n".join(f"  {name:17}{command.help}" for name, command in COMMANDS.items())
     text = """\
         usage: cifar-lightning COMMAND [OPTIONS]
@@ -135,13 +135,13 @@ def usage() -> str:
 
         {commands}
 
-        cifar-lightning COMMAND --help lists a command's options. To begin with:
+        cifar-lightning COMMAND --help lists a command's options. To get started:
 
           cifar-lightning fit --config one_cycle
           cifar-lightning test --config one_cycle --ckpt_path best
 
-        --version                                   this package's version
-        --print_completion shtab-bash, shtab-zsh    a completion script for the shell"""
+        --version                                   print the version
+        --print_completion shtab-bash, shtab-zsh    print a completion script for the shell"""
     return textwrap.dedent(text).format(commands=commands)
 
 

@@ -1,4 +1,4 @@
-"""The command line's arguments, spelt as a person would and read as jsonargparse does."""
+"""The command line's arguments: written as people would, and converted to what jsonargparse expects."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +15,7 @@ FIT_OPTIONS = {*CONFIG_OPTIONS, "--seed_everything", "--ckpt_path", "--trainer",
 
 
 def gather_lists(arguments: list[str]) -> list[str]:
-    """Spell lists as jsonargparse takes them: `--data.images A B` as `--data.images=["A", "B"]`."""
+    """Write lists as jsonargparse expects them: `--data.images A B` as `--data.images=["A", "B"]`."""
     gathered: list[str] = []
     i = 0
     while i < len(arguments):
@@ -29,7 +29,7 @@ def gather_lists(arguments: list[str]) -> list[str]:
             values.append(arguments[i])
             i += 1
         if not values:
-            raise ValueError(f"{option} without a value: expected one or more, got none")
+            raise ValueError(f"{option} needs one or more values, got none")
         if len(values) == 1 and values[0].startswith("["):
             gathered.append(f"{option}={values[0]}")
         else:
@@ -38,10 +38,10 @@ def gather_lists(arguments: list[str]) -> list[str]:
 
 
 class CommandLine:
-    """The arguments of a command, its configs told from its flags, which win wherever they stand.
+    """The arguments of a command, with configs and flags separated. Flags take precedence wherever they are.
 
     Args:
-        arguments: As `gather_lists` leaves them.
+        arguments: The arguments, after `gather_lists`.
         subcommands: The known subcommands.
     """
 
@@ -51,17 +51,17 @@ class CommandLine:
         positions = (i for i, (before, word) in pairs if word in known and before not in CONFIG_OPTIONS)
         end = next(positions, len(arguments)) + 1
         configs, head = _split_configs(arguments[:end])
-        #: Up to the subcommand, which is the last one. A config that stands here has its options by subcommand.
+        #: The words up to and including the subcommand. Configs here have their options under the subcommand's name.
         self.head = [*_as_options(configs), *head]
         self._configs, self.flags = _split_configs(arguments[end:])
 
     @property
     def configs(self) -> list[str]:
-        """The configs, each a file or the YAML itself."""
+        """The configs, each a file or YAML itself."""
         return _split_configs(self.head)[0] + self._configs
 
     def add_config(self, config: str) -> None:
-        """Name one more config."""
+        """Add a config."""
         self._configs.append(config)
 
     @property
@@ -75,7 +75,7 @@ class CommandLine:
         return [*self.head[-1:], *self.flags]
 
     def contents(self) -> Iterator[tuple[str, Any]]:
-        """Each config, with what it says of the subcommand: before the subcommand, that stands below its name."""
+        """Each config, with its options; in a config before the subcommand, they are under the subcommand's name."""
         for config in _split_configs(self.head)[0]:
             content = load_config(config)
             yield config, content.get(self.head[-1]) if isinstance(content, Mapping) else content
@@ -83,9 +83,10 @@ class CommandLine:
             yield config, load_config(config)
 
     def statements(self, option: str) -> Iterator[tuple[str, Any]]:
-        """What configs and then flags say of an option or below it: the rest of the name ("init_args.eps"), a value.
+        """The settings of an option or of what is below it, first in configs, then in flags.
 
-        What is to be added to a list, by a name that ends in +, counts too.
+        Each is the rest of the name, such as "init_args.eps", and a value. Additions to a list, with a name that ends
+        in +, count too.
         """
         *groups, last = option.split(".")
         for _, content in self.contents():
@@ -100,13 +101,13 @@ class CommandLine:
                 yield rest.removeprefix("+").removeprefix("."), load_value(value)
 
     def value_of(self, option: str) -> Any:
-        """What is said last of an option; None for nothing."""
+        """The last value of an option; None if it is not set."""
         *_, value = [None, *(value for rest, value in self.statements(option) if not rest)]
         return value
 
 
 def pair_flags(words: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The flags among the words, each with its value, or "" if it has none; a word that is no flag's value has ""."""
+    """The flags among the words, each with its value or ""; a word that belongs to no flag comes with ""."""
     name = ""
     for word in words:
         if is_flag(word):
@@ -124,7 +125,7 @@ def pair_flags(words: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def is_flag(word: str) -> bool:
-    """Whether a word names an option, and is not a value, such as -1 or -.5."""
+    """Whether a word is a flag rather than a value such as -1 or -.5."""
     return len(word) > 1 and word[0] == "-" and not (word[1].isdigit() or word[1] == ".")
 
 
@@ -133,7 +134,7 @@ def _as_options(configs: Iterable[str]) -> list[str]:
 
 
 def _split_configs(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The configs among the arguments, shipped ones as their files, and the rest."""
+    """Split the arguments into configs, with shipped ones as their files, and the rest."""
     configs: list[str] = []
     rest: list[str] = []
     words = iter(arguments)
@@ -142,7 +143,7 @@ def _split_configs(arguments: list[str]) -> tuple[list[str], list[str]]:
         if option in CONFIG_OPTIONS:
             value = value if has_value else next(words, "")
             if not value:
-                raise ValueError(f"{option} without a value: expected a YAML file, got none")
+                raise ValueError(f"{option} needs a value: expected a YAML file, got none")
             configs.append(find_config(value))
         else:
             rest.append(word)

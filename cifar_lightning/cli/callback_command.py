@@ -1,4 +1,4 @@
-"""Commands that look at a training before its first step: `fit` with a callback that stops it then."""
+"""Commands that inspect a run before its first step: `fit` with a callback that then stops it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from cifar_lightning.cli.own_parser import OwnParser
 
 
 class CallbackCommand(NamedTuple):
-    """A command whose own options are a callback's arguments, beside all options of `fit`.
+    """A command whose own options are a callback's arguments, in addition to all options of `fit`.
 
     Args:
         name: The command's name.
@@ -29,7 +29,7 @@ class CallbackCommand(NamedTuple):
         """The parser of the command's own options."""
         parser = OwnParser(
             command=self.name,
-            description=f"{self.description} All options of cifar-lightning fit are taken too, such as --config "
+            description=f"{self.description} All options of cifar-lightning fit are accepted too, such as --config "
             "one_cycle or --model.lr 0.1; cifar-lightning fit --help lists them.",
         )
         parser.add_class_arguments(self.callback, skip=set(self.fixed))
@@ -39,13 +39,11 @@ class CallbackCommand(NamedTuple):
         """Run the command.
 
         Raises:
-            SystemExit: With status 2 for a user's mistake, after one message.
+            SystemExit: With status 2 on a user error, after one message.
         """
         with command():
             own, fit = self.make_parser().split(args)
             for word in fit:
                 if word.partition("=")[0] == "--ckpt_path":
-                    raise ValueError(
-                        f"{self.name} looks at a training that begins: expected no --ckpt_path, got {word}"
-                    )
+                    raise ValueError(f"{self.name} inspects a new run: expected no --ckpt_path, got {word}")
             CLI(["fit", *fit], callbacks=[self.callback(**own.as_dict(), **self.fixed)])

@@ -1,7 +1,7 @@
-"""What a checkpoint says of a command's options, and which of those contradict it.
+"""Fills in a command's options from a checkpoint, and rejects options that contradict it.
 
-Options are nested mappings by group, as in {"model": {"lr": 0.1}}. `given` options are those that the user named, on
-the command line or, in a training, in a config; all others have their defaults.
+Options are nested mappings by group, as in {"model": {"lr": 0.1}}. `given` options are those that the user has set on
+the command line or, for `fit`, in a config; all others have their defaults.
 """
 
 import json
@@ -18,12 +18,12 @@ from cifar_lightning.export.checkpoint_files import read_checkpoint
 Options = Mapping[str, Mapping[str, Any]]
 Checkpoint = Mapping[str, Any]
 
-#: Data options that say where the data is found, and not what a network was trained on.
+#: Data options that say where the data is, rather than what a network was trained on.
 PLACE_OPTIONS = {"data_dir", "download"}
-#: Data options that a checkpoint's network depends on even when it is only evaluated.
+#: Data options that a checkpoint's network depends on even in an evaluation.
 NETWORK_OPTIONS = {"classes", "scaling"}
 
-#: What only an `MLPClassifier` can do.
+#: Options that only an `MLPClassifier` supports.
 ONLY_OURS = (
     "execution.compile",
     "execution.steps",
@@ -35,7 +35,7 @@ ONLY_OURS = (
 )
 
 EVALUATIONS = ("validate", "test", "predict")
-#: Where an option acts that does not act everywhere, and its value where it asks for nothing.
+#: The commands in which an option works, for options that do not work in all, and the value that has no effect.
 ACTS_IN: dict[str, tuple[Sequence[str], Any]] = {
     "evaluation.mc_samples": (EVALUATIONS, 0),
     "evaluation.ensemble": (EVALUATIONS, None),
@@ -44,21 +44,21 @@ ACTS_IN: dict[str, tuple[Sequence[str], Any]] = {
     "evaluation.calibrate": (("validate",), False),
     "data.images": (("predict",), None),
 }
-#: The same for options that a run's saved config may well name in an evaluation: only what the user names counts.
+#: The same for options that may occur in a run's saved config when it is evaluated: only the user's own settings count.
 ACTS_IF_GIVEN_IN = {"pretrained.checkpoint": (("fit",), None)}
 
 
 def find_checkpoint(
     named: str | None, subcommand: str, configs: Sequence[str], root: Path, kind: str = ""
 ) -> str | None:
-    """The file that --ckpt_path means, where "best" and "last" are those of the newest training of the configs.
+    """The file that --ckpt_path stands for, where "best" and "last" are those of the newest run of the configs.
 
     Args:
-        named: What --ckpt_path says.
-        subcommand: What is done.
+        named: The value of --ckpt_path.
+        subcommand: The command.
         configs: The configs that the user names.
-        root: Where the runs are.
-        kind: Of which trainings; see `find_in_newest_run`.
+        root: The folder of the runs.
+        kind: Kind of run; see `find_in_newest_run`.
 
     Raises:
         ValueError: If it does not exist, or if an evaluation names none.
@@ -67,23 +67,23 @@ def find_checkpoint(
         if subcommand == "fit":
             return None
         raise ValueError(
-            f"nothing to {subcommand}: expected a trained network, --ckpt_path FILE (or best or last, with the "
-            f"--config it was trained with); got no --ckpt_path"
+            f"nothing to {subcommand}: pass a trained network with --ckpt_path FILE (or best or last, with the "
+            f"--config it was trained with)"
         )
     if named in CHECKPOINTS:
         return str(find_in_newest_run(named, configs, root, kind))
     if not Path(named).is_file():
-        raise ValueError(f"no checkpoint: expected a file, best or last; got {named!r}")
+        raise ValueError(f"no such checkpoint: expected a file, best or last; got {named!r}")
     return named
 
 
 def peek_at_checkpoint(line: CommandLine, root: Path, kind: str = "") -> Checkpoint:
-    """The checkpoint that a command line means, before it is parsed; {} for none.
+    """Read the checkpoint that a command line names, before it is parsed; {} for none.
 
     Args:
         line: The command line.
-        root: Where the runs are.
-        kind: Of which trainings; see `find_in_newest_run`.
+        root: The folder of the runs.
+        kind: Kind of run; see `find_in_newest_run`.
     """
     named = line.value_of("ckpt_path")
     if named is None:
@@ -95,11 +95,11 @@ def peek_at_checkpoint(line: CommandLine, root: Path, kind: str = "") -> Checkpo
         path = find_checkpoint(named and str(named), "fit", line.configs, root, kind)
         return read_checkpoint(Path(path), "module") if path else {}
     except ValueError:
-        return {}  # there is none: whoever needs it says so
+        return {}  # there is none; later code reports it if it is needed
 
 
 def find_members(named: Iterable[str], checkpoint: str) -> list[str] | None:
-    """The files of an ensemble's other members, None for none; the checkpoint itself is one of it anyway.
+    """The files of an ensemble's other members, None for none; the checkpoint itself is a member anyway.
 
     Raises:
         ValueError: If one does not exist.
@@ -107,7 +107,7 @@ def find_members(named: Iterable[str], checkpoint: str) -> list[str] | None:
     members = [path for name in named for path in sorted(glob(name)) or [name]]
     for path in members:
         if not Path(path).is_file():
-            raise ValueError(f"no checkpoint: expected the file of a member of the ensemble, got {path!r}")
+            raise ValueError(f"no such checkpoint: expected the file of an ensemble member, got {path!r}")
     itself = Path(checkpoint).absolute()
     return [path for path in members if Path(path).absolute() != itself] or None
 
@@ -118,7 +118,7 @@ def find_pretrained(named: str) -> str:
 
 
 def refuse_what_can_not_act(options: Options, given: Options, subcommand: str) -> None:
-    """Refuse options that a subcommand has no use for.
+    """Reject options that have no effect in a subcommand.
 
     Raises:
         ValueError: If there are any.
@@ -127,27 +127,25 @@ def refuse_what_can_not_act(options: Options, given: Options, subcommand: str) -
         for option, (where, nothing) in table.items():
             group, name = option.split(".")
             if named.get(group, {}).get(name, nothing) != nothing and subcommand not in where:
-                raise ValueError(
-                    f"--{option} does nothing here: expected it with {' or '.join(where)}, got {subcommand}"
-                )
+                raise ValueError(f"--{option} has no effect here: it works with {' or '.join(where)}, got {subcommand}")
     if options["trainer"].get("model_registry") is not None:
         raise ValueError(
-            "--trainer.model_registry does nothing here: expected no such option, since checkpoints are kept in the "
-            f"run's folder; got {options['trainer']['model_registry']!r}"
+            "--trainer.model_registry is not supported, since checkpoints are kept in the run's folder; "
+            f"got {options['trainer']['model_registry']!r}"
         )
     evaluation = options["evaluation"]
     others = [name for name in ("ensemble", "tta_flip", "tta_shift") if evaluation[name]]
     if subcommand == "predict" and evaluation["mc_samples"] and others:
-        raise ValueError(f"two ways to predict: expected --evaluation.mc_samples or --evaluation.{others[0]}, got both")
+        raise ValueError(f"predict takes only one of --evaluation.mc_samples and --evaluation.{others[0]}, got both")
 
 
 def refuse_what_only_ours_can(given: Options, defaults: Options, model: str) -> None:
-    """Refuse options of what only an `MLPClassifier` can do, for another model.
+    """Reject options that only an `MLPClassifier` supports, for another model.
 
     Args:
-        given: What the user named.
-        defaults: All options' defaults: to name one asks for nothing.
-        model: What the model's class is called.
+        given: The options that the user has set.
+        defaults: The defaults of all options; setting a default has no effect.
+        model: The name of the model's class.
 
     Raises:
         ValueError: If there are any.
@@ -155,13 +153,11 @@ def refuse_what_only_ours_can(given: Options, defaults: Options, model: str) -> 
     for option in ONLY_OURS:
         group, name = option.split(".")
         if given.get(group, {}).get(name, defaults[group][name]) != defaults[group][name]:
-            raise ValueError(
-                f"--{option} does nothing here: expected it with an MLPClassifier as the model, got {model}"
-            )
+            raise ValueError(f"--{option} has no effect here: it needs an MLPClassifier as the model, got {model}")
 
 
 def options_of(checkpoint: Checkpoint, known: Options) -> dict[str, dict[str, Any]]:
-    """The options of model and data that a checkpoint's network was trained with, of those that are known."""
+    """The model and data options that a checkpoint's network was trained with, restricted to known options."""
     stored = {
         "model": checkpoint.get("hyper_parameters", {}),
         "data": checkpoint.get("datamodule_hyper_parameters", {}),
@@ -173,7 +169,7 @@ def options_of(checkpoint: Checkpoint, known: Options) -> dict[str, dict[str, An
 
 
 def without_given(stored: Options, given: Options) -> dict[str, dict[str, Any]]:
-    """The stored options that the user leaves out."""
+    """The stored options that the user has not set."""
     return {
         group: {name: value for name, value in values.items() if name not in given.get(group, {})}
         for group, values in stored.items()
@@ -181,7 +177,7 @@ def without_given(stored: Options, given: Options) -> dict[str, dict[str, Any]]:
 
 
 def forget_what_a_finder_replaced(given: Mapping[str, MutableMapping[str, Any]], checkpoint: Checkpoint) -> None:
-    """A rate that is given as it was when the finder replaced it does not contradict the one that was found."""
+    """Ignore a given learning rate that equals the one the finder replaced: it does not contradict the found one."""
     for state in checkpoint.get("callbacks", {}).values():
         if isinstance(state, dict) and set(state) == {"attribute", "given", "found"}:
             value: Any = given.get("model", {})
@@ -194,7 +190,7 @@ def forget_what_a_finder_replaced(given: Mapping[str, MutableMapping[str, Any]],
 def forget_what_other_devices_replace(
     given: Mapping[str, MutableMapping[str, Any]], checkpoint: Checkpoint, devices: int
 ) -> None:
-    """Another batch size a device does not contradict the checkpoint if as many images a step come of it."""
+    """Ignore a given batch size per device that results in as many images per step as in the checkpoint."""
     stored, before = checkpoint.get("datamodule_hyper_parameters", {}), len(checkpoint.get("random_generators", ()))
     size, per = given.get("data", {}).get("batch_size"), stored.get("batch_per", "device")
     if size and before != devices and per == "device" and size * devices == stored.get("batch_size", 0) * before:
@@ -202,13 +198,13 @@ def forget_what_other_devices_replace(
 
 
 def refuse_contradictions(given: Options, used: Options, checkpoint: Checkpoint, subcommand: str) -> None:
-    """Refuse given options that differ from those that the checkpoint's network was trained with.
+    """Reject given options that differ from those the checkpoint's network was trained with.
 
     Args:
-        given: What the user named.
-        used: The hyperparameters that come of it: of the model, the data and the pretrained network.
+        given: The options that the user has set.
+        used: The resulting hyperparameters of the model, the data and the pretrained network.
         checkpoint: The checkpoint.
-        subcommand: An evaluation may use other data; a training must go on with the same.
+        subcommand: An evaluation may use other data; `fit` must continue with the same.
 
     Raises:
         ValueError: If there are any.
@@ -225,13 +221,13 @@ def refuse_contradictions(given: Options, used: Options, checkpoint: Checkpoint,
         for name in sorted(names):
             if _plain(used[group][name]) != _plain(values[name]):
                 raise ValueError(
-                    f"--{group}.{name} contradicts the checkpoint: expected {values[name]!r}, with which it was "
-                    f"trained, or no such option; got {used[group][name]!r}"
+                    f"--{group}.{name} contradicts the checkpoint: expected {values[name]!r}, as in training, or no "
+                    f"such option; got {used[group][name]!r}"
                 )
 
 
 def check_members(members: Iterable[str], checkpoint: Checkpoint) -> None:
-    """Check that the members of an ensemble tell the same classes apart as the checkpoint.
+    """Check that the members of an ensemble have the same classes as the checkpoint.
 
     Raises:
         ValueError: If one does not.
@@ -243,5 +239,5 @@ def check_members(members: Iterable[str], checkpoint: Checkpoint) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """The value with its tuples as lists, as YAML and JSON know them."""
+    """Convert tuples in a value to lists, as in YAML and JSON."""
     return json.loads(json.dumps(value, default=str))

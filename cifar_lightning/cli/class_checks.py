@@ -1,4 +1,4 @@
-"""Options that take a class: its name and its arguments, checked before jsonargparse says less about them."""
+"""Checks class names and arguments in options, since jsonargparse's own messages say less."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +22,7 @@ from cifar_lightning.nn.mlp import parse_hidden_sizes
 from cifar_lightning.optim.class_paths import optimizer_component, schedule_component
 from cifar_lightning.optim.schedule import Schedule
 
-#: Options that take classes, and what these must be a kind of.
+#: Options that take classes, with their base class.
 KINDS: dict[str, type] = {
     "model.activation": nn.Module,
     "model.optimizer": Optimizer,
@@ -34,14 +34,14 @@ KINDS: dict[str, type] = {
     "trainer.profiler": Profiler,
     "trainer.strategy": Strategy,
 }
-#: Options that take a name of a few.
+#: Options that take one of a few names.
 NAMES: dict[str, list[str]] = {
     "model.activation": list(ACTIVATIONS),
     "trainer.accelerator": ["auto", "gpu", *AcceleratorRegistry.available_accelerators()],
     "trainer.profiler": ["simple", "advanced", "pytorch", "xla"],
     "trainer.strategy": ["auto", *StrategyRegistry.available_strategies()],
 }
-#: What knows the classes of an option and their arguments.
+#: Functions that check an option's class and arguments, and the option's default class.
 COMPONENTS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "model.optimizer": (optimizer_component, "NAdam"),
     "model.schedule": (schedule_component, "Constant"),
@@ -49,20 +49,20 @@ COMPONENTS: dict[str, tuple[Callable[[Any], Any], str]] = {
 
 
 def check_classes(line: CommandLine, our_model: bool) -> None:
-    """Check the classes and names that a command line names, and the classes' arguments; import those of one's own.
+    """Check the classes, names and class arguments in a command line; import the user's own classes.
 
     Args:
         line: The command line.
-        our_model: Whether the model is an `MLPClassifier`; what options of another mean is not known.
+        our_model: Whether the model is an `MLPClassifier`; the options of another model are unknown.
 
     Raises:
-        ValueError: If there is no such class, or it takes no such argument.
+        ValueError: If a class does not exist or does not take an argument.
     """
     options = [option for option in KINDS if our_model or not option.startswith("model.")]
     for option, names in NAMES.items():
         if option not in options:
             continue
-        # Modules of torch are many, and activations have names of their own.
+        # torch has many modules, and activations have names of their own.
         classes = {} if option == "model.activation" else _subclasses(KINDS[option])
         for rest, value in line.statements(option):
             is_name = not rest and isinstance(value, str) and "." not in value
@@ -110,13 +110,13 @@ def _check_class(option: str, path: str | None, arguments: list[str]) -> None:
         near = get_close_matches(path, _subclasses(kind), n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ValueError(
-            f"unknown --{option}: expected the name of a {kind.__name__}, or the import path of one of your own; "
+            f"unknown --{option}: expected the name of a {kind.__name__} or the import path of your own, "
             f"got {path!r}{hint}"
         )
 
 
 def _components(value: Any, option: str) -> Iterator[tuple[str | None, list[str]]]:
-    """The classes that a value names, None for the present one, each with the names of the arguments given."""
+    """The classes in a value, None for the current one, each with the names of its arguments."""
     if isinstance(value, str):
         yield value, []
     elif isinstance(value, Mapping):
@@ -125,7 +125,7 @@ def _components(value: Any, option: str) -> Iterator[tuple[str | None, list[str]
             if key not in keys:
                 raise unknown_name(f"key of --{option}", key, keys)
         if not isinstance(value.get("class_path", ""), str) or not isinstance(value.get("init_args") or {}, Mapping):
-            raise ValueError(f"wrong --{option}: expected a class_path and init_args by name, got {value}")
+            raise ValueError(f"wrong --{option}: expected a class_path and a mapping init_args, got {value}")
         yield value.get("class_path"), list(value.get("init_args") or {})
     elif isinstance(value, list):
         for item in value:
@@ -133,7 +133,7 @@ def _components(value: Any, option: str) -> Iterator[tuple[str | None, list[str]
 
 
 def check_stored_classes(stored: Mapping[str, Mapping[str, Any]]) -> None:
-    """Import the classes of one's own that a checkpoint's options name, by group and name.
+    """Import the user's own classes that a checkpoint's options name.
 
     Raises:
         ValueError: If one can't be imported.

@@ -1,7 +1,7 @@
-"""Options that name a class with arguments: those of another class do not stay when the class changes.
+"""Drops the arguments of a class when an option replaces the class.
 
-jsonargparse keeps what the new class takes too: with `--model.optimizer AdamW` over a config with NAdam and its eps of
-1e-7, AdamW would have that eps.
+jsonargparse keeps arguments that the new class also takes: with `--model.optimizer AdamW` over a config with NAdam and
+eps 1e-7, AdamW would get that eps.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +16,7 @@ OPTIONS = ("model.optimizer", "model.schedule")
 
 
 def drop_arguments_of_other_classes(config: Namespace, line: CommandLine) -> None:
-    """Take from the parsed options of a subcommand what was said of a class that another one has replaced."""
+    """Remove arguments from the parsed options of a subcommand that were given for a class since replaced."""
     for option in OPTIONS:
         value = config.get(option)
         arguments = value.get("init_args") if isinstance(value, Namespace) else None
@@ -28,7 +28,7 @@ def drop_arguments_of_other_classes(config: Namespace, line: CommandLine) -> Non
             arguments.pop(name)
         if dropped:
             said = ", ".join(f"{name} = {value}" for name, value in dropped.items())
-            rank_zero_info(f"{option} is another class than {replaced}, whose {said} is dropped")
+            rank_zero_info(f"{option} is no longer {replaced}: its {said} is dropped")
 
 
 def _sort_arguments(statements: Iterable[tuple[str, set[str]]]) -> tuple[str, set[str], set[str]]:

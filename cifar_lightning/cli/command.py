@@ -1,4 +1,4 @@
-"""What every command that trains does: set the process up, and end a user's mistake in one message."""
+"""Sets up the process of every command that trains, and reports errors in one message."""
 
 import logging
 import sys
@@ -17,7 +17,7 @@ from cifar_lightning.errors import DivergenceError
 from cifar_lightning.files import is_no_room
 from cifar_lightning.training.ranks import lost_rank
 
-#: Exit statuses of a process that Ctrl-C or SIGTERM has ended: 128 and the signal's number.
+#: Exit statuses after Ctrl-C and SIGTERM: 128 plus the signal's number.
 CTRL_C, TERMINATED = 130, 143
 
 
@@ -29,7 +29,7 @@ def _silence_what_does_not_concern_the_user() -> None:
         r"The number of training batches \(\d+\) is smaller than the logging interval.*",  # a line an epoch is ours
     ):
         warnings.filterwarnings("ignore", message=message)
-    # Advertisements, a device that nobody asked for, and what other lines say.
+    # Advertisements, a device that nobody asked for, and what other lines already say.
     unwanted = (
         "Tip: ",
         "TPU available: False",
@@ -61,23 +61,22 @@ def _quiet_threads() -> Iterator[None]:
 
 @contextmanager
 def command() -> Iterator[None]:
-    """Set the process up for a command, and end it in one message on a user's mistake.
+    """Set up the process for a command, and report errors in one message.
 
     Raises:
-        SystemExit: After a message, with status 2 for a user's mistake, and 1 for a training that has diverged, lost
-            another process, or run out of a GPU's memory or of room on the disk; with 130 after Ctrl-C, and with 143
-            after SIGTERM.
+        SystemExit: After a message, with status 2 on a user error, and 1 if training has diverged, lost another
+            process, or run out of GPU memory or disk space; with 130 after Ctrl-C and 143 after SIGTERM.
     """
     _silence_what_does_not_concern_the_user()
-    # Units that died leave gradients' running means that shrink for ever, and denormal numbers take a hundred times as
-    # long. Here, because threads inherit it from the one that starts them.
+    # The running means of dead units' gradients shrink forever, and denormal numbers are a hundred times as slow. It is
+    # set here because threads inherit it from the thread that starts them.
     torch.set_flush_denormal(True)
     with one_message(MisconfigurationException), _quiet_threads():
         try:
             yield
         except KeyboardInterrupt:
             raise SystemExit(CTRL_C) from None
-        except SIGTERMException:  # Lightning's, whose status says that nothing had happened
+        except SIGTERMException:  # Lightning's own status would say that nothing happened
             raise SystemExit(TERMINATED) from None
         except SystemExit as stop:  # Lightning's after Ctrl-C, with status 1
             if isinstance(stop.__context__, KeyboardInterrupt):
@@ -87,19 +86,19 @@ def command() -> Iterator[None]:
             _print_once(f"error: {error}")
             raise SystemExit(1) from None
         except torch.OutOfMemoryError as error:
-            said = ". ".join(str(error).split(". ")[:2])  # what follows are figures of each process, and of torch's own
+            said = ". ".join(str(error).split(". ")[:2])  # details of each process and of torch follow
             print("; ".join([f"error: {said}", *getattr(error, "__notes__", [])]), file=sys.stderr)
             raise SystemExit(1) from None
         except RuntimeError as error:
             if lost := lost_rank(error):
                 print(
-                    "error: another process of this training has ended, and what it printed says why: expected all of "
-                    f"them until the end, got {lost!r}. The same command with --ckpt_path last goes on from the "
-                    "last checkpoint",
+                    "error: another process of this run has ended; its own output says why: expected all of them to "
+                    f"finish, got {lost!r}. To resume from the last checkpoint, run the same command with "
+                    "--ckpt_path last",
                     file=sys.stderr,
                 )
                 raise SystemExit(1) from None
-            # Lightning reports some mistakes of its user, such as early stopping without validation, by a RuntimeError.
+            # Lightning reports some user errors, such as early stopping without validation, as a RuntimeError.
             if "conditioned on metric" not in str(error):
                 raise
             raise ValueError(str(error)) from error
@@ -107,5 +106,5 @@ def command() -> Iterator[None]:
 
 @rank_zero_only
 def _print_once(text: str) -> None:
-    """Print what all ranks know of."""
+    """Print a message that all ranks have, on the first rank only."""
     print(text, file=sys.stderr)

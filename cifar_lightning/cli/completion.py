@@ -1,4 +1,4 @@
-"""The completion script of the whole command, for the shells that shtab knows."""
+"""The shell completion script of the whole command, for the shells that shtab supports."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from cifar_lightning.errors import unknown_name
 
 
 class _ParsersMadeError(Exception):
-    """Ends a command line whose parsers are made.
+    """Stops a command line once its parsers are made.
 
     Args:
         parsers: The parser of each subcommand.
@@ -24,7 +24,7 @@ class _ParsersMadeError(Exception):
 
 
 class _Parsers(CLI):
-    """The command line of Lightning's subcommands, of which only the parsers are wanted."""
+    """The command line of Lightning's subcommands, used only for its parsers."""
 
     def __init__(self) -> None:
         self.made: dict[str, ArgumentParser] = {}
@@ -50,7 +50,7 @@ def trainer_parsers() -> dict[str, ArgumentParser]:
 
 
 def with_options_of_fit(own: ArgumentParser) -> ArgumentParser:
-    """A parser of a command's own options and of those of `fit`."""
+    """A parser with a command's own options and those of `fit`."""
     return ArgumentParser(prog=own.prog, parents=[own, trainer_parsers()["fit"]], conflict_handler="resolve")
 
 
@@ -58,17 +58,17 @@ def completion_script(kind: str, helps: Mapping[str, str], parsers: Mapping[str,
     """The script that completes the commands and the options of each.
 
     Args:
-        kind: "shtab-bash", or the same for another shell.
-        helps: What each command does, in a line.
-        parsers: The parser of each command, which is of no use afterwards.
+        kind: "shtab-bash", or the equivalent for another shell.
+        helps: What each command does, in one line.
+        parsers: The parser of each command; they are unusable afterwards.
 
     Raises:
-        ValueError: For an unknown kind.
+        ValueError: If the kind is unknown.
     """
     kinds = [f"shtab-{shell}" for shell in SUPPORTED_SHELLS]
     if kind not in kinds:
         raise unknown_name("completion", kind, kinds)
-    # Or the arguments of a tensor, among them tensors, would be options of --trainer.strategy, 20 MB for each command.
+    # Otherwise a tensor's arguments, some of them tensors, become options of --trainer.strategy: 20 MB per command.
     set_parsing_settings(subclasses_disabled=[torch.Tensor])
     parser = ArgumentParser(prog="cifar-lightning")
     subcommands = parser.add_subcommands()

@@ -1,4 +1,4 @@
-"""Configs, each a file or the YAML itself: what they say, read without harm."""
+"""Reads configs safely; each is a file or YAML itself."""
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -7,25 +7,25 @@ from typing import Any
 
 from jsonargparse import get_loader
 
-#: Values in a config: a saved one has about a hundred. YAML's aliases can stand for any number of them.
+#: Maximum number of values in a config; a saved one has about a hundred. YAML aliases can stand for any number.
 LARGEST = 100_000
 
 
 def config_text(config: str) -> str:
-    """What a config says, be it a file or the YAML itself."""
+    """The text of a config, which is a file or YAML itself."""
     try:
         return Path(config).read_text()
     except UnicodeDecodeError:
-        raise ValueError(f"wrong config: expected a YAML file, got {config}, which is no text") from None
-    except (OSError, ValueError):  # no file, or no name that one could have
+        raise ValueError(f"wrong config: expected a YAML file, got {config}, which is not a text file") from None
+    except (OSError, ValueError):  # not a file, or not a possible file name
         return config
 
 
 def load_config(config: str) -> Any:
-    """The content of a config, be it a file or the YAML itself. It is shared: leave it as it is.
+    """The content of a config, which is a file or YAML itself. It is cached: do not change it.
 
     Raises:
-        ValueError: If it is no YAML, or stands for more values than a config can have.
+        ValueError: If it is not YAML, or has too many values.
     """
     try:
         return _load(config_text(config))
@@ -34,7 +34,7 @@ def load_config(config: str) -> Any:
 
 
 def load_value(text: str) -> Any:
-    """The value that a flag's text stands for; the text itself if it is no YAML."""
+    """The value of a flag's text; the text itself if it is not YAML."""
     try:
         return _load(text)
     except ValueError:
@@ -42,12 +42,12 @@ def load_value(text: str) -> Any:
 
 
 def names_a_file(value: Any) -> bool:
-    """Whether a group's value names a file of its options, which may lie beside the config, and not a class."""
+    """Whether a group's value names a file of options, which may be relative to the config, rather than a class."""
     return isinstance(value, str) and (value.endswith((".yaml", ".yml", ".json")) or Path(value).is_file())
 
 
 def shorten(text: str) -> str:
-    """The text on one line that is not too long."""
+    """Shorten a text to one line of at most 80 characters."""
     line = " ".join(text.split())
     return line if len(line) <= 80 else f"{line[:77]}..."
 
@@ -62,16 +62,16 @@ def _load(text: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         problem = getattr(error, "problem", None) or str(error) or type(error).__name__
-        raise ValueError(f"which is none: {shorten(problem)}{where}") from error
+        raise ValueError(f"which is not: {shorten(problem)}{where}") from error
     _check_size(content)
     return content
 
 
 def _check_size(content: Any) -> None:
-    """Count what a config stands for, aliases written out.
+    """Count the values of a config with aliases expanded.
 
     Raises:
-        ValueError: If it is too much, or contains itself.
+        ValueError: If there are too many, or the config contains itself.
     """
     for count, _ in enumerate(_walk(content, ())):
         if count > LARGEST:

@@ -1,4 +1,4 @@
-"""The shipped configs, by name: `--config one_cycle`, and `cifar-lightning configs`, which lists and prints them."""
+"""The configs that come with the package: found by name, and listed or printed by `cifar-lightning configs`."""
 
 import os
 import textwrap
@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, get_loader
 from cifar_lightning.cli.mistakes import one_message
 
 SHIPPED = Path(__file__).parent.parent / "configs"
-#: Folders of files that say what varies, and not what is trained.
+#: Folders of files that describe what varies rather than what is trained.
 SPACES = ("grids", "search")
 
 
@@ -20,14 +20,14 @@ def shipped_names() -> list[str]:
 
 
 def find_config(name: str, folder: str = "") -> str:
-    """The file that a config's name means.
+    """The file that a config's name stands for.
 
     Args:
-        name: A file; or YAML itself, which is returned as it is; or the name of a shipped file, with or without .yaml.
-        folder: The folder of the shipped files in which names are looked up first, such as "search".
+        name: A file; YAML itself, which is returned unchanged; or the name of a shipped file, with or without .yaml.
+        folder: The folder of shipped files in which names are looked up first, such as "search".
 
     Raises:
-        ValueError: If it is none of these, with the nearest shipped names.
+        ValueError: If it is none of these; the message suggests the closest names.
     """
     if _is_yaml(name):
         return name
@@ -48,13 +48,13 @@ def shipped_file(name: str, folder: str = "") -> Path:
         if shipped in shipped_names():
             return SHIPPED / f"{shipped}.yaml"
     raise ValueError(
-        f"no such config: expected a YAML file, or the name of a shipped one{_nearest(bare)}; got {name!r}. "
+        f"no such config: expected a YAML file or the name of a shipped one{_nearest(bare)}, got {name!r}. "
         "cifar-lightning configs lists the shipped ones"
     )
 
 
 def stray_word(word: str) -> str:
-    """What a word that belongs to no option is answered with: "selu" is meant as a config's name."""
+    """The error message for a word without an option; "selu" is probably meant as a config's name."""
     is_shipped = word.removesuffix(".yaml") in shipped_names() and word.partition("/")[0] not in SPACES
     is_config = is_shipped or (word.endswith(".yaml") and os.path.isfile(word))
     hint = f": did you mean --config {word}?" if is_config else ""
@@ -62,7 +62,7 @@ def stray_word(word: str) -> str:
 
 
 def _is_yaml(text: str) -> bool:
-    """Whether a text is a config itself, or meant as one; a file's name is YAML too, but a mere text."""
+    """Whether a text is a config itself, or meant as one; a file name is YAML too, but only a string."""
     try:
         return not isinstance(get_loader("yaml")(text), str)
     except Exception:  # the loader's own, whose class depends on what reads YAML; the parser will say what is wrong
@@ -70,7 +70,7 @@ def _is_yaml(text: str) -> bool:
 
 
 def _nearest(name: str) -> str:
-    """The shipped names that are like one that does not exist, as a hint; a path counts by its last part too."""
+    """A hint with the shipped names that resemble a wrong one; of a path, the last part is tried too."""
     by_part = {part: full for full in shipped_names() for part in (full, full.rpartition("/")[2])}
     tries = (name, name.replace("\\", "/").rpartition("/")[2])
     near = [by_part[part] for each in tries for part in get_close_matches(each, by_part, n=2, cutoff=0.6)]
@@ -89,7 +89,7 @@ def list_configs() -> str:
     spaces = [name for name in names if name.partition("/")[0] in SPACES]
     sections = {
         "Configs, for --config NAME:": [name for name in names if name not in spaces],
-        "What can vary, for study, sweep (grids) and search:": spaces,
+        "Grids and search spaces, for study, sweep and search:": spaces,
     }
     lines = []
     for title, members in sections.items():
@@ -107,7 +107,7 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="cifar-lightning configs", description="List the configs that come with the package, or print one."
     )
-    parser.add_argument("name", nargs="?", type=str, help="the one to print")
+    parser.add_argument("name", nargs="?", type=str, help="name of the config to print; all are listed by default")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The devices that a run asks for: if one is not there, a message says which are."""
+"""Checks that the devices a run asks for exist, and lists the available ones if not."""
 
 import os
 from importlib.util import find_spec
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-#: What a run on an accelerator needs from this machine, in words, if it is not there.
+#: What is missing if an accelerator is not available.
 NOT_HERE = {
     "cuda": "no CUDA device",
     "gpu": "no GPU",
@@ -16,14 +16,14 @@ NOT_HERE = {
 
 
 def check_devices(accelerator: Any, devices: Any) -> None:
-    """Check that the accelerator and the devices that a trainer's options name are there.
+    """Check that the accelerator and the devices in a trainer's options are available.
 
     Args:
-        accelerator: As Lightning's Trainer takes it; an object of a class is left to Lightning.
-        devices: As Lightning's Trainer takes it: "auto", a number, a list of indices, or either as a text.
+        accelerator: The Trainer's `accelerator`; objects are left to Lightning.
+        devices: The Trainer's `devices`: "auto", a number, a list of indices, or either as a string.
 
     Raises:
-        ValueError: If they are not; it lists those that are.
+        ValueError: If they are not; the message lists the available ones.
     """
     if not (accelerator is None or isinstance(accelerator, str)):
         return
@@ -31,8 +31,8 @@ def check_devices(accelerator: Any, devices: Any) -> None:
     kind = _kind(asked)
     if not kind:
         raise ValueError(
-            f"no such device: expected --trainer.accelerator auto, or one that is here ({describe_devices()}); "
-            f"got {accelerator}, and there is {NOT_HERE[asked]}"
+            f"no such device: expected --trainer.accelerator auto or an available one ({describe_devices()}), "
+            f"got {accelerator}, but there is {NOT_HERE[asked]}"
         )
     if kind in ("cpu", "cuda", "mps") and devices not in (None, "auto"):
         _check_count_or_indices(kind, devices)
@@ -69,7 +69,7 @@ def _check_count_or_indices(kind: str, devices: Any) -> None:
     asked = _parse(devices)
     if kind == "cpu":
         if type(asked) is not int or asked < 1:
-            raise _wrong_devices("a number of processes, 1 or more, since this runs on the CPU", devices)
+            raise _wrong_devices("a number of processes, at least 1, since this runs on the CPU", devices)
         return
     there = torch.cuda.device_count() if kind == "cuda" else 1
     if type(asked) is int and (asked == -1 or 1 <= asked <= there):
@@ -78,7 +78,7 @@ def _check_count_or_indices(kind: str, devices: Any) -> None:
         return
     indices = ", ".join(map(str, range(there)))
     raise _wrong_devices(
-        f"auto, a number from 1 to {there}, -1 for all, or a list of different ones of {indices}", devices
+        f"auto, a number from 1 to {there}, -1 for all, or a list of distinct indices among {indices}", devices
     )
 
 
@@ -96,5 +96,5 @@ def _parse(devices: Any) -> int | list[int] | None:
 
 def _wrong_devices(expected: str, devices: Any) -> ValueError:
     return ValueError(
-        f"no such devices: expected --trainer.devices as {expected}; got {devices}. Devices here: {describe_devices()}"
+        f"no such devices: --trainer.devices must be {expected}; got {devices}. Available: {describe_devices()}"
     )

@@ -1,6 +1,6 @@
-"""What `doctor` looks at: a function for each check.
+"""The checks of `doctor`, one function each.
 
-Torch and Lightning are imported where they are needed: that they can't be may be what there is to find.
+Torch and Lightning are imported only where they are needed, since a broken import may be what there is to find.
 """
 
 import os
@@ -19,20 +19,20 @@ from packaging.requirements import Requirement
 from cifar_lightning.extras import EXTRAS, install_command, missing_modules
 
 PROVIDE_DATA = (
-    "put cifar-10-python.tar.gz, or the folder cifar-10-batches-py, into a folder that CIFAR10_DIR names; or train on "
-    "synthetic images, by --data.source synthetic"
+    "put cifar-10-python.tar.gz or the folder cifar-10-batches-py into a folder and set CIFAR10_DIR to it; or train on "
+    "synthetic images with --data.source synthetic"
 )
 LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check finds.
+    """The result of a check.
 
     Args:
-        subject: What it is about, in a word or two.
+        subject: The subject, in a word or two.
         text: What was found.
-        remedy: What would have to be done; "" for nothing.
+        remedy: What needs to be done; "" for nothing.
     """
 
     subject: str
@@ -41,13 +41,13 @@ class Finding:
 
 
 def check_versions() -> Finding:
-    """Versions, and whether they are those that the package requires."""
+    """Check versions against the package's requirements."""
     python = f"Python {platform.python_version()} on {platform.system()} ({platform.machine()})"
     texts = [python, *(f"{name} {_version(name) or 'not installed'}" for name in ("cifar_lightning", *LIBRARIES))]
     try:
         requirements = _requirements()
     except metadata.PackageNotFoundError:
-        return Finding("versions", ", ".join(texts), "pip install . in the checkout: the package is not installed")
+        return Finding("versions", ", ".join(texts), "the package is not installed: run pip install . in the checkout")
     wrong = [f'"{requirement.name}{requirement.specifier}"' for requirement in requirements if not _fits(requirement)]
     return Finding("versions", ", ".join(texts), f"pip install {' '.join(wrong)}" if wrong else "")
 
@@ -65,19 +65,19 @@ def _fits(requirement: Requirement) -> bool:
 
 
 def _requirements() -> list[Requirement]:
-    """What the package itself requires, without its extras."""
+    """The package's requirements, without its extras."""
     requirements = map(Requirement, metadata.requires("cifar_lightning") or [])
     return [each for each in requirements if each.marker is None or "extra" not in str(each.marker)]
 
 
 def check_imports() -> Finding:
-    """Whether the libraries can be imported, together."""
+    """Check that the libraries can be imported together."""
     for name in LIBRARIES:
         try:
             import_module(name)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-            remedy = "pip install --force-reinstall torch torchvision, which belong together" if "torch" in name else ""
+            remedy = "pip install --force-reinstall torch torchvision, which must match" if "torch" in name else ""
             return Finding("imports", f"{name} can't be imported: {reason}", remedy or f"pip install {name}")
     return Finding("imports", f"{', '.join(LIBRARIES[:-1])} and {LIBRARIES[-1]} work together")
 
@@ -90,26 +90,26 @@ def check_devices() -> Finding:
     if torch.backends.mps.is_available():
         devices.append("Apple's GPU (mps)")
     if devices:
-        return Finding("devices", f"{', '.join(devices)}; --trainer.accelerator auto takes the first kind")
+        return Finding("devices", f"{', '.join(devices)}; --trainer.accelerator auto uses the first kind")
     if shutil.which("nvidia-smi"):
         kind = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs"
-        remedy = f"install a torch, or a driver, that fits: this torch is built for {kind}, and finds no GPU"
+        remedy = f"install a matching torch or driver: this torch is built for {kind} and finds no GPU"
         return Finding("devices", "CPU only, although there is an NVIDIA driver", remedy)
     return Finding("devices", "CPU only")
 
 
 def check_cores() -> Finding:
-    """How many cores and threads there are."""
+    """Count cores and threads."""
     import torch
 
     from cifar_lightning.compiled.threads import usable_cores
 
     set_by = "OMP_NUM_THREADS" if "OMP_NUM_THREADS" in os.environ else "torch"
-    return Finding("cores", f"{usable_cores()} usable; {torch.get_num_threads()} threads, as {set_by} says")
+    return Finding("cores", f"{usable_cores()} usable; {torch.get_num_threads()} threads, set by {set_by}")
 
 
 def check_compiled_steps() -> Finding:
-    """Whether training steps can be compiled."""
+    """Check whether training steps can be compiled."""
     import torch
 
     from cifar_lightning.compiled.step import has_compiler
@@ -120,15 +120,15 @@ def check_compiled_steps() -> Finding:
         text = f"impossible: torch {torch.__version__} lacks {', '.join(missing)}"
         remedy = f"pip install torch=={'.'.join(map(str, NEWEST_TESTED))}.*"
     elif not has_compiler():
-        text = "impossible on CPUs: no C++ compiler; trainings take plain steps, which are several times slower"
-        remedy = "install g++ or clang++, or name a compiler by the environment variable CXX"
+        text = "impossible on CPUs: no C++ compiler; training uses plain steps, which are several times slower"
+        remedy = "install g++ or clang++, or set the environment variable CXX to a compiler"
     elif is_newer_than_tested():
-        text = f"possible, but not tested with torch {torch.__version__}: only --execution.compile always tries them"
+        text = f"possible, but untested with torch {torch.__version__}: only --execution.compile always tries them"
     return Finding("compiled steps", text, remedy)
 
 
 def check_data() -> Finding:
-    """Where CIFAR-10 is; all of it is read, and nothing downloaded."""
+    """Find CIFAR-10 and read all of it; nothing is downloaded."""
     from cifar_lightning.data.sources import ENVIRONMENT_VARIABLE, find_data_dir, find_official, load_official
 
     named = os.environ.get(ENVIRONMENT_VARIABLE)
@@ -136,19 +136,19 @@ def check_data() -> Finding:
         directory = find_data_dir(None)
         place = find_official(directory)
         if place is None:
-            where = f"{directory.absolute()}, " + (f"as {ENVIRONMENT_VARIABLE} says" if named else "the default place")
-            return Finding("CIFAR-10", f"not in {where}", f"the first run downloads 170 MB into it; or {PROVIDE_DATA}")
+            where = f"{directory.absolute()}, " + (f"set by {ENVIRONMENT_VARIABLE}" if named else "the default folder")
+            return Finding("CIFAR-10", f"not in {where}", f"the first run downloads 170 MB there; or {PROVIDE_DATA}")
         images = load_official(place)
     except ValueError as error:
         return Finding("CIFAR-10", str(error).partition("\n")[0], PROVIDE_DATA)
     kind = "unpacked" if place.is_dir() else "as the archive"
-    how = f"by {ENVIRONMENT_VARIABLE}" if named else "in the default place"
+    how = f"through {ENVIRONMENT_VARIABLE}" if named else "in the default folder"
     counts = f"{len(images.train_images):,} and {len(images.test_images):,} images"
-    return Finding("CIFAR-10", f"{place.absolute()}\nfound {how}, {kind}: {counts}, with the right checksums")
+    return Finding("CIFAR-10", f"{place.absolute()}\nfound {how}, {kind}: {counts}, checksums correct")
 
 
 def check_extras() -> Finding:
-    """Which extras are installed."""
+    """Check which extras are installed."""
     missing = {extra: missing_modules(extra) for extra in EXTRAS}
     states = [f"{extra}: " + (f"no {', '.join(names)}" if names else "installed") for extra, names in missing.items()]
     lacking = [extra for extra, names in missing.items() if names]
@@ -158,7 +158,7 @@ def check_extras() -> Finding:
 
 
 def check_script() -> Finding:
-    """Whose the script `lightning` is; lightning-sdk and litserve bring one too."""
+    """Check which package owns the `lightning` script; lightning-sdk and litserve install one too."""
     own = shutil.which("cifar-lightning")
     script = shutil.which("lightning")
     text = f"cifar-lightning is {own or 'not on the path'}\n"
@@ -167,14 +167,14 @@ def check_script() -> Finding:
         return Finding("scripts", f"{text}lightning is not on the path", remedy)
     owner = owner_of(Path(script))
     if owner != "cifar_lightning":
-        remedy = remedy or "nothing, if you use cifar-lightning in the place of lightning"
-    return Finding("scripts", f"{text}lightning is {script}, of {owner or 'an unknown package'}", remedy)
+        remedy = remedy or "nothing, if you use cifar-lightning instead of lightning"
+    return Finding("scripts", f"{text}lightning is {script}, from {owner or 'an unknown package'}", remedy)
 
 
 def owner_of(script: Path) -> str:
-    """The package that has installed a script of this name; "" if that is not to be seen."""
+    """The package that installed a script; "" if it can't be found."""
     code = script.read_bytes()
-    if zipfile.is_zipfile(script):  # as a program for Windows ends with its code in an archive
+    if zipfile.is_zipfile(script):  # a script for Windows ends with its code in an archive
         code = zipfile.ZipFile(script).read("__main__.py")
     for entry in metadata.entry_points(group="console_scripts", name="lightning"):
         if entry.module.encode() in code and entry.dist is not None:
@@ -183,17 +183,15 @@ def owner_of(script: Path) -> str:
 
 
 def check_runs() -> Finding:
-    """Whether runs can be written here."""
-    return _check_writable(
-        "runs", Path("runs"), "run it in a folder that can be written, or name one by --trainer.default_root_dir"
-    )
+    """Check whether runs can be written here."""
+    return _check_writable("runs", Path("runs"), "work in a writable folder, or set --trainer.default_root_dir to one")
 
 
 def check_cache() -> Finding:
-    """Whether compiled code can be kept."""
+    """Check whether compiled code can be cached."""
     from cifar_lightning.compiled.code_cache import cache_folder
 
-    return _check_writable("cache", cache_folder(), "name a folder that can be written by TORCHINDUCTOR_CACHE_DIR")
+    return _check_writable("cache", cache_folder(), "set TORCHINDUCTOR_CACHE_DIR to a writable folder")
 
 
 def _check_writable(subject: str, folder: Path, remedy: str) -> Finding:
@@ -203,8 +201,8 @@ def _check_writable(subject: str, folder: Path, remedy: str) -> Finding:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        return Finding(subject, f"{folder}: can't be written: {error.strerror}", remedy)
-    return Finding(subject, f"{folder}: can be written")
+        return Finding(subject, f"{folder}: not writable: {error.strerror}", remedy)
+    return Finding(subject, f"{folder}: writable")
 
 
 CHECKS: dict[str, Callable[[], Finding]] = {

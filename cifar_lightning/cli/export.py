@@ -1,4 +1,4 @@
-"""`cifar-lightning export --ckpt_path best --format onnx`: a trained network as a file for other programs."""
+"""`cifar-lightning export --ckpt_path best --format onnx`: export a trained network for other programs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,18 +27,18 @@ from cifar_lightning.training.messages import say
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What to export.
+    """The options of `export`.
 
     Args:
-        ckpt_path: The checkpoint: a file, or best or last with the --config it was trained with.
-        format: onnx for any runtime of ONNX; torch-export for torch alone; safetensors for load_network, which needs
-            this package but no Lightning; hub for a folder with a model card, ready for the Hugging Face Hub.
-        out: The file or the folder to write; by default beside the checkpoint, under its name.
-        config: The config, or a list of them, that best and last were trained with.
-        mc_dropout: Whether to write Monte-Carlo dropout: the file then takes a seed for each pass (seeds, int64), and
-            also gives the standard deviation and the mutual information. For onnx and torch-export.
-        int8: Whether to write a second file with weights of 8 bits, quantized dynamically. For onnx.
-        data_dir: Directory of the test images that the file is checked on; by default as in the training.
+        ckpt_path: The checkpoint: a file, or best or last together with the --config it was trained with.
+        format: onnx for any ONNX runtime; torch-export for torch alone; safetensors for load_network, which needs this
+            package but not Lightning; hub for a folder with a model card, ready for the Hugging Face Hub.
+        out: File or folder to write. By default it is next to the checkpoint, with the same name.
+        config: The config, or a list of them, that best and last refer to.
+        mc_dropout: Whether to include Monte-Carlo dropout; the file then takes a seed per pass (seeds, int64) and also
+            returns the standard deviation and the mutual information. For onnx and torch-export only.
+        int8: Whether to write a second file with 8-bit weights, quantized dynamically. For onnx only.
+        data_dir: Directory of the test images for checking the file; that of the training run by default.
     """
 
     ckpt_path: str
@@ -52,31 +52,31 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.mc_dropout and self.format not in ("onnx", "torch-export"):
             raise ValueError(
-                f"--mc_dropout is code, which only onnx and torch-export hold: expected one of these, got "
-                f"--format {self.format} (with its network, mc_predict does the same in Python)"
+                f"--mc_dropout needs --format onnx or torch-export, since the others hold no code; got --format "
+                f"{self.format} (mc_predict does the same in Python with a loaded network)"
             )
         if self.int8 and (self.format != "onnx" or self.mc_dropout):
             received = "--mc_dropout" if self.mc_dropout else f"--format {self.format}"
-            raise ValueError(f"--int8 is for ONNX Runtime: expected --format onnx alone, got {received}")
+            raise ValueError(f"--int8 needs --format onnx without --mc_dropout, got {received}")
 
 
 def make_parser() -> ArgumentParser:
     """The parser of the command's options."""
     parser = OwnParser(
         command="export",
-        description="Write a trained network as one file that maps uint8 images, in batches of any size, to "
-        "probabilities: standardization and temperature are inside, the classes' names in its metadata. The file is "
-        "checked against the checkpoint on the test images.",
+        description="Export a trained network as one file that maps uint8 images, in batches of any size, to "
+        "probabilities. Standardization and temperature are included, and the metadata has the class names. The file "
+        "is checked against the checkpoint on the test images.",
     )
     parser.add_class_arguments(ExportOptions)
     return parser
 
 
 def main(args: Sequence[str]) -> None:
-    """Export, check, and say what was written.
+    """Export and check a network, and print the result.
 
     Raises:
-        SystemExit: With status 2 for a user's mistake, after one message.
+        SystemExit: With status 2 on a user error, after one message.
     """
     options = make_parser().parse_args(list(args))
     with one_message():
@@ -87,7 +87,7 @@ def export(options: ExportOptions) -> Path:
     """Export a checkpoint's network, and return the file.
 
     Raises:
-        ValueError: If an extra is missing, the checkpoint is of something else, or the file differs from it.
+        ValueError: If an extra is missing, the checkpoint is not an `MLPClassifier`'s, or the file differs from it.
     """
     if options.format != "torch-export":
         require("hub" if options.format == "hub" else "export", *["safetensors"] * (options.format == "safetensors"))
@@ -110,17 +110,17 @@ def _write_checked(options: ExportOptions, network: ImageNetwork, out: Path, tes
     assert options.format != "hub", "it is a folder"
     if out.suffix != formats.SUFFIXES[options.format]:
         raise ValueError(
-            f"wrong file name: expected one that ends with {formats.SUFFIXES[options.format]}, got {str(out)!r}"
+            f"wrong file name: expected one ending in {formats.SUFFIXES[options.format]}, got {str(out)!r}"
         )
     if not out.parent.is_dir():
-        raise ValueError(f"no such folder: expected one to write {out.name} into, got {str(out.parent)!r}")
+        raise ValueError(f"no such folder: expected an existing folder for {out.name}, got {str(out.parent)!r}")
     formats.write(network, out, options.format, options.mc_dropout)
     run = formats.load(out, options.format)
     compared = formats.compare(run, network, tested.images, options.mc_dropout)
     if not compared.difference <= formats.TOLERANCE:
         out.unlink()
         raise ValueError(
-            f"the file does not compute what the checkpoint does: expected probabilities within {formats.TOLERANCE:g}, "
+            f"the exported file does not match the checkpoint: expected probabilities within {formats.TOLERANCE:g}, "
             f"got a difference of {compared.difference:.1e}; {out} was removed"
         )
     _check(out, compared, tested)
@@ -131,7 +131,7 @@ def _write_checked(options: ExportOptions, network: ImageNetwork, out: Path, tes
 
 
 def _check(out: Path, compared: formats.Comparison, tested: CheckSet) -> None:
-    """Say what was written and how it compares."""
+    """Print what was written and how it compares."""
     size = sum(file.stat().st_size for file in ([out] if out.is_file() else out.iterdir()))
     say(f"written: {out} ({size:,} bytes)", wrap=False)
     on = f"on {len(tested.images):,} {tested.name}"
@@ -141,5 +141,5 @@ def _check(out: Path, compared: formats.Comparison, tested: CheckSet) -> None:
 
 
 def accuracy(probabilities: Tensor, labels: Tensor) -> float:
-    """Share of images (N,) whose most probable class, of (N, K), is their label's."""
+    """Accuracy of probabilities (N, K) against labels (N,)."""
     return torch.eq(probabilities.argmax(1), labels).float().mean().item()

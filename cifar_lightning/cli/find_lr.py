@@ -1,4 +1,4 @@
-"""`cifar-lightning find-lr --config selu`: sweep the learning rate, print what each rule suggests, and stop."""
+"""`cifar-lightning find-lr --config selu`: sweep the learning rate and print each rule's suggestion."""
 
 from cifar_lightning.callbacks.lr_finder import LRFinder
 from cifar_lightning.cli.callback_command import CallbackCommand
@@ -6,7 +6,7 @@ from cifar_lightning.cli.callback_command import CallbackCommand
 COMMAND = CallbackCommand(
     "find-lr",
     LRFinder,
-    "Sweep the learning rate of a config before its training, and suggest one. Nothing is trained.",
+    "Run a learning-rate range test on a config and suggest a learning rate. Nothing is trained.",
     {"apply": True, "stop": True},
 )
 make_parser, main = COMMAND.make_parser, COMMAND.main

@@ -1,4 +1,4 @@
-"""What a network must be like for its data: the number of its inputs, and of its classes."""
+"""Derives a network's number of inputs and classes from its data."""
 
 import math
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ FOLLOWED = ("in_features", "num_classes")
 
 
 def follow_data(config: Namespace, given: Mapping[str, Mapping[str, Any]], data: type) -> None:
-    """Set `model.in_features` and `model.num_classes` as the data has them, unless they are given.
+    """Set `model.in_features` and `model.num_classes` to match the data, unless they are given.
 
     Args:
-        config: The options of a training of an `MLPClassifier` without a checkpoint; they are changed.
-        given: The options that the user names.
-        data: The data module's class; another one than ours says nothing of its images.
+        config: The options of an `MLPClassifier` run without a checkpoint; changed in place.
+        given: The options that the user has set.
+        data: The data module's class; nothing is known of the images of other classes than ours.
 
     Raises:
-        ValueError: If the data is a folder without images by class.
+        ValueError: If the data is a folder that does not contain images by class.
     """
     if not issubclass(data, CIFAR10DataModule):
         return

@@ -51,15 +51,15 @@ from cifar_lightning.training.whole_checkpoints import WholeCheckpoints
 
 
 class CLI(LightningCLI):
-    """`LightningCLI` with a folder of its own for each run, and checkpoints that can't be contradicted in silence.
+    """`LightningCLI` with a separate folder for each run, in which options never silently contradict a checkpoint.
 
     Args:
-        args: The command line's arguments; by default those of the process.
-        callbacks: More callbacks, which the saved config does not name.
-        folder: The run's folder, which exists; by default a new one.
+        args: The command line's arguments; those of the process by default.
+        callbacks: Additional callbacks, which are left out of the saved config.
+        folder: The run's folder, which must exist; a new one by default.
     """
 
-    #: Of which trainings `--ckpt_path best` and `last` are, by what their folders' names begin with.
+    #: The kind of run that `--ckpt_path best` and `last` refer to, as the prefix of its folder's name.
     _trainings = ""
 
     def __init__(self, args: ArgsType = None, callbacks: Sequence[Callback] = (), folder: Path | None = None) -> None:
@@ -81,13 +81,13 @@ class CLI(LightningCLI):
             )
         except BaseException as error:
             if self.folder is not None:
-                end_in_failure(self.folder, error, remove=folder is None)  # a given one is not ours to remove
+                end_in_failure(self.folder, error, remove=folder is None)  # a folder passed in is not ours to remove
             raise
 
     # ------------------------------------------------------------------------------------------------- parsing
 
     def _read(self, args: list[str]) -> None:
-        """Read what must be known before there is a parser: the command, and whose options it has."""
+        """Read what must be known before there is a parser: the command and the classes of model and data."""
         try:
             self.line = CommandLine(gather_lists(args), LightningCLI.subcommands())
             root = Path(str(self.line.value_of("trainer.default_root_dir") or RUNS))
@@ -96,13 +96,13 @@ class CLI(LightningCLI):
             end(str(error), next((word for word in args if word in LightningCLI.subcommands()), ""), error)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning's is static
-        """The one that the command line names, or all: each has a parser of its own, which takes long."""
+        """The command line's subcommand, or all of them: making a parser for each takes long."""
         every = LightningCLI.subcommands()
         return {name: every[name] for name in self.line.head[-1:] if name in every} or every
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the groups of options that are no hyperparameters, each of the class that acts on it."""
-        assert isinstance(parser, Parser), "it was asked for"
+        """Add the option groups that are not hyperparameters, each for the class that uses it."""
+        assert isinstance(parser, Parser), "it is the parser_class"
         parser.has_our_model = self._is_ours
         parser.add_own_classes(own_class_paths(self.classes))
         parser.add_class_arguments(Executor, "execution")
@@ -111,14 +111,14 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(EvaluationReport, "evaluation")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse; a resume without a config takes the one of the run that it resumes."""
+        """Parse; resuming without a config uses the config of the resumed run."""
         self._parse(parser)
         subcommand: str = self.config.subcommand
         self._fingerprints = [fingerprint(self.line.configs)]
         self.ckpt_path = self._find_checkpoint()
         if self.ckpt_path and subcommand == "fit" and not self.line.configs:
             self._take_config_of_resumed_run(parser, Path(self.ckpt_path).parent.parent)
-        # A training goes by its configs, but an evaluation may name one only to say which run is meant.
+        # For `fit`, configs count as given; an evaluation may name one only to say which run is meant.
         given = self.line.arguments if subcommand == "fit" else self.line.without_configs
         self._given = parser.parse_args(without_classes(given), defaults=False)[subcommand].as_dict()
         if not self._is_ours:
@@ -129,7 +129,7 @@ class CLI(LightningCLI):
         if pretrained.checkpoint is not None and subcommand == "fit":
             pretrained.checkpoint = options.find_pretrained(pretrained.checkpoint)
             if not self.ckpt_path:
-                read_checkpoint(Path(pretrained.checkpoint))  # or an error, before anything is written
+                read_checkpoint(Path(pretrained.checkpoint))  # raises before anything is written
         options.refuse_what_can_not_act(self.subconfig.as_dict(), self._given, subcommand)
         if self.ckpt_path:
             self._take_options_of_checkpoint()
@@ -140,7 +140,7 @@ class CLI(LightningCLI):
         self.subconfig.ckpt_path = None
 
     def _parse(self, parser: LightningArgumentParser) -> None:
-        assert isinstance(parser, Parser), "it was asked for"
+        assert isinstance(parser, Parser), "it is the parser_class"
         parser.check(self.line, self._subcommand_parsers)
         self.config = parser.parse_args(without_classes(self.line.arguments))
         if self._is_ours:
@@ -149,7 +149,7 @@ class CLI(LightningCLI):
     def _take_config_of_resumed_run(self, parser: LightningArgumentParser, run: Path) -> None:
         if not (config := run / SAVED_CONFIG).is_file():
             raise ValueError(
-                f"a resume without a config: expected --config, or {config} as the run has left it; got neither"
+                f"cannot resume without a config: expected --config, or the run's own {config}, got neither"
             )
         self.line.add_config(str(config))
         self._fingerprints = [fingerprint(self.line.configs), *own_fingerprints(run)]
@@ -157,11 +157,11 @@ class CLI(LightningCLI):
 
     @property
     def _is_ours(self) -> bool:
-        """Whether the model is an `MLPClassifier`, and not merely some LightningModule."""
+        """Whether the model is an `MLPClassifier` rather than another LightningModule."""
         return issubclass(self.classes["model"], MLPClassifier)
 
     def _options_of(self, group: str) -> dict[str, Any]:
-        """The options of model or data, {} for a class that has none."""
+        """The options of model or data; {} for a class without options."""
         options: Namespace | None = self.subconfig.get(group)
         return dict(options.as_dict()) if options else {}
 
@@ -182,7 +182,7 @@ class CLI(LightningCLI):
         return options.find_checkpoint(named, self.config.subcommand, self.line.configs, self._root, self._trainings)
 
     def _take_options_of_checkpoint(self) -> None:
-        """Take what is not given from the checkpoint."""
+        """Take the options that are not given from the checkpoint."""
         self.checkpoint = self._read_checkpoint()
         options.forget_what_a_finder_replaced(self._given, self.checkpoint)
         stored = options.options_of(self.checkpoint, {group: self._options_of(group) for group in GROUPS})
@@ -197,7 +197,7 @@ class CLI(LightningCLI):
     # ------------------------------------------------------------------------------------------- instantiation
 
     def before_instantiate_classes(self) -> None:
-        """Give the trainer's method its arguments, and the classifier the primitives that its checkpoints store."""
+        """Pass the trainer's method its arguments, and the classifier the primitives that its checkpoints store."""
         self.subconfig.ckpt_path = self.ckpt_path
         if self.subcommand == "predict":
             self.subconfig.return_predictions = False  # they are streamed into a table
@@ -227,17 +227,17 @@ class CLI(LightningCLI):
             }
             options.forget_what_other_devices_replace(self._given, self.checkpoint, self.trainer.world_size)
             options.refuse_contradictions(self._given, used, self.checkpoint, str(self.subcommand))
-            built.pretrained.checkpoint = None  # the checkpoint has its layers, so their file may be gone
+            built.pretrained.checkpoint = None  # the checkpoint includes its layers; the file may be gone
             options.check_members(self.subconfig.evaluation.ensemble or [], self.checkpoint)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer, with the callbacks and loggers that every run has, in a folder of its own."""
+        """Build the trainer, with the callbacks and loggers of every run, in a new folder."""
         config = self.config_init[self.subcommand].trainer
         check_devices(config.accelerator, config.devices)
         if self.folder is None:
             name = name_of_runs(self.line.configs, self.ckpt_path)
             self.folder = make_run_folder(self._root / name, self._kind, keep=not config.fast_dev_run)
-        if self.subcommand != "fit":  # evaluations need none of the training's callbacks
+        if self.subcommand != "fit":  # evaluations don't need the callbacks used in training
             warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks.*")
         if config.logger in (None, True) and not config.barebones:
             kwargs["logger"] = make_loggers(self.folder)
@@ -257,12 +257,12 @@ class CLI(LightningCLI):
 
     @property
     def _kind(self) -> str:
-        """What the name of the run's folder begins with."""
+        """The prefix of the run folder's name."""
         return "" if self.subcommand == "fit" else f"{self.subcommand}_"
 
     def _make_callbacks(self, config: Namespace) -> list[Callback]:
-        """The callbacks that every run has, unless the trainer's options leave them out or bring their own."""
-        assert self.folder is not None, "it has been made"
+        """The callbacks of every run, unless the trainer's options disable or replace them."""
+        assert self.folder is not None, "`instantiate_trainer` sets it"
         self.predictions = PredictionTable(self.config_init[self.subcommand].evaluation)
         callbacks = [RunFolder(self.folder), RunReport(), ExactResume(), self.predictions, *self.callbacks]
         saves = config.enable_checkpointing is not False and not config.barebones and not config.fast_dev_run
@@ -273,20 +273,20 @@ class CLI(LightningCLI):
         given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         is_given = any(isinstance(callback, ProgressBar) for callback in given)
         if not (config.enable_progress_bar is False or config.barebones or is_given):
-            callbacks.insert(0, RunProgressBar())  # first, so that it stops before the others print
+            callbacks.insert(0, RunProgressBar())  # first, so it stops before the others print
         return callbacks
 
     def after_predict(self) -> None:
         """Exit with status 1 if an image was skipped.
 
         Raises:
-            SystemExit: If so.
+            SystemExit: If one was.
         """
         if self.predictions.broken:
             raise SystemExit(1)
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line on `args`, by default those of the process."""
+    """Run the command line with `args`; those of the process by default."""
     with command():
         CLI(args)

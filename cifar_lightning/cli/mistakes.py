@@ -1,4 +1,4 @@
-"""A user's mistake, and a disk that takes no more, end in one message."""
+"""Reports a user's mistake, or a disk that is full or read-only, in one message."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ DEBUG_VARIABLE = "CIFAR_LIGHTNING_DEBUG"
 
 @contextmanager
 def one_message(*others: type[Exception]) -> Iterator[None]:
-    """Report a mistake, which is a ValueError, an OSError or one of the `others`, in one message.
+    """Report a ValueError, an OSError or one of the `others` in one message, and exit.
 
     Raises:
         SystemExit: After the message, with status 2; with 1 if a disk is full or read-only, which is no mistake.

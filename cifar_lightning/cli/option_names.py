@@ -1,4 +1,4 @@
-"""Names of options on a command line and in configs: each must be one, in full."""
+"""Checks that every name on a command line and in configs is an option's full name."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ class OptionNames:
 
     Args:
         names: All names, without dashes.
-        owners: The user's own classes by group, whose options these are.
+        owners: The user's own classes by group, which the options belong to.
     """
 
     def __init__(self, names: Iterable[str], owners: Mapping[str, str]) -> None:
@@ -25,14 +25,14 @@ class OptionNames:
         self._groups = {name.rpartition(".")[0] for name in names if not name.endswith(".help")} - {""}
 
     def check(self, line: CommandLine) -> None:
-        """Check that all keys of configs, and all flags, are options, and that these stand after the command.
+        """Check that all keys of configs and all flags are options, and that flags come after the command.
 
         Raises:
-            ValueError: For one that is none, with the option that is meant.
+            ValueError: If one is not; the message suggests the right option.
         """
         for flag, _ in pair_flags(line.head[:-1]):
             if is_flag(flag) and flag not in (*CONFIG_OPTIONS, "-h", "--help", "--print_config"):
-                raise ValueError(f"{flag} is too early: expected options after {line.head[-1]}, got it before")
+                raise ValueError(f"{flag} must come after {line.head[-1]}, got it before")
         for config, content in line.contents():
             self.check_config(config if Path(config).is_file() else "--config", flatten(content))
         self.check_flags(without_classes(line.flags))
@@ -41,7 +41,7 @@ class OptionNames:
         """Check that the flags among the words after a command are options.
 
         Raises:
-            ValueError: For one that is none, with the option that is meant.
+            ValueError: If one is not; the message suggests the right option.
         """
         for flag, value in pair_flags(words):
             if not is_flag(flag):
@@ -54,13 +54,13 @@ class OptionNames:
         """Check that the keys of a config are options.
 
         Args:
-            config: The config's file, or how else it is called.
-            content: What it says.
+            config: The config's file, or another name for it.
+            content: Its content.
 
         Raises:
-            ValueError: For a key that is none, with the option that is meant.
+            ValueError: If a key is not an option; the message suggests the right one.
         """
-        if content is None:  # an empty file, or comments alone
+        if content is None:  # an empty file, or only comments
             return
         if not isinstance(content, Mapping):
             raise ValueError(f"{config}: expected options and their values in YAML, got {shorten(str(content))}")
@@ -70,7 +70,7 @@ class OptionNames:
                 raise ValueError(f"{config}: {name} is not an option{self._owner(name)}{hint}")
             if name in self._groups and not isinstance(value, Mapping) and not names_a_file(value):
                 received = "null" if value is None else shorten(str(value))
-                raise ValueError(f"{config}: {name} is a group of options: expected these, got {received}")
+                raise ValueError(f"{config}: {name} is a group of options: expected a mapping, got {received}")
 
     def nulls(self, line: CommandLine) -> list[str]:
         """The options that configs set to null."""
@@ -78,7 +78,7 @@ class OptionNames:
         return [name for content in contents for name, value in self._walk(content or {}) if value is None]
 
     def _walk(self, content: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-        """The names and values in a config: of groups, and of what is in them."""
+        """The names and values in a config, of groups and of their options."""
         for key, value in content.items():
             name = f"{above}{key}"
             yield name, value
@@ -86,7 +86,7 @@ class OptionNames:
                 yield from self._walk(value, f"{name}.")
 
     def _has(self, name: str) -> bool:
-        """Whether it is an option, or an argument of one that takes a class: trainer.callbacks.monitor."""
+        """Whether it is an option, or an argument of one that takes a class, such as trainer.callbacks.monitor."""
         if name in self.names or name in self._groups:
             return True
         above = name.rpartition(".")[0]

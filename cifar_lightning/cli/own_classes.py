@@ -1,14 +1,14 @@
-"""A user's own classes in the place of our model and data, named by import path.
+"""A user's own model and data classes instead of ours, given by import path.
 
-`--model my.module.MyNet`, or `model: my.module.MyNet` in a config, decides which options there are. So it is read, and
-taken out of what jsonargparse gets to see, before there is a parser. A config may say it in three ways:
+`--model my.module.MyNet`, or `model: my.module.MyNet` in a config, determines which options exist. It is therefore read
+and removed from jsonargparse's input before there is a parser. A config may write it in three ways:
 
     model: my.module.MyNet
     model: {class_path: my.module.MyNet, lr: 0.1}
     model: {class_path: my.module.MyNet, init_args: {lr: 0.1}}
 
-A checkpoint names the classes that it was trained with, too. Like every other option of a checkpoint they are taken if
-nothing else is said. That imports a module by its name, which has to be there already.
+A checkpoint stores the classes that it was trained with. Like its other options, they are used unless the user sets
+something else. That imports a module by name; the module must already be installed or in the current folder.
 """
 
 import importlib
@@ -28,25 +28,25 @@ from cifar_lightning.optim.class_paths import public_path
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.datamodule import CIFAR10DataModule
 
-#: Groups of options that belong to a class: ours, and what any other must be a kind of.
+#: Option groups that belong to a class: our class, and the base class that any other must have.
 GROUPS: dict[str, tuple[type, type]] = {
     "model": (MLPClassifier, LightningModule),
     "data": (CIFAR10DataModule, LightningDataModule),
 }
-#: Where a checkpoint has the names of the classes, by group.
+#: The checkpoint's key for the class paths, by group.
 CHECKPOINT_KEY = "class_paths"
 
 
 def import_class(path: str, kind: type, option: str) -> type:
-    """The class that an import path leads to, from a module that is installed or lies in the current folder.
+    """Import a class by path, from a module that is installed or in the current folder.
 
     Args:
-        path: Such as "my.module.MyNet".
-        kind: What it must be a subclass of.
-        option: Who asks, for the error.
+        path: The import path, such as "my.module.MyNet".
+        kind: The required base class.
+        option: The option, for error messages.
 
     Raises:
-        ValueError: If there is none, or the module can't be imported.
+        ValueError: If there is no such class, or the module can't be imported.
     """
     a = "an" if kind.__name__[0] in "AEIOU" else "a"
     wrong = f"{option}: expected the import path of {a} {kind.__name__}, as in my.module.MyClass; got {path!r}"
@@ -59,8 +59,8 @@ def import_class(path: str, kind: type, option: str) -> type:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
-            here = f"neither here, in {Path.cwd()}, nor installed"
-            raise ValueError(f"{wrong}, but there is no module {error.name!r}: it is {here}") from error
+            here = f"it is neither in the current folder, {Path.cwd()}, nor installed"
+            raise ValueError(f"{wrong}, but there is no module {error.name!r}: {here}") from error
         raise ValueError(f"{wrong}, but {module_name} can't be imported: it needs {error.name!r}") from error
     except (Exception, SystemExit) as error:  # whatever a user's module does
         said = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -88,7 +88,7 @@ def own_class_paths(classes: Mapping[str, type]) -> dict[str, str]:
 
 
 def choose_classes(line: CommandLine, checkpoint: Mapping[str, Any]) -> dict[str, type]:
-    """The classes of model and data, by group: what the command line names, or else the checkpoint, or else ours.
+    """The classes of model and data, by group: from the command line, or else from the checkpoint, or else ours.
 
     Raises:
         ValueError: If one can't be imported, or contradicts the checkpoint.
@@ -97,7 +97,7 @@ def choose_classes(line: CommandLine, checkpoint: Mapping[str, Any]) -> dict[str
     chosen: dict[str, type] = {}
     for group, (ours, kind) in GROUPS.items():
         flags = CommandLine(line.without_configs, line.head[-1:])
-        # A training goes by its configs, but an evaluation may name one only to say which run is meant.
+        # For `fit`, configs count as given; an evaluation may name one only to say which run is meant.
         given = _named(group, line if is_fit else flags)
         stored = checkpoint.get(CHECKPOINT_KEY, {}).get(group)
         path = given or stored or _named(group, line) or ours.__name__
@@ -106,17 +106,17 @@ def choose_classes(line: CommandLine, checkpoint: Mapping[str, Any]) -> dict[str
         moved = stored is None or stored.rpartition(".")[2] == chosen[group].__name__  # or unchanged
         if not moved and (is_fit or group == "model"):
             raise ValueError(
-                f"--{group} contradicts the checkpoint: expected {stored}, with which it was trained, or no such "
-                f"option; got {path}"
+                f"--{group} contradicts the checkpoint: expected {stored}, as in training, or no such option, "
+                f"got {path}"
             )
     return chosen
 
 
 def _named(group: str, line: CommandLine) -> str | None:
-    """The class that is named last for a group.
+    """The last class given for a group.
 
     Raises:
-        ValueError: If nothing is said where a class could be named.
+        ValueError: If the option has no value.
     """
     named = None
     for rest, value in line.statements(group):
@@ -124,7 +124,7 @@ def _named(group: str, line: CommandLine) -> str | None:
             continue
         if value in (None, ""):
             option = ".".join(filter(None, (group, rest)))
-            raise ValueError(f"--{option} without a value: expected the import path of a class, got none")
+            raise ValueError(f"--{option} needs a value: expected the import path of a class, got none")
         named = _split({"class_path": value} if rest == "class_path" else value)[0] or named
     return named
 
@@ -142,7 +142,7 @@ def _split(value: Any) -> tuple[str | None, Any]:
 
 
 def without_classes(arguments: Sequence[str]) -> list[str]:
-    """The arguments without the classes of model and data: their options alone, as a parser of these classes has."""
+    """The arguments without the classes of model and data, only with their options, for a parser of these classes."""
     kept: list[str] = []
     words = iter(arguments)
     for word in words:
@@ -165,14 +165,14 @@ def without_classes(arguments: Sequence[str]) -> list[str]:
 
 
 def _config_without_classes(config: str) -> str:
-    """The config itself if it names no class, or else as YAML without them; an empty one as jsonargparse takes it."""
+    """The config itself if it names no class, or else YAML without the classes; {} for an empty one."""
     content = load_config(config)
     flat = flatten(content)
     return config if flat == content is not None else json.dumps(flat or {}, default=str)
 
 
 def flatten(content: Any) -> Any:
-    """What a config says without the classes of model and data, their options beside one another."""
+    """A config's content without the classes of model and data, with their options directly in the group."""
     if not isinstance(content, Mapping):
         return content
     flat = {}
@@ -181,13 +181,13 @@ def flatten(content: Any) -> Any:
             path, rest = _split(value)
             if path is None or rest:
                 flat[key] = value if path is None else rest
-        else:  # a config that stands before the subcommand has its groups below its name
+        else:  # in a config before the subcommand, groups are nested under the subcommand
             flat[key] = flatten(value) if isinstance(value, Mapping) and GROUPS.keys() & value.keys() else value
     return flat
 
 
 def keep_options(instance: LightningModule | LightningDataModule, options: Mapping[str, Any]) -> None:
-    """Keep options as hyperparameters of whose class does not do so itself: a checkpoint must have them all."""
+    """Save options as hyperparameters if the class does not do so itself: a checkpoint must have them all."""
     missing = {name: value for name, value in options.items() if name not in instance.hparams}
     if missing:
         instance.save_hyperparameters(json.loads(json.dumps(missing, default=str)))

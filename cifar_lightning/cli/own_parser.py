@@ -1,4 +1,4 @@
-"""The parser of a command that has options of its own, beside which it takes all those of `fit`."""
+"""The parser of a command with options of its own that also takes all options of `fit`."""
 
 import re
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from cifar_lightning.cli.parser import end
 
 
 class OwnParser(ArgumentParser):
-    """A parser that leaves to `fit` what it does not know, and ends in one line on a mistake.
+    """A parser that leaves unknown options to `fit` and reports a mistake in one line.
 
     Args:
         command: The command's name.
@@ -24,10 +24,10 @@ class OwnParser(ArgumentParser):
         self._command = command
 
     def split(self, arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
-        """The command's own options, parsed, and the words that are for `fit`.
+        """Return the command's own options, parsed, and the words that are for `fit`.
 
         Raises:
-            SystemExit: With status 2 for a mistake, after one line that says what is wrong.
+            SystemExit: With status 2 on a mistake, after one line that says what is wrong.
         """
         names = {f"--{name}" for name in vars(self.get_defaults())}
         own: list[str] = []
@@ -44,7 +44,7 @@ class OwnParser(ArgumentParser):
         return self.parse_args(own), fit
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """End in one line."""
+        """Report the error in one line and exit."""
         line = " ".join(message.split())
         if stray := re.fullmatch(r"unrecognized arguments: (.*)", line, re.IGNORECASE):
             line = stray_word(stray[1])

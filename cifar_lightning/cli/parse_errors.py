@@ -1,11 +1,11 @@
-"""jsonargparse's errors about values, put in one line: which option, what would be right, what was given."""
+"""Rewrites jsonargparse's errors in one line: the option, what was expected, and what was given."""
 
 import ast
 import re
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
-#: What a value of a type is called.
+#: Readable names of types.
 TYPES = {
     "bool": "true or false",
     "dict": "names and values",
@@ -16,16 +16,16 @@ TYPES = {
     "Sequence": "a list",
     "Iterable": "a list",
     "NoneType": "null",
-    "str": "a text",
+    "str": "a string",
 }
 
 
 def explain(message: str, flags: Iterable[str] = (), options: Collection[str] = ()) -> str:
-    """The message in one line; what it says of a Union's types as a list of what would be right.
+    """Rewrite a message in one line, with the types of a Union as a list.
 
     Args:
-        message: jsonargparse's.
-        flags: The words of the command line, which name a class's argument in full; the message does not.
+        message: jsonargparse's message.
+        flags: The words of the command line, which have the full names of class arguments; the message does not.
         options: The names of all options, without dashes.
     """
     line = " ".join(message.split())
@@ -33,9 +33,9 @@ def explain(message: str, flags: Iterable[str] = (), options: Collection[str] = 
     given = re.match(r".*(?:Given|Got) value: ?(.*)$", line)
     if key is None or given is None:
         if missing := re.fullmatch(r"argument (?:.*/)?(--\S+): expected one argument", line):
-            return f"{missing[1]} without a value: expected one, got none"
+            return f"{missing[1]} needs a value, got none"
         if missing := re.fullmatch(r"the following arguments are required: (.*)", line):
-            return f"{missing[1]} missing: expected a value, since there is no default; got none"
+            return f"{missing[1]} is missing: it needs a value, since it has no default"
         if wrong := re.match(r"Parser key \"(.+?)\": Unable to load config '(.*?)'", line):
             return f"--{wrong[1]}: expected a file of options, got {wrong[2]!r}"
         if wrong := re.fullmatch(r"Subcommand '.*' does not accept option '(.*)'", line):
@@ -59,7 +59,7 @@ def _name_in_full(key: str, flags: Iterable[str], options: Collection[str]) -> s
 
 
 def _expectations(line: str) -> tuple[list[str], list[str]]:
-    """What would be right, each once, and the values among it that can be chosen from."""
+    """The expected values and types, without repetitions, and the values among them that can be chosen."""
     expected: list[str] = []
     choices: list[str] = []
     for literal, cls, *other in re.findall(

@@ -1,4 +1,4 @@
-"""The parser of the commands' options: names in full, an error in one line, and help that offers what can be had."""
+"""The parser of the commands' options: full names only, one-line errors, and help without unusable choices."""
 
 import os
 import re
@@ -21,12 +21,12 @@ from cifar_lightning.optim.class_paths import UNSUITABLE_OPTIMIZERS
 class Parser(LightningArgumentParser):
     """The parser of one command.
 
-    What errors say of the command belongs to the class: jsonargparse makes more parsers, for the arguments of classes.
+    The context of error messages is stored on the class: jsonargparse makes more parsers, for the arguments of classes.
 
     Attributes:
         command: The command's name; "" for none.
         known: The names of its options.
-        flags: The words that it was given.
+        flags: The words of the command line.
         has_our_model: Whether the model is an `MLPClassifier`.
         class_paths: The user's own classes by group, which a printed or saved config must name.
         needed: Options without a default, which a checkpoint may give.
@@ -43,7 +43,7 @@ class Parser(LightningArgumentParser):
         self.needed: list[str] = []
 
     def add_own_classes(self, class_paths: dict[str, str]) -> None:
-        """Take note of whose the options are, and let those without a default wait for a checkpoint's.
+        """Register the user's own classes; a checkpoint may provide options that have no default.
 
         Args:
             class_paths: Import paths of the user's own classes, by group.
@@ -61,18 +61,18 @@ class Parser(LightningArgumentParser):
                 self.needed.append(action.dest)
 
     def check_needed(self, config: Namespace) -> None:
-        """Check that the config has all that is needed; or end in one line."""
+        """Check that the config has all needed options, or exit with one line."""
         for option in self.needed:
             if config.get(option) is None:
                 owner = self.class_paths[option.partition(".")[0]]
-                self.error(f"--{option} is missing: expected a value, since {owner} has no default; got none")
+                self.error(f"--{option} is missing: it needs a value, since {owner} has no default for it")
 
     def check(self, line: CommandLine, parsers: Mapping[str, Any]) -> None:
-        """Check the names of a line's options and the classes that it names; or end in one line.
+        """Check the options and classes of a command line, or exit with one line.
 
         Args:
             line: The command line.
-            parsers: The parser of its subcommand, by name; or of all subcommands if it names none.
+            parsers: The parser of its subcommand, by name, or of all subcommands if it names none.
         """
         Parser.command, Parser.flags = next(iter(parsers)) if len(parsers) == 1 else "", line.flags
         if not Parser.command:
@@ -90,17 +90,17 @@ class Parser(LightningArgumentParser):
 
     @property
     def options(self) -> list[str]:
-        """The names of all options, without the dashes; one that takes a list has another that ends in +."""
+        """The names of all options, without dashes; an option that takes a list also has a name ending in +."""
         return [name.lstrip("-") for name in self._option_string_actions if name.startswith("--")]
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
-        """The help, without the optimizers that are refused."""
+        """The help text, without optimizers that are rejected."""
         names = "|".join(["Optimizer", *UNSUITABLE_OPTIMIZERS])
         text = re.sub(rf"torch\.optim\.({names}),\s*", "", super().format_help(*args, **kwargs))
         return re.sub(rf",\s*torch\.optim\.({names})\)", ")", text)
 
     def dump(self, config: Namespace, **kwargs: Any) -> str:
-        """The config as YAML, flat; a user's own class is named among its options."""
+        """The config as YAML, with a user's own class among its options."""
         text: str = super().dump(config, **kwargs)
         for group, path in self.class_paths.items():
             named = f"{group}:\n  class_path: {path}\n"
@@ -109,17 +109,17 @@ class Parser(LightningArgumentParser):
         return text
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print the error in one line, and exit with status 2."""
+        """Print the error in one line and exit with status 2."""
         end(explain(message, self.flags, self.known), self.command, ex)
 
 
 def end(message: str, command: str, error: Exception | None = None) -> NoReturn:
-    """End a command on a wrong command line, in one line that names its help.
+    """Exit because of a wrong command line, with one line that refers to the command's help.
 
     Args:
         message: What is wrong.
         command: The command's name; "" for none.
-        error: Where it is from, raised if the traceback is to be shown.
+        error: The original error, which is raised if the user wants the traceback.
 
     Raises:
         SystemExit: With status 2.

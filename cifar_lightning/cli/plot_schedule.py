@@ -1,4 +1,4 @@
-"""`cifar-lightning plot-schedule --config one_cycle`: draw the learning rate of each step, and stop."""
+"""`cifar-lightning plot-schedule --config one_cycle`: plot the learning rate of each step, without training."""
 
 from cifar_lightning.callbacks.schedule_plot import SchedulePlot
 from cifar_lightning.cli.callback_command import CallbackCommand
@@ -6,7 +6,7 @@ from cifar_lightning.cli.callback_command import CallbackCommand
 COMMAND = CallbackCommand(
     "plot-schedule",
     SchedulePlot,
-    "Draw the learning rate of a config's training, and the momentum if that moves, step by step.",
+    "Plot a config's learning rate, and its momentum if that changes, step by step, without training.",
     {},
 )
 make_parser, main = COMMAND.make_parser, COMMAND.main

@@ -1,4 +1,4 @@
-"""A run's folder, made for it alone, and the loggers that write into it."""
+"""Creates a run's folder and the loggers that write into it."""
 
 import contextlib
 import shutil
@@ -13,15 +13,15 @@ from cifar_lightning.cli.find_run import SAVED_CONFIG, SWEEP, is_saved_config
 from cifar_lightning.files import name_place
 from cifar_lightning.training.run_events import RunEvents
 
-#: Where the runs are, unless --trainer.default_root_dir says otherwise.
+#: The folder of all runs, unless --trainer.default_root_dir sets another.
 RUNS = "runs"
 
 
 def name_of_runs(configs: Sequence[str], checkpoint: str | None) -> str:
-    """What the folder of a command's runs is called: as its configs, or as the runs that its checkpoint is from.
+    """The name of the folder for a command's runs, from its configs or from its checkpoint's run.
 
     Args:
-        configs: The configs that the command names.
+        configs: The command's configs.
         checkpoint: The checkpoint's file; None for none.
     """
     if checkpoint is not None:
@@ -29,7 +29,7 @@ def name_of_runs(configs: Sequence[str], checkpoint: str | None) -> str:
         if path.parent.name != "checkpoints" and not configs:
             return path.stem
         run = path.parent.parent
-        if run.parent.name.startswith(SWEEP):  # of one of its networks
+        if run.parent.name.startswith(SWEEP):  # a network of a sweep
             run = run.parent
         if not configs or run / SAVED_CONFIG in [Path(config).absolute() for config in configs]:
             return run.parent.name
@@ -37,7 +37,7 @@ def name_of_runs(configs: Sequence[str], checkpoint: str | None) -> str:
 
 
 def _name_of_config(config: str) -> str:
-    """As the config's file, or as the run's that has saved it."""
+    """The name of a config's file, or of the run that saved it."""
     path = Path(config)
     if is_saved_config(config):
         return path.absolute().parent.parent.name
@@ -45,7 +45,7 @@ def _name_of_config(config: str) -> str:
 
 
 def make_run_folder(parent: Path, kind: str, keep: bool = True) -> Path:
-    """A folder in `parent` that no run has had before, named by kind and time; made by the first rank, if kept."""
+    """A new folder in `parent`, named by kind and time; the first rank creates it if `keep`."""
     name = kind + time.strftime("%Y-%m-%d_%H-%M-%S")
     made: Path | None = _make_new(parent, name) if keep else None
     return made or parent / name
@@ -71,7 +71,7 @@ def end_in_failure(folder: Path, error: BaseException, remove: bool) -> None:
 
     Args:
         folder: The folder.
-        error: What the run failed by.
+        error: What ended the run.
         remove: Whether to remove the folder if the run's config was never saved, and its parents if they are empty.
     """
     name_place(error, folder)
@@ -83,6 +83,6 @@ def end_in_failure(folder: Path, error: BaseException, remove: bool) -> None:
 
 
 def make_loggers(folder: Path) -> list[Logger]:
-    """What writes metrics.csv, hparams.yaml and TensorBoard's events into the folder itself."""
+    """The loggers that write metrics.csv, hparams.yaml and TensorBoard events into the folder."""
     root, name, version = folder.parent.parent, folder.parent.name, folder.name
     return [CSVLogger(root, name, version), RunEvents(root, name, version)]

@@ -1,4 +1,4 @@
-"""What, besides its config, is needed to repeat a run: the command, versions, source, data and device."""
+"""Records what is needed to repeat a run besides its config: command, versions, source, data and device."""
 
 import os
 import platform
@@ -25,11 +25,11 @@ PATIENCE = 10.0
 
 
 def make_record(trainer: Trainer, arguments: Sequence[str]) -> dict[str, Any]:
-    """The record of a run that now begins.
+    """Make the record of a run that is starting.
 
     Args:
-        trainer: With its data set up.
-        arguments: Of `cifar-lightning`.
+        trainer: The trainer, with its data set up.
+        arguments: The arguments of `cifar-lightning`.
     """
     return {
         "command": shlex.join(["cifar-lightning", *arguments]),
@@ -44,7 +44,7 @@ def make_record(trainer: Trainer, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """The commit of the checkout that `folder` is in, and whether anything in it has changed since; None without."""
+    """The commit of the checkout around `folder`, and whether it has uncommitted changes; None if there is none."""
     commit = _git(folder, "rev-parse", "HEAD")
     changes = _git(folder, "status", "--porcelain")
     return None if commit is None or changes is None else {"commit": commit, "dirty": bool(changes)}
@@ -59,7 +59,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _data(trainer: Trainer) -> dict[str, Any] | None:
-    """The data set, as far as it can be told; None where image files alone are predicted, which the command names."""
+    """The data set, as far as it is known; None if only image files are predicted, which the command names."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     if isinstance(data, CIFAR10DataModule) and data.fingerprint is None:
         return None

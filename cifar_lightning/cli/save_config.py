@@ -1,4 +1,4 @@
-"""A run's config, and what else is needed to repeat it, saved in the run's folder."""
+"""Saves a run's config, and a record of everything else needed to repeat it, in the run's folder."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,14 @@ from cifar_lightning.files import write_whole
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Save both where the run's other files are; Lightning's own asks the first logger, which may not know.
+    """Saves both with the run's other files; Lightning's own callback uses the first logger's folder, if it has one.
 
     Args:
         parser: The parser of the options.
         config: The options.
-        fingerprints: Of the configs that the run was started with.
-        class_paths: Import paths of the classes of model and data, which checkpoints name too.
-        arguments: Of `cifar-lightning`.
+        fingerprints: Fingerprints of the configs that the run was started with.
+        class_paths: Import paths of the model and data classes, which checkpoints store too.
+        arguments: The arguments of `cifar-lightning`.
     """
 
     def __init__(
@@ -37,15 +37,15 @@ class SaveRunConfig(SaveConfigCallback):
         super().__init__(parser, config, save_to_log_dir=False)
         self.class_paths, self.arguments = dict(class_paths), list(arguments)
         self.text = f"{MARK} {' '.join(fingerprints)}\n{parser.dump(config, skip_none=False)}"
-        del self.parser, self.config  # which could not be sent to the processes of ddp_spawn
+        del self.parser, self.config  # they can't be sent to the processes of ddp_spawn
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write both; Lightning asks the first rank only."""
+        """Write both; Lightning calls this only on the first rank."""
         folder = run_folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / SAVED_CONFIG, self.text.encode())
         write_whole(folder / RECORD, json.dumps(make_record(trainer, self.arguments), indent=1).encode())
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Name the classes in a checkpoint, which is then enough to make them again."""
+        """Store the class paths in a checkpoint, so that it is enough to rebuild them."""
         checkpoint[CHECKPOINT_KEY] = self.class_paths

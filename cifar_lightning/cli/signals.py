@@ -1,4 +1,4 @@
-"""`cifar-lightning signals --config selu`: draw the signals in an untrained network, and stop."""
+"""`cifar-lightning signals --config selu`: plot the signals in an untrained network."""
 
 from cifar_lightning.callbacks.signal_picture import SignalPicture
 from cifar_lightning.cli.callback_command import CallbackCommand
@@ -6,7 +6,7 @@ from cifar_lightning.cli.callback_command import CallbackCommand
 COMMAND = CallbackCommand(
     "signals",
     SignalPicture,
-    "Draw mean and deviation of activations and gradients, layer by layer, in a config's untrained network.",
+    "Plot mean and standard deviation of activations and gradients, layer by layer, in a config's untrained network.",
     {"every_n_epochs": 1, "stop": True},
 )
 make_parser, main = COMMAND.make_parser, COMMAND.main

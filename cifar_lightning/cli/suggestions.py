@@ -1,12 +1,12 @@
-"""What a wrong option is answered with: the one that is meant, by its name elsewhere, its group or its spelling."""
+"""Suggests the right option for a wrong one: by its name in other programs, its group or its spelling."""
 
 import re
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-#: What other programs call an option, and how it is put here; {} is the value. A name that is merely an option's
-#: without its group, such as max_epochs, needs no entry.
+#: Names of options in other programs, and the equivalent here; {} is the value. A name that only lacks its group, such
+#: as max_epochs, needs no entry.
 SYNONYMS = {
     "b": "--data.batch_size {}",
     "amp": "--trainer.precision bf16-mixed",
@@ -55,27 +55,27 @@ SYNONYMS = {
     "weight_decay": "--model.optimizer.weight_decay {}",
     "weights": "--ckpt_path {}",
 }
-#: What there is no option for, and why.
+#: Options that do not exist because they are not needed, and why.
 NOT_NEEDED = {
     "j": "all images are in memory, so no workers load them",
     "workers": "all images are in memory, so no workers load them",
     "num_workers": "all images are in memory, so no workers load them",
-    "pin_memory": "all images are in memory, and a batch goes to its device as bytes",
+    "pin_memory": "all images are in memory, and batches are moved to the device as bytes",
 }
 
 
 def suggest(name: str, value: Any, options: Collection[str], in_config: bool = False) -> str:
-    """What to add to an error about a wrong option: ": did you mean ...?", or "" where nothing is near.
+    """A suggestion to append to an error about a wrong option: ": did you mean ...?", or "" if nothing is close.
 
     Args:
         name: The wrong name, without dashes.
-        value: What was given for it; "" for nothing.
+        value: Its value; "" for none.
         options: The names of all options, without dashes.
-        in_config: Whether it stands in a config, and not on the command line.
+        in_config: Whether it is in a config rather than on the command line.
     """
     group, _, leaf = name.lower().replace("-", "_").rstrip("+").rpartition(".")
     if leaf in NOT_NEEDED:
-        return f", and not needed: {NOT_NEEDED[leaf]}"
+        return f" and not needed: {NOT_NEEDED[leaf]}"
     meant = _meaning(group, leaf, value, [name for name in options if not name.endswith(("+", "help"))])
     if in_config:
         meant = re.sub(r"--(\S+?)(?: |=|$)(\S*)", r"\1: \2", meant).rstrip(" :")
@@ -83,7 +83,7 @@ def suggest(name: str, value: Any, options: Collection[str], in_config: bool = F
 
 
 def _meaning(group: str, leaf: str, value: Any, options: Sequence[str]) -> str:
-    """The option that is meant, with its value, as on the command line; "" if nothing is near."""
+    """The option that is probably meant, with its value, as on the command line; "" if nothing is close."""
     given = value if isinstance(value, str | int | float) else ""
     if leaf == "dropout" and "model.dropout_p" in options and _is_number(value):
         leaf = "dropout_rate"
@@ -98,7 +98,7 @@ def _meaning(group: str, leaf: str, value: Any, options: Sequence[str]) -> str:
 
 
 def _near(group: str, leaf: str, options: Sequence[str]) -> str:
-    """The option that is called nearly so, in the group if there is such a group; "" for none."""
+    """The option with the most similar name, within the group if it exists; "" for none."""
     leaves: dict[str, list[str]] = {}
     for option in options:
         leaves.setdefault(option.rpartition(".")[2], []).append(option)

@@ -1,4 +1,4 @@
-"""`cifar-lightning training-images --config best/deep`: draw images as a training would be shown them, and stop."""
+"""`cifar-lightning training-images --config best/deep`: show augmented training images, without training."""
 
 from cifar_lightning.callbacks.training_images import TrainingImages
 from cifar_lightning.cli.callback_command import CallbackCommand
@@ -6,7 +6,7 @@ from cifar_lightning.cli.callback_command import CallbackCommand
 COMMAND = CallbackCommand(
     "training-images",
     TrainingImages,
-    "Draw the first training images as a config's network is shown them: mirrored, moved and mixed.",
+    "Show the first training images as a config's network would see them: mirrored, shifted and mixed.",
     {},
 )
 make_parser, main = COMMAND.make_parser, COMMAND.main

@@ -159,7 +159,7 @@ def test_nothing_to_sample(run, fail):
 
 def test_a_member_that_is_missing(fail, trained):
     message = fail("test", "--ckpt_path", trained[0], "--evaluation.ensemble", "nowhere.ckpt")
-    assert "expected the file of a member of the ensemble, got 'nowhere.ckpt'" in message
+    assert "expected the file of an ensemble member, got 'nowhere.ckpt'" in message
 
 
 def test_calibration_is_stored_in_a_checkpoint(run, trained):

@@ -100,7 +100,7 @@ def test_the_command_line(run, fail, tmp_path, task_a):
     assert "deterministic" in run("test", f"--config={config}", f"--ckpt_path={last}")
     assert MLPClassifier.load_from_checkpoint(last, weights_only=True).classes == ["rows", "columns"]
     message = fail("test", f"--ckpt_path={last}", f"--pretrained.checkpoint={best}")
-    assert "--pretrained.checkpoint does nothing here: expected it with fit, got test" in message
+    assert "--pretrained.checkpoint has no effect here: it works with fit, got test" in message
 
 
 @pytest.mark.parametrize(

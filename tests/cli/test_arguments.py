@@ -32,5 +32,5 @@ def test_what_an_evaluation_is_given_has_no_config():
 
 @pytest.mark.parametrize("words", [["--config"], ["-c"], ["--config="]])
 def test_a_config_without_a_value_is_refused(words):
-    with pytest.raises(ValueError, match="without a value: expected a YAML file, got none"):
+    with pytest.raises(ValueError, match="needs a value: expected a YAML file, got none"):
         CommandLine(["fit", "--x", *words], ["fit", "test"])

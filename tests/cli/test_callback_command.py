@@ -78,10 +78,10 @@ def test_the_callbacks_of_fit_still_do_it(run):
         (find_lr, ["--max_lr=-1"], "got"),
         (find_lr, ["--config", "sellu"], "did you mean selu"),
         (find_lr, ["--model.lrr", "1"], "lrr"),
-        (find_lr, ["--ckpt_path", "a.ckpt"], "find-lr looks at a training that begins: expected no --ckpt_path"),
+        (find_lr, ["--ckpt_path", "a.ckpt"], "find-lr inspects a new run: expected no --ckpt_path"),
         (training_images, ["--num_epochs", "0"], "num_epochs must be at least 1, got 0"),
         (signals, ["--num_images", "0"], "num_images must be at least 1, got 0"),
-        (plot_schedule, ["--ckpt_path=a.ckpt"], "plot-schedule looks at a training that begins"),
+        (plot_schedule, ["--ckpt_path=a.ckpt"], "plot-schedule inspects a new run"),
     ],
 )
 def test_mistakes(capsys, module, args, message):

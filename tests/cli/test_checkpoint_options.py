@@ -87,14 +87,14 @@ def test_options_act_or_are_refused(option, value, acts_in, subcommand):
     if subcommand in acts_in:
         options.refuse_what_can_not_act(chosen, chosen, subcommand)
         return
-    with pytest.raises(ValueError, match=f"--{option} does nothing here: expected it with .*, got {subcommand}"):
+    with pytest.raises(ValueError, match=f"--{option} has no effect here: it works with .*, got {subcommand}"):
         options.refuse_what_can_not_act(chosen, chosen, subcommand)
 
 
 @pytest.mark.parametrize(("other", "value"), [("ensemble", ["a.ckpt"]), ("tta_flip", True), ("tta_shift", 1)])
 def test_a_prediction_has_one_way(other, value):
     both = NOTHING | {"evaluation": NOTHING["evaluation"] | {"mc_samples": 5, other: value}}
-    message = f"two ways to predict: expected --evaluation.mc_samples or --evaluation.{other}, got both"
+    message = f"predict takes only one of --evaluation.mc_samples and --evaluation.{other}, got both"
     with pytest.raises(ValueError, match=message):
         options.refuse_what_can_not_act(both, both, "predict")
     options.refuse_what_can_not_act(both, both, "test")
@@ -106,5 +106,5 @@ def test_members_of_an_ensemble_are_files_and_not_the_checkpoint_itself(tmp_path
     found = options.find_members([str(tmp_path / "*.ckpt")], str(tmp_path / "b.ckpt"))
     assert found == [str(tmp_path / "a.ckpt"), str(tmp_path / "c.ckpt")]
     assert options.find_members([str(tmp_path / "a.ckpt")], str(tmp_path / "a.ckpt")) is None
-    with pytest.raises(ValueError, match=r"expected the file of a member of the ensemble, got 'd.ckpt'"):
+    with pytest.raises(ValueError, match=r"expected the file of an ensemble member, got 'd.ckpt'"):
         options.find_members(["d.ckpt"], "")

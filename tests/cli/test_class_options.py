@@ -28,7 +28,7 @@ def test_another_optimizer_than_the_configs_has_its_own_defaults(caplog):
         name, arguments = optimizer(SELU, "--model.optimizer=AdamW")
     assert name == "AdamW"
     assert arguments.get("eps", 1e-8) == 1e-8
-    assert "model.optimizer is another class than NAdam, whose eps = 1e-07 is dropped" in caplog.text
+    assert "model.optimizer is no longer NAdam: its eps = 1e-07 is dropped" in caplog.text
 
 
 def test_another_optimizer_than_the_default_has_its_own_defaults():

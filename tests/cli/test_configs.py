@@ -88,7 +88,7 @@ def test_the_list_has_each_name_and_fits_on_a_narrow_screen(capsys):
     main([])
     printed = capsys.readouterr().out
     assert printed == list_configs()
-    configs, spaces = printed.split("What can vary")
+    configs, spaces = printed.split("Grids and search spaces")
     for name in NAMES:
         part = spaces if name.startswith(("search/", "grids/")) else configs
         assert re.search(rf"^  {name} ", part, re.MULTILINE), name

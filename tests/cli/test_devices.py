@@ -33,7 +33,7 @@ def test_devices_that_are_there(accelerator, devices):
 @pytest.mark.parametrize("devices", [3, 0, -2, [2], [0, 0], [], [-1], "2,", "abc", "", "0,0", "[2]", 1.5, True])
 def test_gpus_that_are_not_there(devices):
     with pytest.raises(
-        ValueError, match=r"no such devices: expected .* a number from 1 to 2, -1 for all, or "
+        ValueError, match=r"no such devices: --trainer.devices must be .* a number from 1 to 2, -1 for all, or "
     ) as error:
         check_devices("gpu", devices)
     assert f"got {devices}. Devices here: cpu; cuda 0, H100; cuda 1, H200" in str(error.value)
@@ -63,7 +63,7 @@ def test_a_cpu_has_processes(accelerator, devices, is_right):
 )
 def test_accelerators_that_are_not_there(accelerator, why):
     with pytest.raises(
-        ValueError, match="no such device: expected --trainer.accelerator auto, or one that is"
+        ValueError, match="no such device: expected --trainer.accelerator auto or an available one"
     ) as error:
         check_devices(accelerator, "auto")
     assert f"got {accelerator}, and there is {why}" in str(error.value)

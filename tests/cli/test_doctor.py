@@ -41,7 +41,7 @@ def test_a_check_that_fails_is_a_finding():
         raise ImportError("libcudart.so: no such file\nand more")
 
     (finding,) = run_checks({"devices": broken})
-    assert (finding.subject, finding.text) == ("devices", "can't be found out: ImportError: libcudart.so: no such file")
+    assert (finding.subject, finding.text) == ("devices", "the check failed: ImportError: libcudart.so: no such file")
     assert finding.remedy
 
 
@@ -68,7 +68,7 @@ def test_imports_that_fail(monkeypatch):
         ([], True, False, "possible", ""),
         (["torch.compiler.x"], True, False, "impossible: torch .* lacks torch.compiler.x", "pip install torch==2.15"),
         ([], False, False, "impossible on CPUs: no C", "install g"),
-        ([], True, True, "possible, but not tested with torch", ""),
+        ([], True, True, "possible, but untested with torch", ""),
     ],
 )
 def test_compiled_steps(monkeypatch, missing, compiler, newer, text, remedy):
@@ -104,7 +104,7 @@ def test_data_that_is_damaged(monkeypatch):
 def test_data_that_is_there(monkeypatch, cifar10_dir):
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, cifar10_dir)
     finding = checks.check_data()
-    assert "50,000 and 10,000 images, with the right checksums" in finding.text
+    assert "50,000 and 10,000 images, checksums correct" in finding.text
     assert finding.text.startswith(cifar10_dir)
     assert finding.remedy == ""
 
@@ -144,7 +144,7 @@ def test_who_owns_the_script(tmp_path, monkeypatch):
     assert finding.remedy == ""
     script(tmp_path / "bin", "lightning", "from litserve.cli import main")
     finding = checks.check_script()
-    assert f"lightning is {path}, of an unknown package" in finding.text
+    assert f"lightning is {path}, from an unknown package" in finding.text
     assert "cifar-lightning" in finding.remedy
 
 
@@ -160,7 +160,7 @@ def test_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     for check, name in ((checks.check_runs, "runs"), (checks.check_cache, "cache/cifar_lightning")):
         finding = check()
-        assert finding.text == f"{tmp_path / name}: can be written"
+        assert finding.text == f"{tmp_path / name}: writable"
         assert finding.remedy == ""
     assert not list(tmp_path.iterdir())  # nothing was made
     (tmp_path / "cache").touch()

@@ -119,7 +119,7 @@ def test_without_the_data_set_random_images_do(checkpoint, export):
         (["--format", "onnx", "--out", "a.bin"], "expected one that ends with .onnx, got 'a.bin'"),
         (["--format", "onnx", "--out", "no/a.onnx"], "no such folder"),
         (["--format", "tflite"], "tflite"),
-        (["--format", "onnx", "--ckpt_path", "none.ckpt"], "no checkpoint: expected a file, best or last"),
+        (["--format", "onnx", "--ckpt_path", "none.ckpt"], "no such checkpoint: expected a file, best or last"),
         (["--fromat", "onnx"], "--fromat"),
     ],
 )

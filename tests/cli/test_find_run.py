@@ -77,7 +77,7 @@ def test_a_saved_config_means_its_run_or_a_repetition():
 
 def test_nothing_of_that_content():
     make_run("a/1", "lr: 1")
-    with pytest.raises(ValueError, match=r"got none of that content \(the newest of other configs is runs/a/1"):
+    with pytest.raises(ValueError, match=r"got none with that content \(the newest run of other configs is runs/a/1"):
         find("best", "lr: 2")
     with pytest.raises(ValueError, match="expected a training of no config in nowhere, got none"):
         find("best", root="nowhere")
@@ -153,7 +153,7 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before():
     run = make_run("a/1", "lr: 1")
     last, best = (run / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
     last.write_bytes(last.read_bytes()[:-50])
-    with pytest.warns(UserWarning, match=r"wrong checkpoint runs/a/1/checkpoints/last\.ckpt.*The one before is taken"):
+    with pytest.warns(UserWarning, match=r"wrong checkpoint runs/a/1/checkpoints/last\.ckpt.*Using the one before it"):
         assert find_in_newest_run("last", ["lr: 1"], Path("runs")) == best
     assert find_in_newest_run("best", ["lr: 1"], Path("runs")) == best
     best.write_bytes(b"")
@@ -165,5 +165,5 @@ def test_a_training_that_was_killed_before_its_last_checkpoint_gives_way_to_the_
     old = make_run("a/1", "lr: 1", age=1)
     new = make_run("a/2", "lr: 1", ["best"])  # which a resumed training takes along
     assert find("best", "lr: 1") == new
-    with pytest.warns(UserWarning, match=r"runs/a/2 was ended before its first last\.ckpt: runs/a/1/.* is taken"):
+    with pytest.warns(UserWarning, match=r"runs/a/2 ended before it wrote a last\.ckpt: using runs/a/1/"):
         assert find("last", "lr: 1") == old

@@ -170,7 +170,7 @@ def test_a_file_that_is_no_checkpoint(fail, content):
 
 
 def test_an_evaluation_without_a_checkpoint(fail):
-    assert "nothing to test: expected a trained network, --ckpt_path FILE" in fail("test", *SMALL)
+    assert "nothing to test: pass a trained network with --ckpt_path FILE" in fail("test", *SMALL)
 
 
 def test_a_full_disk(tmp_path):
@@ -239,13 +239,13 @@ def test_a_config_that_only_says_which_run_is_meant_contradicts_nothing(run):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--evaluation.mc_samples=5"], "--evaluation.mc_samples does nothing here: expected it with validate or test"),
+        (["--evaluation.mc_samples=5"], "--evaluation.mc_samples has no effect here: it works with validate or test"),
         (
             ["--evaluation.calibrate=true"],
-            "calibrate does nothing here: expected it with validate, got fit",
+            "calibrate has no effect here: it works with validate, got fit",
         ),
-        (["--data.images", "x.png"], "--data.images does nothing here: expected it with predict, got fit"),
-        (["--data.images"], "--data.images without a value: expected one or more, got none"),
+        (["--data.images", "x.png"], "--data.images has no effect here: it works with predict, got fit"),
+        (["--data.images"], "--data.images needs one or more values, got none"),
         (["--model.schedule=Exponential", "--model.schedule.s=0"], "s must be a positive number"),
         (
             ["--model.schedule=OneCycle", "--model.schedule.div_factor=-3"],

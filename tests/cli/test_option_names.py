@@ -72,7 +72,7 @@ def test_what_is_meant(fail, flags, meant):
 
 @pytest.mark.parametrize("flag", ["--workers", "--num_workers", "--pin_memory"])
 def test_what_is_not_needed(fail, flag):
-    assert f"{flag} is not an option, and not needed: all images are in memory" in one_line(fail, flag, "4")
+    assert f"{flag} is not an option and not needed: all images are in memory" in one_line(fail, flag, "4")
 
 
 def test_nothing_is_near(fail):
@@ -120,22 +120,22 @@ def test_an_option_without_its_group_needs_no_table(name):
         ("data: {class_path: mine.Data, init_args: 3}", "wrong class: expected a class_path, and init_args by name"),
         ("trainer: {callbacks: [3]}", "--trainer.callbacks: expected a class's name or import path"),
         ("lr: 0.1", "a.yaml: lr is not an option: did you mean model.lr: 0.1?"),
-        ("model: 1.5\ntrainer: {max_epochs: 1}", "a.yaml: model is a group of options: expected these, got 1.5"),
-        ("trainer:\nmodel: {lr: 1}", "a.yaml: trainer is a group of options: expected these, got null"),
+        ("model: 1.5\ntrainer: {max_epochs: 1}", "a.yaml: model is a group of options: expected a mapping, got 1.5"),
+        ("trainer:\nmodel: {lr: 1}", "a.yaml: trainer is a group of options: expected a mapping, got null"),
         ("[1, 2]", "a.yaml: expected options and their values in YAML, got .1, 2."),
         ("just words", "a.yaml: expected options and their values in YAML, got just words"),
         ("1: 2", "a.yaml: 1 is not an option"),
         ("model: {dropout_p: null}", "--model.dropout_p: expected a number; got null"),
         ("data: {batch_size: null}", "--data.batch_size: expected a whole number; got null"),
         ("model: {lr: [1, 2]}", "--model.lr: expected a number; got '.1, 2.'"),
-        ("model: {hidden_sizes: {a: 1}}", "--model.hidden_sizes: expected a list or a text"),
+        ("model: {hidden_sizes: {a: 1}}", "--model.hidden_sizes: expected a list or a string"),
         ("model: {hidden_sizes: null}", "hidden_sizes must be one or more positive integers"),
         ("model: {activation: null}", "unknown activation: expected one of relu"),
         ("model: {optimizer: null}", "unknown optimizer"),
         ("model: {schedule: null}", "unknown schedule"),
-        ("trainer: {default_root_dir: 3}", "--trainer.default_root_dir: expected a text"),
+        ("trainer: {default_root_dir: 3}", "--trainer.default_root_dir: expected a string"),
         ("evaluation: {ensemble: a.ckpt}", "--evaluation.ensemble: expected a list or null; got 'a.ckpt'"),
-        ("ckpt_path: [a]", "--ckpt_path: expected a text or null"),
+        ("ckpt_path: [a]", "--ckpt_path: expected a string or null"),
         ("trainer: nowhere.yaml", "--trainer: expected a file of options, got 'nowhere.yaml'"),
         ("seed_everything: {a: 1}", "--seed_everything: expected true or false or a whole number"),
         ("model: {optimizer: {class_path: SGD, init_args: {momntum: 1}}}", "did you mean 'momentum'"),
@@ -153,7 +153,7 @@ def test_a_config(fail, config, message):
     [
         ("a: &a [*a]", "which contains itself"),
         ("model: &m {hidden_sizes: [1], init: *m}", "which contains itself"),
-        ("[" * 100_000, "which is none: "),
+        ("[" * 100_000, "which is not: "),
         ("{a: " * 60 + "1" + "}" * 60, "which is nested too deeply"),
         (
             "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
@@ -162,9 +162,9 @@ def test_a_config(fail, config, message):
             ),
             "whose aliases stand for more than 100,000 values",
         ),
-        ("{", "which is none: "),
-        ("a: *x", "which is none: found undefined alias (line 1, column 4)"),
-        ("!!python/object/apply:os.system [exit]", "which is none: could not determine a constructor"),
+        ("{", "which is not: "),
+        ("a: *x", "which is not: found undefined alias (line 1, column 4)"),
+        ("!!python/object/apply:os.system [exit]", "which is not: could not determine a constructor"),
     ],
 )
 def test_yaml_that_does_harm(fail, config, message):
@@ -175,7 +175,7 @@ def test_yaml_that_does_harm(fail, config, message):
 def test_a_config_that_is_no_text_or_no_file(fail):
     Path("a.yaml").write_bytes(b"\xff\xfe\x00\x01")
     Path("folder").mkdir()
-    assert "got a.yaml, which is no text" in one_line(fail, "--config=a.yaml")
+    assert "got a.yaml, which is not a text file" in one_line(fail, "--config=a.yaml")
     assert "got 'folder'" in one_line(fail, "--config=folder")
 
 
@@ -203,7 +203,7 @@ def test_a_config_that_is_no_text_or_no_file(fail):
         ("--trainer.max_epochs many", "--trainer.max_epochs: expected a whole number or null; got 'many'"),
         ("--model.lr abc", "--model.lr: expected a number; got 'abc'"),
         ("--model.lr=", "--model.lr: expected a number; got ''"),
-        ("--model.lr", "--model.lr without a value: expected one, got none"),
+        ("--model.lr", "--model.lr needs a value, got none"),
         ("--data.batch_size 3.5", "--data.batch_size: expected a whole number; got '3.5'"),
         ("--execution.compile maybe", "--execution.compile: expected auto, always or never; got 'maybe'"),
         ("--model.dropout_p null", "--model.dropout_p: expected a number; got null"),
@@ -214,7 +214,7 @@ def test_a_config_that_is_no_text_or_no_file(fail):
             "--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=a --trainer.callbacks.patience=b",
             "--trainer.callbacks.patience: expected a whole number; got 'b'",
         ),
-        ("--trainer.callbacks+=EarlyStopping", "monitor missing: expected a value"),
+        ("--trainer.callbacks+=EarlyStopping", "monitor is missing: it needs a value"),
         ("--model.optimizer.eps small", "--model.optimizer.eps: expected a number; got 'small'"),
         ("mnist", "a value without an option: expected --OPTION VALUE, got 'mnist' \\(see"),
         ("selu", r"got 'selu': did you mean --config selu\?"),
@@ -224,8 +224,8 @@ def test_a_config_that_is_no_text_or_no_file(fail):
         ("--model", "--model without a value: expected the import path of a class"),
         ("--data=", "--data without a value: expected the import path of a class"),
         ("--model.class_path", "--model.class_path without a value: expected the import path of a class"),
-        ("--config", "--config without a value"),
-        ("-c", "-c without a value"),
+        ("--config", "--config needs a value"),
+        ("-c", "-c needs a value"),
     ],
 )
 def test_a_value(fail, flags, message):
@@ -245,7 +245,7 @@ def test_options_stand_after_the_command(capsys, words):
     with pytest.raises(SystemExit):
         main(words)
     flag = words[0].partition("=")[0]
-    assert capsys.readouterr().err.startswith(f"error: {flag} is too early: expected options after fit")
+    assert capsys.readouterr().err.startswith(f"error: {flag} must come after fit")
 
 
 def test_a_group_may_be_a_file_beside_the_config(run):

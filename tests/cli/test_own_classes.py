@@ -59,7 +59,7 @@ def test_a_subclass_has_all_that_ours_has_and_its_own_arguments(run, fail):
     assert "epoch   2" in run("fit", "--ckpt_path", last, "--trainer.max_epochs=2")
     assert saved("2")["model"]["extra"] == 5
     message = fail("test", "--ckpt_path", last, "--model", "MLPClassifier")
-    assert "--model contradicts the checkpoint: expected mine.Wider, with which it was trained" in message
+    assert "--model contradicts the checkpoint: expected mine.Wider, as in training" in message
     assert "--model.extra contradicts the checkpoint: expected 5" in fail(
         "test", "--ckpt_path", last, "--model.extra=6"
     )
@@ -161,7 +161,7 @@ def test_another_module_has_what_its_hooks_give(run):
 
 def test_arguments_without_a_default_or_a_type(run, fail):
     message = fail("fit", "--model=mine.Needs", *SMALL)
-    assert "--model.width is missing: expected a value, since mine.Needs has no default; got none" in message
+    assert "--model.width is missing: it needs a value, since mine.Needs has no default for it" in message
     run("fit", "--model=mine.Needs", "--model.width=7", "--model.name=[a, 1]", *SMALL, ONE)
     last = str(newest("last.ckpt"))
     assert "deterministic" in run("test", "--ckpt_path", last, *QUIET)
@@ -206,7 +206,7 @@ def test_what_only_ours_can_is_refused_by_name(run, fail, flags, subcommand):
     run("fit", "--model=mine.Bare", "--data=mine.Noise", ONE, *QUIET)
     which = [] if subcommand == "fit" else ["--ckpt_path", str(newest("last.ckpt"))]
     message = fail(subcommand, "--model=mine.Bare", "--data=mine.Noise", *which, *flags)
-    assert f"{flags[0].partition('=')[0]} does nothing here: expected it with an MLPClassifier" in message
+    assert f"{flags[0].partition('=')[0]} has no effect here: it needs an MLPClassifier" in message
     assert "got mine.Bare" in message
 
 
@@ -300,7 +300,7 @@ def test_an_activation_and_an_optimizer(run):
 @pytest.mark.parametrize(
     ("path", "problem"),
     [
-        ("nowhere_to_be_found.Net", "there is no module 'nowhere_to_be_found': it is neither here, in "),
+        ("nowhere_to_be_found.Net", "there is no module 'nowhere_to_be_found': it is neither in the current folder, "),
         ("mine.deeper.Net", "there is no module 'mine.deeper'"),
         ("broken.Net", "broken can't be imported: RuntimeError: the moon is in the wrong phase"),
         ("needy.Net", "needy can't be imported: it needs 'not_there_at_all'"),

@@ -37,10 +37,10 @@ CLASSES = """Parser key "trainer.callbacks":
             "Parser key \"model.l1\": Expected a <class 'float'>. Got value: None",
             "--model.l1: expected a number; got null",
         ),
-        ("argument -c/--config: expected one argument", "--config without a value: expected one, got none"),
+        ("argument -c/--config: expected one argument", "--config needs a value, got none"),
         (
             "the following arguments are required: monitor",
-            "monitor missing: expected a value, since there is no default; got none",
+            "monitor is missing: it needs a value, since it has no default",
         ),
         (
             'Parser key "trainer":\n Unable to load config \'a.yaml\'\n - Parser key "trainer": Unable to load',

@@ -73,7 +73,7 @@ def test_a_rank_that_is_killed_ends_the_run_which_then_goes_on(rank):
     printed, _ = process.communicate(timeout=60)  # of both: the pipe is closed when the last has ended
     assert time.monotonic() - begin < 60
     assert process.returncode == (-signal.SIGKILL if rank == 0 else 1)
-    assert "error: another process of this training has ended, and what it printed says why" in printed
+    assert "error: another process of this run has ended; its own output says why" in printed
     assert "Traceback" not in printed
     last = last_checkpoint()
     steps = torch.load(last, weights_only=True)["global_step"]

@@ -132,7 +132,7 @@ TABLE = {
 }
 #: Options that are refused, each with a value and the message.
 REFUSED = {
-    "model_registry": ("mine", "--trainer.model_registry does nothing here"),
+    "model_registry": ("mine", "--trainer.model_registry is not supported"),
     "overfit_batches": ("2", "use --trainer.limit_train_batches"),
 }
 #: Options that are tested elsewhere, or that act only where no test runs.

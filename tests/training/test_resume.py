@@ -139,7 +139,9 @@ def test_a_resume_refuses_what_contradicts_its_checkpoint(run, fail, tmp_path, f
 
 def test_a_resume_that_finds_nothing_fails(fail):
     assert "no last checkpoint: expected a training of" in fail("fit", *ONE_CYCLE, "--ckpt_path=last")
-    assert "no checkpoint: expected a file, best or last; got 'x.ckpt'" in fail("fit", *ONE_CYCLE, "--ckpt_path=x.ckpt")
+    assert "no such checkpoint: expected a file, best or last; got 'x.ckpt'" in fail(
+        "fit", *ONE_CYCLE, "--ckpt_path=x.ckpt"
+    )
 
 
 def test_the_report_of_a_resumed_run_has_every_epoch(run):

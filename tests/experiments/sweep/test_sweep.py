@@ -271,7 +271,7 @@ def test_a_sweep_is_not_taken_for_a_training(sweep, run, tmp_path, undrawn, capf
         assert "got that of a whole sweep" in capfd.readouterr().err
     with pytest.raises(SystemExit):
         run("fit", *FLAGS, "--ckpt_path=last", f"--trainer.default_root_dir={tmp_path}/sweep")
-    assert "got none of that content" in capfd.readouterr().err
+    assert "got none with that content" in capfd.readouterr().err
 
 
 def test_nothing_is_written_where_nothing_is_to_be(sweep, run, tmp_path, undrawn):
