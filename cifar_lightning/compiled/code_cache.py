@@ -12,6 +12,7 @@ tensor; a warm start takes 0.7 s longer, mostly for importing Inductor.
 
 import hashlib
 import json
+import logging
 import os
 import sys
 import warnings
@@ -86,6 +87,7 @@ class Code:
         return self._code(*args, *self._tensors)
 
     def _find_or_compile(self, example: Sequence[Tensor]) -> Step:
+        logging.getLogger("torch.utils.cpp_extension").addFilter(_concerns_us)
         key = key_of([self._module, self._description, example])
         path = None if key is None else cache_folder() / f"{key}.bin"
         modules = {"module": self._module}
@@ -108,6 +110,11 @@ class Code:
             except Exception as error:  # whatever is wrong with the folder, this process can still use the code
                 warnings.warn(f"compiled code can't be cached in {path.parent}: {error}", stacklevel=1)
         return code
+
+
+def _concerns_us(record: logging.LogRecord) -> bool:
+    """Whether a user needs to see what torch logs: on a CPU it warns of any CUDA toolkit that it comes across."""
+    return "No CUDA runtime is found" not in record.getMessage()
 
 
 def _save_whole(code: Step, path: Path, modules: Mapping[str, nn.Module]) -> None:

@@ -1,4 +1,5 @@
 import functools
+import logging
 import os
 import subprocess
 import sys
@@ -349,3 +350,15 @@ def test_a_folder_that_can_not_be_written_keeps_nothing(cache):
     cache.write_text("a file, where the folder would be")
     with pytest.warns(UserWarning, match="compiled code can't be cached in"):
         assert len(train()[0]) == 5
+
+
+def test_a_cuda_toolkit_is_not_warned_of(monkeypatch, caplog):
+    def compile_ahead(function, example):
+        for line in ("No CUDA runtime is found, using CUDA_HOME='/cuda'", "no compiler"):
+            logging.getLogger("torch.utils.cpp_extension").warning(line)
+        return function
+
+    monkeypatch.setattr(code_cache, "compile_ahead", compile_ahead)
+    monkeypatch.setattr(code_cache, "key_of", lambda described: None)
+    code_cache.compile_once(lambda x: (x,), [], nn.Identity(), None)(torch.zeros(1))
+    assert caplog.messages == ["no compiler"]
