@@ -1,1 +1,1 @@
-"""What a training or an evaluation can be given besides: the learning-rate finder, reports and pictures."""
+"""Callbacks for training and evaluation: the learning-rate finder, reports and plots."""

@@ -1,4 +1,4 @@
-"""Calibration in a validation: a temperature is fitted to its logits and written into a copy of the checkpoint."""
+"""Calibration: fits a temperature to the logits of a validation and saves it in a copy of the checkpoint."""
 
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,13 @@ class Calibration:
         self._batches.clear()
         temperature = pl_module.temperature
         assert isinstance(temperature, Temperature), "the classifier has one"
-        raw = logits * temperature.value  # they were divided by the one from before
+        raw = logits * temperature.value  # undo the division by the previous temperature
         value = temperature.fit(gather(pl_module, raw), gather(pl_module, labels))
         return value, temperature(raw).softmax(-1), labels
 
 
 def save_calibrated(trainer: Trainer, pl_module: LightningModule, folder: Path) -> Path | None:
-    """Write a copy of the evaluated checkpoint that has the module's temperature; None if no file was evaluated."""
+    """Write a copy of the evaluated checkpoint with the module's temperature; None if no checkpoint was evaluated."""
     if trainer.ckpt_path is None:
         return None
     path = folder / "checkpoints" / "calibrated.ckpt"
@@ -49,7 +49,7 @@ def save_calibrated(trainer: Trainer, pl_module: LightningModule, folder: Path) 
 
 
 def gather(pl_module: LightningModule, values: Tensor) -> Tensor:
-    """The rows of `values`, (N, ...), of all ranks, which may have different numbers of them."""
+    """Gather the rows of `values`, (N, ...), from all ranks; N may differ between ranks."""
     if pl_module.trainer.world_size == 1:
         return values
     parts: list[Any] = [None] * pl_module.trainer.world_size

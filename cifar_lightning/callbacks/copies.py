@@ -1,4 +1,4 @@
-"""What is kept and shown of each network of a `StackedClassifier`: its checkpoints, and the best one's name."""
+"""Checkpoints of each network of a `StackedClassifier`, and a progress bar that names the best one."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,21 +19,21 @@ from cifar_lightning.training.whole_checkpoints import WholeCheckpoints
 
 
 class CopyCheckpoints(Checkpoint):
-    """Keeps each copy's weights of the lowest validation loss as `best.ckpt`, and the present ones as `last.ckpt`.
+    """Keeps each copy's weights with the lowest validation loss as `best.ckpt`, and its current ones as `last.ckpt`.
 
-    They are in the copy's own folder, and are what evaluations and `MLPClassifier.load_from_checkpoint` take. A loss
-    that is no number is never the best. The copies' weights of a training that is resumed come along.
+    They are in the copy's own folder, and work for evaluations and `MLPClassifier.load_from_checkpoint`. A NaN loss is
+    never the best. A resumed run copies its predecessor's files.
 
     Args:
-        more: What each checkpoint holds beside what is known of the copy and its data.
+        more: Additional entries of each checkpoint.
     """
 
     def __init__(self, more: Mapping[str, Any]) -> None:
         self.more = more
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the checkpoints of a training that is resumed along into its new folder."""
-        assert isinstance(pl_module, StackedClassifier), "it is for the copies of one"
+        """Copy the checkpoints of a resumed run to its new folder."""
+        assert isinstance(pl_module, StackedClassifier), "only a sweep adds this callback"
         resumed = Path(trainer.ckpt_path).parent.parent if trainer.ckpt_path else run_folder(trainer)
         for each in pl_module.copies if resumed != run_folder(trainer) else []:
             for name in ("best", "last"):
@@ -43,10 +43,10 @@ class CopyCheckpoints(Checkpoint):
                     write_whole(new, old.read_bytes())
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the best, and after a validation within an epoch the last."""
+        """Write new best checkpoints, and after a validation within an epoch the last ones too."""
         if trainer.sanity_checking:
             return
-        assert isinstance(pl_module, StackedClassifier), "it is for the copies of one"
+        assert isinstance(pl_module, StackedClassifier), "only a sweep adds this callback"
         for each in pl_module.copies:
             if each.is_new_best:
                 save_copy(trainer, each, "best", self.more)
@@ -55,28 +55,28 @@ class CopyCheckpoints(Checkpoint):
             self._save_last(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the last."""
+        """Write the last checkpoints."""
         self._save_last(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write the last when the training is interrupted between two steps."""
+        """Write the last checkpoints if training is interrupted between two steps."""
         interrupted = isinstance(exception, KeyboardInterrupt | SIGTERMException) and not is_within_a_step(trainer)
         if interrupted and trainer.global_step:
             self._save_last(trainer, pl_module)
 
     def _save_last(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, StackedClassifier), "it is for the copies of one"
+        assert isinstance(pl_module, StackedClassifier), "only a sweep adds this callback"
         for each in pl_module.copies:
             if each.stopped_epoch in (None, trainer.current_epoch + 1):
                 save_copy(trainer, each, "last", self.more)
 
 
 def save_copy(trainer: Trainer, each: Copy, name: str, more: Mapping[str, Any]) -> None:
-    """Write a copy's checkpoint into its folder, whole or not at all."""
+    """Write a copy's checkpoint into its folder, atomically."""
     classifier = each.classifier
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     checkpoint = {
-        # (Clones: the tensors may be views of the stack, of which all would be written.)
+        # (Clones: the tensors may be views of the stack, which would be written in full.)
         "state_dict": {key: value.clone() for key, value in classifier.state_dict().items()},
         "hyper_parameters": dict(classifier.hparams),
         "pytorch-lightning_version": lightning.__version__,
@@ -94,7 +94,7 @@ def _path(folder: Path, each: Copy, name: str) -> Path:
 
 
 class SweepProgressBar(RunProgressBar):
-    """The progress bar of a run, with the name of the best copy so far."""
+    """A run's progress bar with the name of the best copy so far."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """The metrics as text."""

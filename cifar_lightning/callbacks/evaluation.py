@@ -1,4 +1,4 @@
-"""What a trained network is worth: each way to predict measured side by side, as a table and in pictures."""
+"""Evaluates a trained network: compares the ways to predict in a table and in plots."""
 
 import csv
 from pathlib import Path
@@ -37,20 +37,20 @@ COLUMNS = {
 
 
 class EvaluationReport(Callback):
-    """In `validate` and `test`, measure each way to predict, by the logits that the module's step returns.
+    """In `validate` and `test`, evaluate each way to predict from the logits that the module's step returns.
 
-    Logs the measures, prints them as a table, and writes `evaluation.csv`, `reliability.png`, `confusion_matrix.png`
+    Logs the metrics, prints them as a table, and writes `evaluation.csv`, `reliability.png`, `confusion_matrix.png`
     and, for Monte-Carlo predictions, `most_uncertain.png`.
 
     Args:
-        mc_samples: In an evaluation or a prediction, number of Monte-Carlo dropout passes; 0 for none.
-        ensemble: In an evaluation or a prediction, checkpoints whose probabilities are averaged with the network's.
-        tta_flip: In an evaluation or a prediction, whether to average over images and mirror images.
-        tta_shift: The same for views moved by up to so many pixels each way, (2 n + 1)² of them; 0 for none.
-        calibrate: In `validate`, whether to fit a temperature and write it into a new checkpoint.
+        mc_samples: Number of Monte-Carlo dropout passes in `validate`, `test` or `predict`; 0 for none.
+        ensemble: Checkpoints whose probabilities are averaged with the network's in `validate`, `test` or `predict`.
+        tta_flip: Whether to average predictions over each image and its mirror image (test-time augmentation).
+        tta_shift: Largest shift in pixels for test-time augmentation, which averages over (2 n + 1)² views; 0 for none.
+        calibrate: In `validate`, whether to fit a temperature and save it in a new checkpoint.
 
     Raises:
-        ValueError: For a negative number.
+        ValueError: If a number is negative.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class EvaluationReport(Callback):
         self.ways, self.calibrate = WaysToPredict(mc_samples, ensemble or [], tta_flip, tta_shift), calibrate
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget the last evaluation, and get ready for this one."""
+        """Prepare a new evaluation."""
         if stage != "fit":
             self.ways.prepare(pl_module)
         self._metrics: dict[Way, MetricCollection] = {}
@@ -77,7 +77,7 @@ class EvaluationReport(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
-        """Add a batch, unless this is a validation within a training."""
+        """Add a batch, unless this is a validation during training."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             if self.calibrate:
                 self._calibration.add(outputs, batch[1])
@@ -90,10 +90,10 @@ class EvaluationReport(Callback):
         if not is_classified(outputs):
             if self.ways.mc_samples:
                 raise ValueError(
-                    "nothing to compare Monte-Carlo predictions with: expected a step that returns logits (N, K), "
-                    f"got one of {type(pl_module).__name__} that returns something else"
+                    f"cannot compare Monte-Carlo predictions: expected the steps of {type(pl_module).__name__} to "
+                    "return logits (N, K), got something else"
                 )
-            return  # the module's own measures must do
+            return  # only the module's own metrics are reported
         images, labels = batch
         predictions = self.ways.predict_every_way(pl_module, images, outputs.softmax(-1))
         for way, prediction in predictions.items():
@@ -129,7 +129,7 @@ class EvaluationReport(Callback):
         self._uncertain = {name: values[order] for name, values in both.items()}
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Calibrate and report, unless this is a validation within a training."""
+        """Calibrate and report, unless this is a validation during training."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             if self.calibrate:
                 value, probabilities, labels = self._calibration.fit(pl_module)
@@ -187,7 +187,7 @@ class EvaluationReport(Callback):
         self._finish(trainer, pl_module, split, {"loss": plain["nll"], "accuracy": plain["accuracy"]})
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, split: str, measures: dict[str, float]) -> None:
-        """Say what was written, and what could be done next; let the training's row in TensorBoard have its test."""
+        """Print what was written and a next step; add test results to the run's row in TensorBoard."""
         folder, checkpoint = run_folder(trainer), trainer.ckpt_path
         names = ["evaluation.csv", "reliability.png", "confusion_matrix.png"]
         names += ["most_uncertain.png"] * bool(self._uncertain)

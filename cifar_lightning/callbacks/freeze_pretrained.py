@@ -1,4 +1,4 @@
-"""Training a network's new layers before the ones that it reuses."""
+"""Trains a network's new layers before the reused ones."""
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BaseFinetuning
@@ -9,16 +9,16 @@ from cifar_lightning.callbacks.pretrained import Pretrained
 
 
 class FreezePretrained(BaseFinetuning):
-    """Keep the layers that `Pretrained` took from a trained network as they are for some epochs; then train all.
+    """Freezes the layers that `Pretrained` took from a trained network for some epochs, then trains all layers.
 
-    The first gradients of a new output layer would wreck them. A frozen batch norm standardizes by its running
-    statistics, as Keras's does, and leaves them alone.
+    The first gradients of a new output layer would wreck the reused ones. A frozen batch norm uses its running
+    statistics without updating them, as in Keras.
 
     Args:
-        epochs: Number of epochs.
+        epochs: Number of epochs for which the layers stay frozen.
 
     Raises:
-        ValueError: If it is below 1; from `fit`, on several devices, or if no layers are reused.
+        ValueError: If `epochs` is below 1; from `fit`, if there are several devices or no reused layers.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -34,20 +34,20 @@ class FreezePretrained(BaseFinetuning):
         self.epochs = epochs
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse several devices: DDP averages no gradients of parameters that were frozen when it began."""
+        """Reject several devices: DDP does not average gradients of parameters that were frozen when it started."""
         if stage == "fit" and trainer.world_size > 1:
-            raise ValueError(f"FreezePretrained is for one device: expected 1, got {trainer.world_size}")
+            raise ValueError(f"FreezePretrained works on one device only, got {trainer.world_size}")
         super().setup(trainer, pl_module, stage)
 
     def freeze_before_training(self, pl_module: LightningModule) -> None:
-        """Nothing yet: which layers are reused is known when the module is set up, or restored from a checkpoint."""
+        """Do nothing yet: the reused layers are only known once the module is set up or restored."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Freeze the layers, or train them, as the epoch demands: a resume may begin in the middle of any."""
+        """Freeze or unfreeze the layers depending on the epoch, which may be any after a resume."""
         self._train_layers(pl_module, trainer.current_epoch >= self.epochs)
 
     def finetune_function(self, pl_module: LightningModule, epoch: int, optimizer: Optimizer) -> None:
-        """Train the layers from epoch `epochs` on; the optimizer has had them from the start."""
+        """Unfreeze the layers at epoch `epochs`; the optimizer has had them from the start."""
         if epoch == self.epochs:
             self._train_layers(pl_module, True)
 
@@ -57,8 +57,8 @@ class FreezePretrained(BaseFinetuning):
         layers = [layer for source in sources for layer in source.reused_layers(pl_module)]
         if not layers:
             raise ValueError(
-                "FreezePretrained has nothing to freeze: expected a network that reuses layers, "
-                "--pretrained.checkpoint FILE; got none"
+                "FreezePretrained has nothing to freeze: expected reused layers, from --pretrained.checkpoint FILE, "
+                "got none"
             )
         if trainable:
             self.make_trainable(layers)

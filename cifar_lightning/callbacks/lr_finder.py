@@ -1,4 +1,4 @@
-"""The learning-rate finder: a sweep before the training, whose suggestion reaches optimizer and schedule."""
+"""The learning-rate finder: a range test before training that sets the rate of optimizer and schedule."""
 
 import csv
 import math
@@ -30,35 +30,36 @@ from cifar_lightning.training.run_events import show_picture
 
 
 class LRFinder(Callback):
-    """Before a training, sweep the learning rate, and train at the rate that the sweep suggests.
+    """Before training, sweep the learning rate, then train at the suggested rate.
 
-    For any LightningModule with automatic optimization and one optimizer. The sweep runs on a copy of the module, in
-    memory, with the trainer's precision, accumulation, clipping and devices, over as many passes of the training data
-    as it takes; nothing is validated or logged. Parameter groups keep the ratios of their rates. Where the loss varies
-    a lot between batches, small ones above all, each loss is an average over up to 64: the step's and some fixed
-    ones, which are not trained on. The copy's hooks of a training's start and of each step run; those of an epoch's
-    end, and the callbacks', do not.
+    It works for any LightningModule with automatic optimization and one optimizer. The sweep runs on an in-memory copy
+    of the module, with the trainer's precision, accumulation, clipping and devices, over as many passes through the
+    training data as needed, without validating or logging. Parameter groups keep the ratios of their rates. Where the
+    loss varies a lot between batches, as with small ones, each loss is averaged over up to 64 batches: the step's own
+    and some fixed ones, which are not trained on. The copy's hooks at the start of training and in each step run; hooks
+    at the end of an epoch and callbacks do not.
 
-    Afterwards everything is as before: weights, statistics, random generators, the loaders' order, `global_step`. Then
-    the rate is set and optimizer and schedule are built anew, so that a schedule's peak follows it; it stands in
-    hparams, loggers and checkpoints. A resumed training is not swept.
+    Afterwards everything is restored: weights, statistics, random generators, the loaders' order, `global_step`. Then
+    the rate is set, and optimizer and schedule are rebuilt, so a schedule's peak follows it; hparams, loggers and
+    checkpoints show the new rate. A resumed run is not swept.
 
-    Writes `lr_finder.csv` and `lr_finder.png` into the run's folder, and prints what every rule suggests.
+    Writes `lr_finder.csv` and `lr_finder.png` into the run's folder and prints each rule's suggestion.
 
     Args:
-        min_lr: The first rate.
-        max_lr: The last rate.
+        min_lr: The first learning rate.
+        max_lr: The last learning rate.
         num_steps: Number of optimizer steps, at least 10.
-        mode: Whether the rates grow by a factor or by a difference.
-        rule: The rule whose suggestion is taken.
-        attribute: The hyperparameter that is set, or the module's attribute, "lr" by default; with dots for one inside
-            of another, such as "schedule.init_args.max_lr".
-        apply: Whether to train at the suggested rate, or at the given one.
+        mode: Whether the rate grows by a constant factor or by a constant difference.
+        rule: The rule whose suggestion is used.
+        attribute: The hyperparameter or attribute of the module to set, with dots for a nested one, such as
+            "schedule.init_args.max_lr".
+        apply: Whether to train at the suggested rate instead of the given one.
         stop: Whether to stop after the sweep.
 
     Raises:
-        ValueError: For a wrong range, a module with several optimizers or without the hyperparameter, no data, only
-            skipped batches, a sweep that suggests nothing, or a resumed training where it is to stop after the sweep.
+        ValueError: If the range is wrong, the module has several optimizers or lacks the hyperparameter, there is no
+            data, all batches are skipped, or no rate can be suggested; also if it should stop after the sweep but the
+            run is resumed.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -80,7 +81,7 @@ class LRFinder(Callback):
         self.lrs = make_rates(min_lr, max_lr, num_steps, mode)
         self.rule, self.attribute, self.apply, self.stop = rule, attribute, apply, stop
         self.sweep: LRSweep | None = None
-        #: What was given and what was found, for a resume to know.
+        #: The given and the found rate, for resumed runs.
         self.found: dict[str, Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -88,11 +89,10 @@ class LRFinder(Callback):
         if trainer.ckpt_path is not None:
             if self.stop:
                 raise ValueError(
-                    "nothing to sweep: expected no --ckpt_path where LRFinder stops before the training, "
-                    f"got {str(trainer.ckpt_path)!r}"
+                    f"LRFinder with stop=True needs a new run: expected no --ckpt_path, got {str(trainer.ckpt_path)!r}"
                 )
             if trainer.is_global_zero:
-                get_console().print("LRFinder: the training is resumed, so there is no sweep.")
+                get_console().print("LRFinder: the run is resumed, so there is no sweep.")
             return
         holders, name = _find_holders(pl_module, self.attribute)
         given = holders[0][name]
@@ -136,7 +136,7 @@ class LRFinder(Callback):
                 get_console().print(f"LRFinder: training with {self.attribute} = {suggestion:.3g} ({self.rule}).")
 
     def _sweep(self, trainer: Trainer, step: SweepStep) -> LRSweep:
-        """Sweep, and show how far it is on the first rank's terminal: it may end sooner, when the loss diverges."""
+        """Sweep, with a progress line on the first rank's terminal; it ends early if the loss diverges."""
         line, clock, count = ProgressLine(), Clock(), 0
 
         def make_step(lr: float) -> float:
@@ -150,21 +150,21 @@ class LRFinder(Callback):
 
         if not trainer.is_global_zero:
             return run_sweep(step, self.lrs)
-        say(f"LRFinder: up to {len(self.lrs):,} steps at rates from {self.lrs[0]:.3g} to {self.lrs[-1]:.3g}")
+        say(f"LRFinder: up to {len(self.lrs):,} steps at learning rates from {self.lrs[0]:.3g} to {self.lrs[-1]:.3g}")
         with line:
             return run_sweep(make_step, self.lrs)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was given and what was found."""
+        """The given and the found rate."""
         return self.found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep what the resumed training had found."""
+        """Restore what the resumed run had found."""
         self.found = state_dict
 
 
 def _rates(optimizer: Optimizer) -> list[dict[str, float]]:
-    """The rates that each parameter group goes by, its schedule's included."""
+    """The learning rates of each parameter group, including those its schedule uses."""
     names = ("lr", "initial_lr", "max_lr")
     return [{name: float(group[name]) for name in names if name in group} for group in optimizer.param_groups]
 
@@ -172,9 +172,9 @@ def _rates(optimizer: Optimizer) -> list[dict[str, float]]:
 def _check_reached(
     before: list[dict[str, float]], after: list[dict[str, float]], attribute: str, given: Any, found: float
 ) -> None:
-    """Check that the rates of an optimizer that was built anew, or of its schedule, have followed the hyperparameter.
+    """Check that the rates of a rebuilt optimizer, or of its schedule, have followed the hyperparameter.
 
-    Those of some groups may be a part of it, or have nothing to do with it.
+    Some groups may use a fraction of it, or not depend on it.
     """
     change = found / given if isinstance(given, float | int) and given else math.nan
     for old, new in zip(before, after, strict=True):
@@ -183,13 +183,14 @@ def _check_reached(
             if rate and any(math.isclose(rate, each, rel_tol=1e-6) for each in expected):
                 return
     raise ValueError(
-        f"the suggested rate does not reach the optimizer: expected rates that follow {attribute!r}, which was {given} "
-        f"and is {found:.3g} now; got {after}, after {before}. Name by `attribute` the one that they go by"
+        f"the suggested learning rate does not reach the optimizer: expected rates that follow {attribute!r}, which "
+        f"was {given} and is now {found:.3g}; got {after}, before that {before}. Set `attribute` to the hyperparameter "
+        "that the optimizer uses"
     )
 
 
 def _find_holders(pl_module: LightningModule, path: str) -> tuple[list[Any], str]:
-    """The mappings in which the value `path` stands, and its name there.
+    """The mappings that contain the value at `path`, and its name there.
 
     It may be a hyperparameter, an attribute of the module, or both: self.lr = lr is as common as self.hparams.lr.
     """
@@ -201,21 +202,21 @@ def _find_holders(pl_module: LightningModule, path: str) -> tuple[list[Any], str
             holders.append(holder)
     if not holders:
         raise ValueError(
-            "no such hyperparameter: expected one of the module's attributes, or one that it has saved by "
-            f"save_hyperparameters(), of {', '.join(map(str, pl_module.hparams))}; got {path!r}"
+            "no such hyperparameter: expected an attribute of the module or one of its saved hyperparameters, "
+            f"{', '.join(map(str, pl_module.hparams))}; got {path!r}"
         )
     return holders, name
 
 
 def _inside(root: Any, path: list[str]) -> Any:
-    """The mapping at `path` inside of nested mappings and plain objects, or None."""
+    """The mapping at `path` within nested mappings and objects, or None."""
     for key in path:
         root = root.get(key) if isinstance(root, Mapping) else getattr(root, key, None)
     return root if isinstance(root, Mapping) else getattr(root, "__dict__", None)
 
 
 def write_csv(sweep: LRSweep, path: Path) -> None:
-    """Write rate, loss and smoothed loss, a row a step."""
+    """Write learning rate, loss and smoothed loss, one row per step."""
     with replacing(path) as beside, beside.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["lr", "loss", "smoothed_loss"])
@@ -225,7 +226,7 @@ def write_csv(sweep: LRSweep, path: Path) -> None:
 def _suggestions(sweep: LRSweep) -> dict[str, float]:
     try:
         return sweep.suggestions()
-    except ValueError:  # the picture of a failed sweep shows why it failed
+    except ValueError:  # the plot of a failed sweep shows why it failed
         return {}
 
 

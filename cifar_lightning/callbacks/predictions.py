@@ -1,4 +1,4 @@
-"""Predictions as a table on the screen and on the disk, and as a picture."""
+"""Predictions as a printed table, a CSV file and a plot."""
 
 import csv
 import os
@@ -29,15 +29,15 @@ COLUMNS = ("path", "label", "class", "probability", "top 3", "MC spread", "entro
 
 
 class PredictionTable(Callback):
-    """In `predict`, write `predictions.csv` and `predictions.png`, print the first rows, and say what was skipped.
+    """In `predict`, write `predictions.csv` and `predictions.png`, print the first rows, and report skipped files.
 
-    A row has the image's path (or its index among the test images), its label if known, the predicted class with its
+    A row has the image's path (or its index in the test set), its label if known, the predicted class and its
     probability, the three most probable classes, the standard deviation of the probability over Monte-Carlo passes,
-    and the entropy of the probabilities, in nats. Memory does not grow with the number of images. Beyond one device
-    each rank writes the rows of its own share, and the first rank draws and prints its own.
+    and the entropy of the probabilities in nats. Memory does not grow with the number of images. With several devices,
+    each rank writes the rows of its share, and the first rank plots and prints its own.
 
     Args:
-        evaluation: Says which way to predict, by the probabilities that the module's step returns; None for theirs.
+        evaluation: The options that choose the way to predict; None for the module's own probabilities.
     """
 
     def __init__(self, evaluation: EvaluationReport | None = None) -> None:
@@ -54,7 +54,7 @@ class PredictionTable(Callback):
         if ours and not is_overridden("predict_step", pl_module, LightningModule):
             raise ValueError(
                 f"{type(pl_module).__name__} can't predict: expected a predict_step that takes (images, labels) and "
-                "returns probabilities (N, K), got a module without"
+                "returns probabilities (N, K), got none"
             )
         suffix = "" if trainer.world_size == 1 else f"_{trainer.global_rank}"
         self._folder = run_folder(trainer)
@@ -77,8 +77,8 @@ class PredictionTable(Callback):
         """Write the rows of a batch."""
         if not is_classified(outputs):
             raise ValueError(
-                f"{type(pl_module).__name__} predicts no classes: expected a predict_step that returns probabilities "
-                f"(N, K), or logits; got {type(outputs).__name__}"
+                f"wrong output of {type(pl_module).__name__}: expected a predict_step that returns probabilities or "
+                f"logits (N, K), got {type(outputs).__name__}"
             )
         images, *labelled = [batch] if isinstance(batch, Tensor) else batch
         outputs = _as_probabilities(outputs)
@@ -108,7 +108,7 @@ class PredictionTable(Callback):
         self._count += len(paths)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the table, draw the picture, and report."""
+        """Close the table, plot, and report."""
         self._file.close()
         if not trainer.is_global_zero:
             return
@@ -125,7 +125,7 @@ class PredictionTable(Callback):
             console.print(f"{count:,} {'images were' if count > 1 else 'image was'} {what}")
         for path, reason in self.broken:
             console.print(f"skipped {path}: {reason}", markup=False)
-        console.print(f"{self._count:,} images, {self._count / seconds:,.0f} a second")
+        console.print(f"{self._count:,} images, {self._count / seconds:,.0f} per second")
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             console.print("a dry run writes no file")
             return
@@ -147,14 +147,14 @@ class PredictionTable(Callback):
 
 
 def _as_probabilities(outputs: Tensor) -> Tensor:
-    """The probabilities themselves, or those of logits, which another module than ours may return."""
-    gaps = (outputs.float().sum(1) - 1).abs()  # half precision sums to one but roughly
+    """Return probabilities unchanged, and convert logits, which modules other than ours may return."""
+    gaps = (outputs.float().sum(1) - 1).abs()  # in half precision, sums are only roughly 1
     are_probabilities = bool((outputs >= 0).all() and (gaps < 0.05).all())
     return outputs if are_probabilities else outputs.softmax(1)
 
 
 def _table(rows: list[list[str]]) -> Table:
-    """The rows, shortened to what 80 columns can hold."""
+    """A table of the rows, shortened to fit 80 columns."""
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     widths = {"image": None, "class": 10, "p": 6, "next": None, "spread": 6, "entropy": 7}
     for name, width in widths.items():

@@ -1,4 +1,4 @@
-"""Starting a training from another network's layers."""
+"""Starts training from another network's layers."""
 
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,15 @@ from cifar_lightning.training.stacked_classifier import StackedClassifier
 
 
 class Pretrained(Callback):
-    """Start an `MLPClassifier`, or all of a stack, from the first hidden layers and standardization of a trained one.
+    """Initializes an `MLPClassifier`, or a whole sweep, with the first layers and standardization of a trained network.
 
     Args:
-        checkpoint: The trained network's checkpoint, read in `fit`; None for a network that starts from its own
-            weights.
-        layers: Number of hidden layers; by default all of the trained network's.
+        checkpoint: Checkpoint of the trained network, read in `fit`; None to start from random weights.
+        layers: Number of hidden layers to reuse; all of the trained network's by default.
 
     Raises:
-        ValueError: If layers are given without a checkpoint; from `fit`, for a file that is no checkpoint, or layers
-            that differ from those of the new network.
+        ValueError: If layers are given without a checkpoint; from `fit`, if the file is not a checkpoint or its layers
+            differ from those of the new network.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -32,32 +31,32 @@ class Pretrained(Callback):
 
     def __init__(self, checkpoint: str | None = None, layers: int | None = None) -> None:
         if checkpoint is None and layers is not None:
-            raise ValueError(f"pretrained layers without a network: expected its checkpoint too, got {layers} layers")
+            raise ValueError(f"pretrained.layers needs pretrained.checkpoint too, got only {layers} layers")
         self.checkpoint, self.layers = checkpoint, layers
         self._reused = 0
-        self._module: LightningModule | None = None  # which has the layers
+        self._module: LightningModule | None = None  # the module that has the layers
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Copy the layers, once a module."""
+        """Copy the layers, once per module."""
         if stage != "fit" or pl_module is self._module:
             return
         self._reused = 0
         if self.checkpoint is None:
             return
-        read_checkpoint(Path(self.checkpoint))  # which says so if it is none
+        read_checkpoint(Path(self.checkpoint))  # raises if it is not one
         for each in pl_module.classifiers if isinstance(pl_module, StackedClassifier) else [pl_module]:
             if not isinstance(each, MLPClassifier):
-                raise ValueError(f"nothing to reuse layers in: expected an MLPClassifier, got {type(each).__name__}")
+                raise ValueError(f"only an MLPClassifier can reuse layers, got {type(each).__name__}")
             source = type(each).load_from_checkpoint(self.checkpoint, map_location="cpu", weights_only=True)
             self._reused = copy_hidden_layers(source.network, each.network, self.layers)
-            each.standardize.load_state_dict(source.standardize.state_dict())  # of the inputs that the layers expect
+            each.standardize.load_state_dict(source.standardize.state_dict())  # the layers expect these inputs
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take note of the module, whose layers may have come by a resume."""
+        """Remember the module; on a resume, its layers come from the checkpoint."""
         self._module = pl_module
 
     def reused_layers(self, pl_module: LightningModule) -> list[nn.Module]:
-        """The normalization of the input and the hidden layers that came from the trained network; [] for none."""
+        """The input normalization and hidden layers that come from the trained network; [] for none."""
         if not self._reused or not isinstance(pl_module, MLPClassifier):
             return []
         return [pl_module.network.input, *pl_module.network.hidden[: self._reused]]
@@ -67,5 +66,5 @@ class Pretrained(Callback):
         return {"checkpoint": self.checkpoint, "layers": self.layers, "reused": self._reused}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep to what the resumed training started from."""
+        """Restore what the resumed run started from."""
         self.checkpoint, self.layers, self._reused = (state_dict[name] for name in ("checkpoint", "layers", "reused"))

@@ -16,10 +16,10 @@ Counts = Sequence[float]
 
 
 class RunProgressBar(ProgressBar):
-    """One line: which epoch, how much of it is done, when the training will be over, and the newest figures.
+    """One line with the epoch, its progress, the time left and the latest metrics.
 
-    Epochs are counted from 1, as in the report. The validation's figures are left to the report, which prints a line
-    an epoch above this one, or below it in a notebook. When it ends, nothing is left of it.
+    Epochs are counted from 1, as in the report. Validation metrics are left to the report, which prints one line per
+    epoch above this one, or below it in a notebook. The line disappears when training ends.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -30,7 +30,7 @@ class RunProgressBar(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._line, self._clock, self._is_enabled = ProgressLine(), Clock(), True
-        self._done, self._images, self._start = 0, 0, 0.0  # of an evaluation: batches, images, when it began
+        self._done, self._images, self._start = 0, 0, 0.0  # of an evaluation: batches, images, start time
 
     def enable(self) -> None:
         """Show the bar."""
@@ -43,7 +43,7 @@ class RunProgressBar(ProgressBar):
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print above the bar."""
-        print(*args, **kwargs)  # to a `sys.stdout` that knows of the line
+        print(*args, **kwargs)  # `sys.stdout` handles the line
 
     # --------------------------------------------------------------------------------------------------- a training
 
@@ -58,7 +58,7 @@ class RunProgressBar(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the batches that are done: there may be several in one call."""
+        """Count the batches done; there may be several per call."""
         done = batch_index(trainer) + 1
         left = self._clock.seconds_left(trainer.fit_loop.total_batch_idx + 1, _total_batches(trainer))
         if self._line.is_due:
@@ -73,7 +73,7 @@ class RunProgressBar(ProgressBar):
     # ------------------------------------------------------------------------------------------------ an evaluation
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin; a validation within a training has the training's line."""
+        """Begin; a validation during training uses the training's line."""
         self._begin_evaluation(begins_line=not (trainer.sanity_checking or trainer.state.fn == "fit"))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -104,7 +104,7 @@ class RunProgressBar(ProgressBar):
         self._count("prediction", batch, trainer.num_predict_batches)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Erase the bar, but that of a training."""
+        """Erase the bar, unless it belongs to training."""
         if trainer.state.fn != "fit":
             self._line.stop()
 
@@ -127,7 +127,7 @@ class RunProgressBar(ProgressBar):
     # ------------------------------------------------------------------------------------------------------- others
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """The metrics as text: no version, small rates in full."""
+        """The metrics as text: no version, and small learning rates in full."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return {
@@ -154,12 +154,12 @@ class RunProgressBar(ProgressBar):
         if self._line.is_due:
             seconds = time.monotonic() - self._start
             left = (total - self._done) * seconds / self._done if isfinite(total) else None
-            figures = [f"{self._images / seconds:,.0f} images a second"] if self._images else []
+            figures = [f"{self._images / seconds:,.0f} images per second"] if self._images else []
             self._line.show(what, self._done, total, left, figures)
 
 
 def epoch_label(number: int, trainer: Trainer) -> str:
-    """The epoch of this number, from 1, and how many there are at most: "epoch  3/15"."""
+    """An epoch's number, from 1, and the maximum: "epoch  3/15"."""
     last = trainer.max_epochs
     return f"epoch {number}" if last in (None, -1) else f"epoch {number:{len(str(last))}}/{last}"
 
@@ -169,7 +169,7 @@ def _present_epoch(trainer: Trainer) -> str:
 
 
 def _total_batches(trainer: Trainer) -> float | None:
-    """Number of batches of the whole training; None if it can't be known."""
+    """Number of batches of the whole run; None if it can't be known."""
     totals = []
     if trainer.max_epochs not in (None, -1):
         totals.append(trainer.max_epochs * trainer.num_training_batches)
@@ -179,5 +179,5 @@ def _total_batches(trainer: Trainer) -> float | None:
 
 
 def _short(name: str) -> str:
-    """The name of a figure in the line."""
+    """A metric's name in the line."""
     return "loss" if name == "train_step_loss" else name

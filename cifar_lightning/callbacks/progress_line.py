@@ -1,4 +1,4 @@
-"""One line at the bottom of a terminal that says how far a long job is."""
+"""A progress line at the bottom of the terminal for a long job."""
 
 import logging
 import sys
@@ -16,26 +16,26 @@ from rich.text import Text
 
 from cifar_lightning.callbacks.notebook_line import NotebookLine
 
-#: Seconds between two drawings: to draw the line takes as long as some steps.
+#: Seconds between two updates: drawing the line takes as long as some steps.
 PERIOD = 0.25
-WIDE, NARROW = 24, 12  # columns of the bar, in a terminal of 80 and in a narrower one
+WIDE, NARROW = 24, 12  # columns of the bar, in a terminal of at least 80 columns and in a narrower one
 
 
 class ProgressLine:
-    """Shows the state of a job in a line of its own, under everything that is printed meanwhile.
+    """Shows the progress of a job on a line below everything that is printed in the meantime.
 
-    The line never wraps: where the terminal is too narrow, figures are left out, the last ones first. It vanishes when
-    the job ends. In a notebook it stands where it was first drawn. In a file, or a terminal without cursor movements,
-    there is none.
+    The line never wraps: if the terminal is too narrow, figures are left out, the last ones first. It disappears when
+    the job ends. In a notebook it stays where it was first drawn. There is none in a file or in a terminal without
+    cursor control.
     """
 
     def __init__(self) -> None:
         self._live: Live | NotebookLine | None = None
         self._handlers: list[logging.StreamHandler[TextIO]] = []
-        self._drawn = 0.0  # when the line was drawn last
+        self._drawn = 0.0  # when the line was last drawn
 
     def start(self) -> None:
-        """Take the line, unless it is taken already or there is none."""
+        """Show the line, unless it is shown already or there can be none."""
         console = get_console()
         if self._live is not None or not (console.is_interactive or console.is_jupyter):
             return
@@ -44,13 +44,13 @@ class ProgressLine:
             NotebookLine(console) if console.is_jupyter else Live(console=console, auto_refresh=False, transient=True)
         )
         self._live.start()
-        # Now `sys.stderr` prints above the line, but a handler that holds the old one would tear it.
+        # Now `sys.stderr` prints above the line, but a handler that holds the old stream would break it.
         for handler in handlers:
             handler.setStream(sys.stderr)
         self._handlers, self._drawn = handlers, 0.0
 
     def stop(self) -> None:
-        """Erase the line, and give it back."""
+        """Erase the line."""
         if self._live is None:
             return
         self._live.stop()
@@ -78,11 +78,11 @@ class ProgressLine:
         """Draw the line, if there is one.
 
         Args:
-            what: What is going on.
-            done: Number of parts of it that are done.
-            total: Number of all parts; None or infinite if unknown.
-            left: Seconds until all are done, if known.
-            figures: What else is worth knowing, in the order of its importance.
+            what: What is being done.
+            done: Number of parts done.
+            total: Number of parts in all; None or infinite if unknown.
+            left: Seconds left, if known.
+            figures: Further information, the most important first.
         """
         if self._live is not None:
             self._drawn = time.monotonic()
@@ -90,13 +90,13 @@ class ProgressLine:
 
 
 class Clock:
-    """Tells from the time that some parts of a job took how long the others will take."""
+    """Estimates the remaining time of a job from the time so far."""
 
     def __init__(self) -> None:
         self._start: tuple[float, int] | None = None
 
     def seconds_left(self, done: int, total: float | None) -> float | None:
-        """Seconds until all are done; None if that can't be known, as in the first call, which starts the clock."""
+        """Seconds left; None if unknown, as in the first call, which starts the clock."""
         if self._start is None:
             self._start = time.monotonic(), done
         start, first = self._start
@@ -133,7 +133,7 @@ def _compose(
 
 
 def _handlers_of_the_terminal() -> list[logging.StreamHandler[TextIO]]:
-    """The handlers of Lightning's messages, and of the program's own, that write to the standard error."""
+    """The logging handlers of Lightning and of the program that write to stderr."""
     names = (None, "lightning", "lightning.pytorch", "lightning.fabric")
     handlers = [handler for name in names for handler in logging.getLogger(name).handlers]
     return [each for each in handlers if isinstance(each, logging.StreamHandler) and each.stream is sys.stderr]

@@ -1,4 +1,4 @@
-"""What a training run leaves behind: one line an epoch, learning curves, and a table."""
+"""The report of a training run: one line per epoch, learning curves, and a table."""
 
 import time
 from collections.abc import Sequence
@@ -27,10 +27,10 @@ SPLITS = ("train", "val")
 
 
 class RunReport(Callback):
-    """Collect each epoch's metrics; at the end draw `learning_curves.png` and print a table.
+    """Collects each epoch's metrics, prints a line per epoch, and at the end plots `learning_curves.png`.
 
-    Both go by the metrics that the module logs: train_loss, train_accuracy, val_loss, val_accuracy. The rows are
-    kept in checkpoints, so a resumed run reports the whole training.
+    It uses the metrics that the module logs: train_loss, train_accuracy, val_loss, val_accuracy. They are stored in
+    checkpoints, so a resumed run reports all epochs.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -40,10 +40,10 @@ class RunReport(Callback):
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
-        self._epoch = 0  # the one that has begun and has no row yet, counted from 1; 0 for none
+        self._epoch = 0  # the current epoch, from 1, while it has no row yet; otherwise 0
         self._epoch_start = 0.0
-        self._is_validated = False  # this epoch
-        self._resumed: Row = {}  # what is known of the epoch in which the checkpoint was written
+        self._is_validated = False  # whether this epoch has been validated
+        self._resumed: Row = {}  # metrics so far of the epoch in which the checkpoint was written
         self._trainer: Trainer | None = None
 
     def __repr__(self) -> str:
@@ -52,7 +52,7 @@ class RunReport(Callback):
         return f"RunReport({len(self.rows)} epoch{'s' * (len(self.rows) != 1)}{found})"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the rows of the epochs that were finished, and go on with the one that a checkpoint was written in."""
+        """Keep the rows of finished epochs, and continue the epoch in which the checkpoint was written."""
         finished = finished_epochs(trainer)
         self.rows, self._epoch = [row for row in self.rows if row["epoch"] <= finished], 0
         if resumes_within_epoch(trainer):
@@ -63,23 +63,23 @@ class RunReport(Callback):
                 logger.arrange_charts()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the time."""
+        """Record the time."""
         self._close_epoch(trainer)
         self._begin_epoch(trainer, {})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that the validation metrics are those of this epoch."""
+        """Record that the validation metrics belong to this epoch."""
         self._is_validated = not trainer.sanity_checking
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the last epoch, and say why there are not more."""
+        """Close the last epoch, and print why training stopped early, if it did."""
         self._close_epoch(trainer)
         for callback in trainer.early_stopping_callbacks:
             if trainer.should_stop and trainer.is_global_zero and callback.stopping_reason_message:
                 say(f"stopped early: {callback.stopping_reason_message.removesuffix(' Signaling Trainer to stop.')}")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw and print the report, and say what could be done next."""
+        """Plot and print the report, and suggest a next step."""
         self._report(trainer)
         checkpoints = [run_folder(trainer) / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
         newest = next((path for path in checkpoints if path.is_file()), None)
@@ -98,38 +98,38 @@ class RunReport(Callback):
             get_console().print(_table(self.rows, data_set, folder))
 
     def plot(self, title: str = "Learning curves") -> Figure:
-        """A picture of the epochs so far, which a notebook shows."""
+        """Plot the epochs so far. A notebook displays the returned figure."""
         return draw_learning_curves(self.rows, title=title, rates=self._rates())
 
     def _rates(self) -> Sequence[tuple[float, float]]:
-        """The learning rate step by step, as an `MLPClassifier` records it; empty for other modules."""
+        """The learning rates that an `MLPClassifier` records; empty for other modules."""
         module = self._trainer.lightning_module if self._trainer else None
         return module.cycle.rates.points if isinstance(module, MLPClassifier) else ()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Report what an interrupted training came to."""
+        """Report the epochs of an interrupted run."""
         if isinstance(exception, KeyboardInterrupt | SIGTERMException):
             self._report(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows so far, and what is known of the present one."""
+        """The rows so far, and the metrics of the current epoch."""
         present = self._row(self._trainer) if self._epoch and self._trainer else {}
-        # Its end was processed, so it has all of its metrics.
+        # If its end has been processed, it has all of its metrics.
         whole = [present] if present and self._trainer and finished_epochs(self._trainer) >= self._epoch else []
         return {"rows": self.rows + whole, "present": present}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on after the rows so far."""
+        """Continue after the saved rows."""
         self.rows, self._resumed = state_dict["rows"], state_dict["present"]
 
     def _begin_epoch(self, trainer: Trainer, before: Row) -> None:
-        """Begin an epoch, of which `before` is known from a checkpoint that was written in it."""
+        """Begin an epoch; `before` has its metrics from a checkpoint that was written during it."""
         self._trainer, self._epoch = trainer, finished_epochs(trainer) + 1
         self._epoch_start = time.perf_counter() - before.get("seconds", 0.0)
         self._is_validated = "val_loss" in before
 
     def _close_epoch(self, trainer: Trainer) -> None:
-        # Here and not in on_train_epoch_end, which comes before the module has logged the epoch's metrics.
+        # Not in on_train_epoch_end, which comes before the module has logged the epoch's metrics.
         if not self._epoch or "train_loss" not in trainer.callback_metrics:
             return
         self.rows.append(self._row(trainer))
@@ -149,9 +149,9 @@ class RunReport(Callback):
         console.print(line, no_wrap=True)
 
     def _row(self, trainer: Trainer) -> Row:
-        # Lightning keeps the metrics of the last validation, whichever epoch it was in.
+        # Lightning keeps the metrics of the last validation, even from an earlier epoch.
         old = () if self._is_validated else ("val_",)
-        # (Where a module configures no optimizer, Lightning puts one without parameters in its place.)
+        # (If a module configures no optimizer, Lightning adds one without parameters.)
         rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
         return {
             "epoch": float(self._epoch),
@@ -161,14 +161,14 @@ class RunReport(Callback):
 
 
 def _epoch_line(row: Row) -> str:
-    """The line of a log, with the metrics' own names."""
+    """An epoch's line in a log, with the metrics' names."""
     shown = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
     figures = "  ".join(f"{name} {row[name]:.4f}" for name in shown if name in row)
     return f"epoch {row['epoch']:3.0f}  {figures}  lr {row['lr']:.2e}  {row['seconds']:.1f} s"
 
 
 def _short_epoch_line(row: Row, epoch: str, width: int) -> str:
-    """The line of a terminal: with words if it fits into so many columns, or else with figures alone."""
+    """An epoch's line in a terminal: with words if it fits into the width, otherwise only numbers."""
     figures = {}
     for split in SPLITS:
         shown = {f"{split}_loss": ".4f", f"{split}_accuracy": ".1%"}
@@ -190,14 +190,14 @@ def _table(rows: list[Row], data_set: str, folder: Path) -> Table:
         last = "last epoch" if newest is rows[-1] else "last epoch with a validation"
         shown = [("best epoch, by validation loss", best), (last, newest)]
         if isnan(best["val_loss"]):
-            table.add_row(shown.pop(0)[0], "none: the loss never was a number")
+            table.add_row(shown.pop(0)[0], "none: the loss was never a number")
         for which, row in shown:
             table.add_row(which, f"{row['epoch']:.0f}")
             table.add_row("  validation loss", f"{row['val_loss']:.4f}")
-            if "val_accuracy" in row:  # another module than ours may log none
+            if "val_accuracy" in row:  # other modules may not log it
                 table.add_row("  validation accuracy", f"{row['val_accuracy']:.2%}")
     seconds = [row["seconds"] for row in rows]
-    later = f", {sum(seconds[1:]) / len(seconds[1:]):.2f} s an epoch after the first" if len(rows) > 1 else ""
-    table.add_row("time", f"{sum(seconds):.1f} s{later}")  # in the first the step may have been compiled
+    later = f", {sum(seconds[1:]) / len(seconds[1:]):.2f} s per epoch after the first" if len(rows) > 1 else ""
+    table.add_row("time", f"{sum(seconds):.1f} s{later}")  # the first may include compilation
     table.add_row("written to", str(folder))
     return table

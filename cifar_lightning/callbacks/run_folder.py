@@ -1,4 +1,4 @@
-"""Where a run's files go, whatever its loggers are, whether any are written, and what is said of them."""
+"""The folder of a run's files, whatever its loggers are, and messages about what was written."""
 
 import textwrap
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from cifar_lightning.training.messages import say
 
 
 class RunFolder(Callback):
-    """Gives the run a folder of its own for its config, pictures, tables and checkpoints.
+    """Gives the run its own folder for its config, plots, tables and checkpoints.
 
-    The command line adds one to each run. Without it the files go where the trainer's first logger writes.
+    The command line adds one to each run. Without it, files go to the folder of the trainer's first logger.
 
     Args:
-        folder: The folder. Beyond one device that of the first rank counts.
+        folder: The folder. With several devices, the first rank's is used.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,7 +28,7 @@ class RunFolder(Callback):
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """The folder of the present run. All ranks must ask for it."""
+    """The folder of the current run. All ranks must call it."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, RunFolder):
             return callback.folder
@@ -41,12 +41,12 @@ def is_writer(trainer: Trainer) -> bool:
 
 
 def data_set_name(trainer: Trainer) -> str:
-    """What the trainer's data is called; a DataModule that is not ours need not say it."""
+    """The name of the trainer's data set; a data module that is not ours may have none."""
     return str(getattr(trainer.datamodule, "data_set", "unnamed data"))  # type: ignore[attr-defined]
 
 
 def say_where(folder: Path, names: Sequence[str], then: str = "") -> None:
-    """Say which files a command has written, and what could be done next."""
+    """Print which files a command has written, and a suggestion for the next step."""
     say(f"written to {folder}:", wrap=False)
     text = textwrap.fill(", ".join(names), get_console().width, initial_indent="  ", subsequent_indent="  ")
     say(text, wrap=False)
@@ -55,5 +55,5 @@ def say_where(folder: Path, names: Sequence[str], then: str = "") -> None:
 
 
 def say_next(what: str) -> None:
-    """Say what could be done next."""
+    """Print a suggestion for the next step."""
     say(f"next: {what}", wrap=False)

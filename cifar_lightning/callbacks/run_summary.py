@@ -1,4 +1,4 @@
-"""What a training is about, before it begins."""
+"""A summary of a run, printed before training."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,13 +14,13 @@ from cifar_lightning.training.stacked_classifier import StackedClassifier
 
 
 class RunSummary(Callback):
-    """Before anything else of a training, print what is trained, how, and on what, in two lines; three if on several.
+    """Prints the network, the training settings and the data in two lines, plus a third for several devices.
 
-    Lightning's table of layers has one row for the whole network.
+    Lightning's own summary would have a single row for the whole network.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print it, with the data module set up and before any other callback prints."""
+        """Print the summary, once the data module is set up and before other callbacks print."""
         if stage != "fit" or not trainer.is_global_zero:
             return
         count = sum(parameter.numel() for parameter in pl_module.parameters())
@@ -31,7 +31,7 @@ class RunSummary(Callback):
 
 
 def _describe_module(module: LightningModule) -> str:
-    """The network in short, as far as it is one of ours."""
+    """A short description of the network, or the module's name if it is not ours."""
     if isinstance(module, StackedClassifier):
         return f"{len(module.classifiers)} times {describe_network(module.classifiers[0].network)}"
     if isinstance(module, MLPClassifier) and isinstance(module.network, DeepMLP):  # a subclass may have another
@@ -58,23 +58,23 @@ def _describe_training(trainer: Trainer, module: LightningModule) -> str:
 
 
 def _describe_changes(model: Mapping[str, Any], data: Mapping[str, Any]) -> str:
-    """What is done to training images, in short; "" for nothing."""
+    """The augmentation of training images in short; "" for none."""
     changes = ["mirrored"] * bool(data.get("flip"))
     if shift := data.get("shift"):
-        changes.append(f"moved by up to {shift} pixels")
+        changes.append(f"shifted by up to {shift} pixels")
     if mixup := model.get("mixup"):
         changes.append(f"mixed, Beta({mixup:g}, {mixup:g})")
     return ", ".join(changes)
 
 
 def _describe_devices(trainer: Trainer) -> str:
-    """What a step is on several devices, as far as it is known."""
+    """How several devices share a step, as far as it is known."""
     count, data = trainer.world_size, trainer.datamodule  # type: ignore[attr-defined]
     size = getattr(data, "device_batch_size", None)
     share = f", each with {size:,} of a step's {count * size:,} images" if size else ", each with its own batches"
-    return f"{count}{share}; gradients are averaged, and the learning rate is as given, not scaled by the number"
+    return f"{count}{share}; gradients are averaged, and the learning rate is not scaled"
 
 
 def _short(component: Any) -> str:
-    """The name of an optimizer or a schedule, as it is stored."""
+    """The name of a stored optimizer or schedule."""
     return str(component["class_path"] if isinstance(component, dict) else component).rpartition(".")[2]

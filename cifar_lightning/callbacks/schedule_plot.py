@@ -1,4 +1,4 @@
-"""A picture of a schedule, without training."""
+"""Plots a schedule without training."""
 
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -20,22 +20,22 @@ from cifar_lightning.training.run_events import show_picture
 
 
 class SchedulePlot(Callback):
-    """Before a training, draw its learning rate, and its momentum if that moves, as `schedule.png`; then stop.
+    """Plots a run's learning rate, and its momentum if that changes, as `schedule.png`, and stops before training.
 
-    A schedule that goes by a metric is drawn as if the metric never improved.
+    A schedule that follows a metric is plotted as if the metric never improved.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw and stop.
+        """Plot and stop.
 
         Raises:
-            ValueError: If the length of the training is not known.
+            ValueError: If the length of the run is unknown.
         """
         steps = planned_steps(trainer)
         if not steps:
             raise ValueError(
-                "a schedule of unknown length can't be drawn: expected at least one optimizer step, by "
-                "--trainer.max_epochs or --trainer.max_steps, and a data loader that has a length; got max_epochs "
+                "cannot plot a schedule of unknown length: expected at least one optimizer step, from "
+                "--trainer.max_epochs or --trainer.max_steps and a data loader with a length; got max_epochs "
                 f"{trainer.max_epochs}, max_steps {trainer.max_steps}"
             )
         folder = run_folder(trainer)
@@ -47,13 +47,13 @@ class SchedulePlot(Callback):
             draw_schedule(rates, momenta, epochs, folder / "schedule.png", title)
             show_picture(trainer, folder / "schedule.png")
             first, most, last = rates[0], max(rates), rates[-1]
-            say(f"{len(steps):,} steps: rate {first:.3g} at first, {most:.3g} at most, {last:.3g} at last")
+            say(f"{len(steps):,} steps: learning rate {first:.3g} at first, {most:.3g} at the peak, {last:.3g} at last")
             say_where(folder, ["schedule.png"], "cifar-lightning fit, with the same options")
         stop_before_training(trainer)
 
 
 def simulate(pl_module: LightningModule, steps: Iterable[PlannedStep]) -> tuple[list[float], list[float]]:
-    """Rate and momentum of each step, from an optimizer and a schedule made for the purpose.
+    """Learning rate and momentum of each step, from an optimizer and a schedule made for the purpose.
 
     Raises:
         ValueError: If the module does not configure one optimizer.
@@ -64,14 +64,14 @@ def simulate(pl_module: LightningModule, steps: Iterable[PlannedStep]) -> tuple[
 
 
 def _is_due(config: Mapping[str, Any], step: PlannedStep) -> bool:
-    """Whether Lightning steps a scheduler after an optimizer step: it counts batches, and within their epoch."""
+    """Whether Lightning steps a scheduler after an optimizer step; it counts batches within their epoch."""
     by_epoch = config.get("interval", "epoch") == "epoch"
     count = step.epoch + 1 if by_epoch else step.batch
     return (step.batch == step.batches or not by_epoch) and bool(count % config.get("frequency", 1) == 0)
 
 
 def _configure(pl_module: LightningModule) -> tuple[Optimizer, list[Mapping[str, Any]]]:
-    """One optimizer, and its schedulers as Lightning's dictionaries, from any form that Lightning documents."""
+    """The optimizer, and its schedulers as Lightning's dictionaries, from any form that Lightning documents."""
     configured: Any = pl_module.configure_optimizers()
     schedulers: list[Any] = []
     match configured:
@@ -83,14 +83,14 @@ def _configure(pl_module: LightningModule) -> tuple[Optimizer, list[Mapping[str,
             pass
     if not isinstance(optimizer, Optimizer):
         raise ValueError(
-            "no schedule to draw: expected configure_optimizers to return one optimizer, with or without schedulers; "
+            "no schedule to plot: expected configure_optimizers to return one optimizer, with or without schedulers, "
             f"got {configured!r}"
         )
     return optimizer, [item if isinstance(item, Mapping) else {"scheduler": item} for item in schedulers]
 
 
 def _name(pl_module: LightningModule) -> str:
-    """What to call the schedule, of which only an `MLPClassifier` is known to have one."""
+    """The schedule's name, which is only known for an `MLPClassifier`."""
     if not isinstance(pl_module, MLPClassifier):
         return "Schedule"
     return repr(build_schedule(schedule_component(pl_module.hparams["schedule"])))

@@ -1,4 +1,4 @@
-"""The signal picture: a network's activations and gradients by layer, at initialization and after each epoch."""
+"""The signal plot: a network's activations and gradients by layer, at initialization and after each epoch."""
 
 import csv
 from dataclasses import asdict, fields
@@ -27,18 +27,18 @@ QUANTITIES = [field.name for field in fields(LayerSignal)]
 
 
 class SignalPicture(Callback):
-    """Measure the signals in an `MLPClassifier` on the first training images, as `measure_signals` does.
+    """Measures the signals in an `MLPClassifier` on the first training images, with `measure_signals`.
 
-    Writes `signals.csv` and `signals.png` into the run's folder. The training is bitwise the same as without it. The
-    rows are kept in checkpoints, so a resumed run draws the whole training.
+    Writes `signals.csv` and `signals.png` into the run's folder. Training is bitwise the same as without it. The
+    measurements are stored in checkpoints, so a resumed run plots all epochs.
 
     Args:
-        every_n_epochs: After which epochs to measure, besides the initialization.
-        num_images: Number of images that are measured.
-        stop: Whether to stop before the training.
+        every_n_epochs: Number of epochs between measurements; the initialization is always measured.
+        num_images: Number of images to measure.
+        stop: Whether to stop before training.
 
     Raises:
-        ValueError: For a number below 1, or a module or data module of another package.
+        ValueError: If a number is below 1, or the module or data module is not ours.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -54,25 +54,24 @@ class SignalPicture(Callback):
         self.rows: list[Row] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure the initialization, unless the training is resumed."""
+        """Measure the initialization, unless the run is resumed."""
         if trainer.ckpt_path is None:
             self.rows = []
             self._measure(trainer, pl_module, 0)
         elif self.stop:
             raise ValueError(
-                "no initialization to measure: expected no --ckpt_path where SignalPicture stops before the training, "
-                f"got {str(trainer.ckpt_path)!r}"
+                f"SignalPicture with stop=True needs a new run: expected no --ckpt_path, got {str(trainer.ckpt_path)!r}"
             )
         if self.stop:
             stop_before_training(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure, if it is this epoch's turn."""
+        """Measure after every `every_n_epochs` epochs."""
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self._measure(trainer, pl_module, trainer.current_epoch + 1)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the picture."""
+        """Plot the signals."""
         folder = run_folder(trainer)
         if is_writer(trainer) and self.rows:
             data_set = data_set_name(trainer)
@@ -83,11 +82,11 @@ class SignalPicture(Callback):
                 say_where(folder, ["signals.csv", "signals.png"], "cifar-lightning fit, with the same options")
 
     def plot(self, title: str = "Signals") -> Figure:
-        """A picture of what was measured so far, which a notebook shows."""
+        """Plot the measurements so far. A notebook displays the returned figure."""
         return draw_signals(self.rows, title=title)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Draw what an interrupted training came to."""
+        """Plot the measurements of an interrupted run."""
         if isinstance(exception, KeyboardInterrupt | SIGTERMException):
             self.on_fit_end(trainer, pl_module)
 
@@ -96,15 +95,15 @@ class SignalPicture(Callback):
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on after the rows so far."""
+        """Continue after the saved rows."""
         self.rows = state_dict["rows"]
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(pl_module, MLPClassifier) or not isinstance(data, CIFAR10DataModule):
             raise ValueError(
-                "SignalPicture can't measure this: expected MLPClassifier and CIFAR10DataModule (measure_signals is "
-                f"for other networks), got {type(pl_module).__name__} and {type(data).__name__}"
+                "SignalPicture needs an MLPClassifier and a CIFAR10DataModule (use measure_signals for other "
+                f"networks), got {type(pl_module).__name__} and {type(data).__name__}"
             )
         folder = run_folder(trainer)
         if not is_writer(trainer):
@@ -113,7 +112,7 @@ class SignalPicture(Callback):
         network = pl_module.network
         layers = [network.input, *network.hidden, network.output]
         signals = measure_signals(network, layers, pl_module.standardize(images), labels)
-        # An epoch that was cut short is measured once more when a resumed training ends it.
+        # An epoch that was cut short is measured again when a resumed run finishes it.
         before = [row for row in self.rows if row["epoch"] < epoch]
         measured = [{"epoch": epoch, "layer": layer, **asdict(signal)} for layer, signal in enumerate(signals)]
         self.rows = [*before, *measured]

@@ -1,4 +1,4 @@
-"""The steps of a learning-rate sweep, made on a copy of a LightningModule as the trainer would make them."""
+"""The steps of a learning-rate sweep, run on a copy of a LightningModule as the trainer would run them."""
 
 import copy
 from collections.abc import Mapping
@@ -19,18 +19,18 @@ from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.lightning_internals import to_device
 from cifar_lightning.training.random_state import collect_generators, restore_generators
 
-#: As many batches in a row may be skipped by a `training_step` that returns None.
+#: Maximum number of consecutive batches that a `training_step` may skip by returning None.
 MAX_SKIPPED = 1000
 
 
 class SweepStep:
-    """An optimizer step at a given rate, on a copy of the module; a context in which the trainer logs nothing.
+    """Takes optimizer steps at given rates on a copy of the module; a context in which the trainer logs nothing.
 
     Args:
         trainer: The trainer, before its first step.
-        pl_module: The module, which is left as it is.
-        loader: The training's loader. The generators that it draws from are restored at the end.
-        given: The rate that the optimizer was made for; the swept one takes its place.
+        pl_module: The module, which stays unchanged.
+        loader: The training loader. Its random generators are restored at the end.
+        given: The rate that the optimizer was made for, which the swept rate replaces.
         num_steps: Number of steps of the sweep.
     """
 
@@ -57,7 +57,7 @@ class SweepStep:
         self.trainer.optimizers = [self.optimizer]
         try:
             if isinstance(self.module, MLPClassifier):
-                self.module.executor.execution = None  # its steps are plain ones: to compile them takes a minute
+                self.module.executor.execution = None  # steps run uncompiled: compiling them would take a minute
             else:
                 self.module.on_fit_start()
             self.module.on_train_start()
@@ -71,16 +71,16 @@ class SweepStep:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the trainer its loggers and optimizer back, and leave a loader that the run will use as it was."""
+        """Restore the trainer's loggers and optimizers, and the generators of a loader that the run will use."""
         self.trainer.loggers, self.trainer.optimizers = self.loggers, self.optimizers
         for generator, state in self.generators:
             generator.set_state(state)
 
     def _start_averaging(self) -> None:
-        """Measure some batches, which the sweep then begins with, to see how noisy the loss is.
+        """Measure how noisy the loss is on some batches, with which the sweep then starts.
 
-        What each loss is averaged over is not trained on, as long as there are other batches: a network that learns
-        nothing but these by heart would seem to descend.
+        The batches that each loss is averaged over are not trained on while there are others: memorizing them would
+        look like a descent.
         """
         pilot = list(islice(self.batches, PILOT_BATCHES))
         generators, state = collect_generators(), copy.deepcopy(self.module.state_dict())
@@ -94,7 +94,7 @@ class SweepStep:
         restore_generators(generators)
 
     def _mean(self, losses: list[float]) -> list[float]:
-        """The losses, averaged over ranks, which then choose alike."""
+        """The losses, averaged over ranks, so that all ranks make the same choice."""
         if self.trainer.world_size == 1:
             return losses
         total = self.trainer.strategy.reduce(torch.tensor(losses, device=self.module.device), reduce_op="mean")
@@ -117,7 +117,7 @@ class SweepStep:
                 total = loss.item() * len(batches) + sum(others)
                 return self._mean([total / (len(batches) + len(others))])[0]
         raise ValueError(
-            f"nothing to sweep over: expected a training_step that returns a loss; got None {MAX_SKIPPED} times"
+            f"nothing to sweep over: expected a training_step that returns a loss, got None {MAX_SKIPPED} times"
         )
 
     def _measure(self, batch: Any) -> Tensor | None:
@@ -164,7 +164,7 @@ class SweepStep:
         return torch.stack(losses).mean()
 
     def _update(self, batches: list[Any], loss: Tensor) -> None:
-        """Change the weights by the gradients in place."""
+        """Update the weights with the current gradients."""
         if self.scaler:
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -174,13 +174,13 @@ class SweepStep:
         def closure() -> Tensor | None:
             return ready.pop() if ready else self._evaluate(batches)  # LBFGS evaluates at other weights too
 
-        # Through the module, which may do more than step: impose a constraint, say.
+        # Through the module, which may do more than step, such as enforce a constraint.
         with torch.enable_grad():
             self.module.optimizer_step(self.trainer.current_epoch, self.index, self.optimizer, closure)
 
 
 def _generators(loader: Any) -> list[torch.Generator]:
-    """The generators of its own that a loader draws from."""
+    """The loader's own random generators."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     parts = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
     found = [generator for part in parts if (generator := getattr(part, "generator", None)) is not None]
@@ -189,7 +189,7 @@ def _generators(loader: Any) -> list[torch.Generator]:
 
 def _one_optimizer(module: LightningModule) -> Optimizer:
     if not module.automatic_optimization:
-        raise ValueError("LRFinder needs automatic optimization: expected one optimizer, got a manual loop")
+        raise ValueError("LRFinder needs automatic optimization, got manual optimization")
     configured = module.configure_optimizers()
     if isinstance(configured, dict):
         configured = configured["optimizer"]
@@ -198,7 +198,7 @@ def _one_optimizer(module: LightningModule) -> Optimizer:
     optimizers: list[Any] = list(configured) if isinstance(configured, list | tuple) else [configured]
     optimizers = [each["optimizer"] if isinstance(each, dict) else each for each in optimizers]
     if len(optimizers) != 1 or not isinstance(optimizers[0], Optimizer):
-        raise ValueError(f"LRFinder needs one optimizer: expected exactly one, got {len(optimizers)}")
+        raise ValueError(f"LRFinder needs exactly one optimizer, got {len(optimizers)}")
     return optimizers[0]
 
 

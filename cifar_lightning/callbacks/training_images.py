@@ -1,4 +1,4 @@
-"""A picture of what a network is shown in training, before it is trained."""
+"""Plots training images with their augmentation, without training."""
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -17,17 +17,17 @@ FILE = "training_images.png"
 
 
 class TrainingImages(Callback):
-    """Before a training, draw images as it would be shown them, as `training_images.png`; then stop.
+    """Plots images as training would see them, as `training_images.png`, and stops before training.
 
-    A row is an image: as it is, and then as in one epoch after the other, mirrored, moved, and mixed with another of
-    the picture. Below it stand the classes that it counts for.
+    Each row shows an image, first unchanged, then as in successive epochs: mirrored, shifted, and mixed with another
+    image of the plot. The captions give its target classes.
 
     Args:
         num_images: Number of images, the first ones of the training split.
         num_epochs: Number of epochs.
 
     Raises:
-        ValueError: For a number below 1; before a training, for a data module other than `CIFAR10DataModule`.
+        ValueError: If a number is below 1; from `fit`, if the data module is not a `CIFAR10DataModule`.
     """
 
     def __init__(self, num_images: int = 8, num_epochs: int = 9) -> None:
@@ -37,16 +37,16 @@ class TrainingImages(Callback):
         self.num_images, self.num_epochs = num_images, num_epochs
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw and stop."""
+        """Plot and stop."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, CIFAR10DataModule):
-            raise ValueError(f"no training images to draw: expected a CIFAR10DataModule, got {type(data).__name__}")
+            raise ValueError(f"no training images to show: expected a CIFAR10DataModule, got {type(data).__name__}")
         if is_writer(trainer):
             folder = run_folder(trainer)
             folder.mkdir(parents=True, exist_ok=True)
             soften = pl_module.soft_labels if isinstance(pl_module, MLPClassifier) else None
             variants, captions = self._make(data, soften)
-            columns = ["as it is", *(f"epoch {epoch + 1}" for epoch in range(self.num_epochs))]
+            columns = ["original", *(f"epoch {epoch + 1}" for epoch in range(self.num_epochs))]
             title = f"{folder.parent.name} on {data_set_name(trainer)}: training images"
             draw_variants(variants, captions, columns, folder / FILE, title)
             show_picture(trainer, folder / FILE)
@@ -54,7 +54,7 @@ class TrainingImages(Callback):
         stop_before_training(trainer)
 
     def _make(self, data: CIFAR10DataModule, soften: SoftLabels | None) -> tuple[Tensor, list[list[str]]]:
-        """The images (N, 1 + E, C, H, W), and what they count for."""
+        """The images (N, 1 + E, C, H, W) and their captions."""
         images, labels = data.first_training_images(self.num_images)
         assert data.images is not None, "the training images are there"
         names = data.images.classes
@@ -72,10 +72,10 @@ class TrainingImages(Callback):
 
 
 def _caption(target: Tensor, names: list[str] | tuple[str, ...]) -> str:
-    """The class of a label (), or the two most probable ones of probabilities (K,)."""
+    """The class of a label (), or the two largest of probabilities (K,)."""
     if target.ndim == 0:
         return names[int(target)]
     shares, classes = target.topk(min(2, len(target)))
     first, *second = (f"{names[k]} {share:.0%}" for k, share in zip(classes.tolist(), shares.tolist(), strict=True))
-    is_mixed = len(shares) > 1 and shares[1] > 1.5 * target.min()  # more than its part of the smoothing
+    is_mixed = len(shares) > 1 and shares[1] > 1.5 * target.min()  # more than its share of label smoothing
     return "\n".join([first, *second]) if is_mixed else first

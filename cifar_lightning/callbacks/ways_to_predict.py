@@ -16,12 +16,12 @@ Prediction = Tensor | MCPrediction
 
 
 def is_classified(outputs: Any) -> TypeGuard[Tensor]:
-    """Whether what a step returns is logits or probabilities (N, K): another module than ours may return a loss."""
+    """Whether a step returned logits or probabilities (N, K); modules other than ours may return a loss."""
     return isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.is_floating_point()
 
 
 def class_names(trainer: Trainer, module: LightningModule, count: int) -> list[str]:
-    """The names of the classes, as the module or the data module knows them, or else their numbers."""
+    """The names of the classes from the module or the data module, or else their numbers."""
     images = getattr(trainer.datamodule, "images", None)  # type: ignore[attr-defined]
     names = getattr(module, "classes", None) or getattr(images, "classes", None)
     return list(names or map(str, range(count)))
@@ -32,8 +32,8 @@ class Way:
     """A way to predict.
 
     Args:
-        key: What the names of its measures begin with in logs; "" for the module's own, plain way.
-        label: What tables and pictures call it.
+        key: Prefix of its metrics in logs; "" for plain prediction.
+        label: Its name in tables and plots.
     """
 
     key: str
@@ -41,16 +41,16 @@ class Way:
 
 
 class WaysToPredict:
-    """Predicts by a module, by views of the images, by Monte-Carlo dropout, and by an ensemble that it is a member of.
+    """Predicts plainly, with test-time augmentation, with Monte-Carlo dropout, and with an ensemble.
 
     Args:
         mc_samples: Number of Monte-Carlo dropout passes; 0 for none.
         ensemble: Checkpoints of the other members.
-        tta_flip: Whether mirrored images are views too.
-        tta_shift: Largest number of pixels by which views are moved; 0 for none.
+        tta_flip: Whether to use mirrored images as views.
+        tta_shift: Largest shift of views in pixels; 0 for none.
 
     Raises:
-        ValueError: For a negative number.
+        ValueError: If a number is negative.
     """
 
     def __init__(
@@ -58,20 +58,20 @@ class WaysToPredict:
     ) -> None:
         for name, number in (("mc_samples", mc_samples), ("tta_shift", tta_shift)):
             if number < 0:
-                raise ValueError(f"{name} must be 0 or more, got {number}")
+                raise ValueError(f"{name} must be at least 0, got {number}")
         self.mc_samples, self.ensemble = mc_samples, list(ensemble)
         self._views = tta_flip, tta_shift
         self._members: list[MLPClassifier] = []
 
     def prepare(self, module: LightningModule) -> None:
-        """Read the other members.
+        """Load the other members.
 
         Raises:
-            ValueError: If the module has no dropout to sample, or a file is no checkpoint.
+            ValueError: If the module has no dropout to sample, or a file is not a checkpoint.
         """
         if self.mc_samples and not dropout_modules(module):
             raise ValueError(
-                "Monte-Carlo dropout has nothing to sample: expected a network with a dropout of p > 0 for "
+                "Monte-Carlo dropout has nothing to sample: expected a network with dropout, p > 0, for "
                 f"{self.mc_samples} samples, got one without"
             )
         kind = type(module) if isinstance(module, MLPClassifier) else MLPClassifier
@@ -82,7 +82,7 @@ class WaysToPredict:
     def predict_every_way(
         self, module: LightningModule, images: Tensor, probabilities: Tensor
     ) -> dict[Way, Prediction]:
-        """Predict images (B, ...), whose plain probabilities (B, K) are known, in each of the ways."""
+        """Predict images (B, ...), given their plain probabilities (B, K), in each of the ways."""
         ways: dict[Way, Prediction] = {Way("", "deterministic"): probabilities}
         count = count_views(*self._views)
         if count > 1:
@@ -99,7 +99,7 @@ class WaysToPredict:
         return ways
 
     def predict(self, module: LightningModule, images: Tensor, probabilities: Tensor) -> Prediction:
-        """Predict images by the way that was asked for last: a prediction knows one only."""
+        """Predict images in the last of the requested ways, since a prediction uses only one."""
         *_, prediction = self.predict_every_way(module, images, probabilities).values()
         return prediction
 

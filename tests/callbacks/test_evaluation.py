@@ -206,7 +206,7 @@ def test_predict_takes_one_several_a_folder_and_a_glob(run, trained, pictures, i
         assert row["class"] in printed
     assert "2 images were resized" in printed
     assert "1 image was converted from L" in printed
-    assert re.search(r"3 images, [\d,]+ a second", printed)
+    assert re.search(r"3 images, [\d,]+ per second", printed)
     assert (folder("predict") / "predictions.png").stat().st_size > 5000
     assert f"written to {folder('predict')}:\n  predictions.csv, predictions.png\n" in printed
 

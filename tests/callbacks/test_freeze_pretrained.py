@@ -110,11 +110,11 @@ def test_the_command_line(run, fail, tmp_path, task_a):
         (["--pretrained.checkpoint=y.ckpt"], "wrong checkpoint y.ckpt: expected one of MLPClassifier, got"),
         (
             ["--pretrained.layers=1"],
-            "pretrained layers without a network: expected its checkpoint too, got 1",
+            "pretrained.layers needs pretrained.checkpoint too, got only 1",
         ),
         (
             [],
-            "nothing to freeze: expected a network that reuses layers, --pretrained.checkpoint FILE",
+            "nothing to freeze: expected reused layers, from --pretrained.checkpoint FILE",
         ),
         (["--trainer.callbacks.epochs=0"], "epochs must be at least 1, got 0"),
     ],
@@ -224,5 +224,5 @@ def test_several_devices_are_refused():
     run = trainer(FreezePretrained())
     run.strategy.connect(MLPClassifier(hidden_sizes=[4]))
     run._accelerator_connector.strategy = type("Two", (), {"world_size": 2})()
-    with pytest.raises(ValueError, match="FreezePretrained is for one device: expected 1, got 2"):
+    with pytest.raises(ValueError, match="FreezePretrained works on one device only, got 2"):
         run.callbacks[0].setup(run, None, "fit")

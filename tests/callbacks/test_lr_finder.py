@@ -166,7 +166,7 @@ def test_it_reaches_the_optimizer_of_any_module(module):
 )
 def test_a_suggestion_that_would_be_lost_is_refused(module):
     attribute = "rate" if isinstance(module, Fixed) else "lr"
-    with pytest.raises(ValueError, match="the suggested rate does not reach the optimizer: expected .* got"):
+    with pytest.raises(ValueError, match="the suggested learning rate does not reach the optimizer: expected .* got"):
         trainer(LRFinder(**SWEEP, attribute=attribute)).fit(module, plain_loader() if attribute == "rate" else data())
 
 
@@ -326,7 +326,7 @@ def test_a_module_that_skips_every_batch_is_refused():
         def training_step(self, batch):
             return None
 
-    with pytest.raises(ValueError, match="expected a training_step that returns a loss; got None 1000 times"):
+    with pytest.raises(ValueError, match="expected a training_step that returns a loss, got None 1000 times"):
         trainer(LRFinder(**SWEEP, attribute="rate")).fit(Never(), plain_loader())
 
 
@@ -474,7 +474,7 @@ def test_a_resume_is_not_swept_and_is_bit_exact(run):
     run("fit", *ONE_CYCLE, *FLAGS, *every, "--trainer.max_epochs=2", whole)
     middle = next(Path("whole").rglob("stepstep=20*.ckpt"))
     printed = run("fit", *ONE_CYCLE, *FLAGS, "--trainer.max_epochs=2", resumed, f"--ckpt_path={middle}")
-    assert "LRFinder: the training is resumed, so there is no sweep." in printed
+    assert "LRFinder: the run is resumed, so there is no sweep." in printed
     expected, received = (
         torch.load(next(Path(name).rglob("last.ckpt")), weights_only=True) for name in ("whole", "resumed")
     )
@@ -517,7 +517,7 @@ class Two(Plain):
     ("module", "loader", "finder", "message"),
     [
         (Two, plain_loader, {"attribute": "rate"}, "expected one optimizer, got a manual loop"),
-        (Plain, plain_loader, {"attribute": "lr"}, "no such hyperparameter: expected one .* rate; got 'lr'"),
+        (Plain, plain_loader, {"attribute": "lr"}, "no such hyperparameter: expected an attribute .* rate; got 'lr'"),
         (
             Plain,
             lambda: DataLoader([], batch_size=2),

@@ -27,7 +27,7 @@ def test_a_training_whose_validation_diverges_has_no_best_epoch(capsys):
     row = {"seconds": 1.0, "lr": 0.1, "val_loss": nan, "val_accuracy": 0.1}
     get_console().print(_table([row | {"epoch": 1.0}, row | {"epoch": 2.0}], "CIFAR-10", Path("runs/a")))
     said = " ".join(capsys.readouterr().out.split())
-    assert "none: the loss never was a number" in said
+    assert "none: the loss was never a number" in said
     assert "best epoch, by validation loss │ 1" not in said
 
 

@@ -13,4 +13,4 @@ def test_blocks_and_changes_of_images_are_named(run):
     flags = ["--model.block=residual", "--model.hidden_sizes=3x6", "--model.activation=gelu", "--model.mixup=0.2"]
     said = " ".join(run("fit", *QUICK, *flags, "--data.flip=true", "--data.shift=2").split())
     assert "Network: 3 x 6 gelu, lecun_normal, residual blocks; " in said
-    assert "images mirrored, moved by up to 2 pixels, mixed, Beta(0.2, 0.2); " in said
+    assert "images mirrored, shifted by up to 2 pixels, mixed, Beta(0.2, 0.2); " in said

@@ -108,7 +108,7 @@ def test_the_rates_are_those_of_the_training(interval, frequency, flags):
 
 @pytest.mark.parametrize("form", [lambda o: None, lambda o: [o, o], lambda o: ([o, o], []), lambda o: "SGD"])
 def test_what_is_not_one_optimizer(form):
-    with pytest.raises(ValueError, match="no schedule to draw: expected configure_optimizers to return one optimizer"):
+    with pytest.raises(ValueError, match="no schedule to plot: expected configure_optimizers to return one optimizer"):
         simulate(Configured(form), plan(4, 2))
 
 

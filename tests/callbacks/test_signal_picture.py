@@ -102,7 +102,7 @@ def test_what_can_not_be_measured(fail, run):
     )
     run("fit", *BASE, "--trainer.max_epochs=1")
     last = f"--ckpt_path={next(Path().rglob('last.ckpt'))}"
-    assert "no initialization to measure: expected no --ckpt_path" in fail(
+    assert "needs a new run: expected no --ckpt_path" in fail(
         "fit", *BASE, PICTURE, "--trainer.callbacks.stop=true", last
     )
     trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[SignalPicture()])

@@ -25,7 +25,7 @@ def drawn(monkeypatch, tmp_path, model=None, **data):
 def test_without_augmentation_every_epoch_is_the_same(monkeypatch, tmp_path):
     (images, _), variants, captions, columns = drawn(monkeypatch, tmp_path)
     assert torch.equal(variants, images[:, None].float().expand(-1, 7, -1, -1, -1))
-    assert columns == ["as it is", *(f"epoch {n}" for n in range(1, 7))]
+    assert columns == ["original", *(f"epoch {n}" for n in range(1, 7))]
     assert all(len(set(row)) == 1 for row in captions)
 
 

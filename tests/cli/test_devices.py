@@ -36,7 +36,7 @@ def test_gpus_that_are_not_there(devices):
         ValueError, match=r"no such devices: --trainer.devices must be .* a number from 1 to 2, -1 for all, or "
     ) as error:
         check_devices("gpu", devices)
-    assert f"got {devices}. Devices here: cpu; cuda 0, H100; cuda 1, H200" in str(error.value)
+    assert f"got {devices}. Available: cpu; cuda 0, H100; cuda 1, H200" in str(error.value)
 
 
 @pytest.mark.usefixtures("no_gpu")

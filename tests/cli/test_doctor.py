@@ -85,7 +85,7 @@ def test_compiled_steps(monkeypatch, missing, compiler, newer, text, remedy):
 def test_data_that_is_not_there(monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", lambda *args, **options: pytest.fail("a download"))
     finding = checks.check_data()
-    assert finding.text == f"not in {Path('data').absolute()}, the default place"
+    assert finding.text == f"not in {Path('data').absolute()}, the default folder"
     assert "CIFAR10_DIR" in finding.remedy
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "nowhere")
     assert checks.check_data().text.startswith("CIFAR10_DIR must be a directory")
@@ -140,7 +140,7 @@ def test_who_owns_the_script(tmp_path, monkeypatch):
     script(tmp_path / "bin", "cifar-lightning", OURS)
     path = script(tmp_path / "bin", "lightning", OURS)
     finding = checks.check_script()
-    assert f"lightning is {path}, of cifar_lightning" in finding.text
+    assert f"lightning is {path}, from cifar_lightning" in finding.text
     assert finding.remedy == ""
     script(tmp_path / "bin", "lightning", "from litserve.cli import main")
     finding = checks.check_script()
@@ -165,7 +165,7 @@ def test_folders(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())  # nothing was made
     (tmp_path / "cache").touch()
     finding = checks.check_cache()
-    assert "can't be written" in finding.text
+    assert "not writable" in finding.text
     assert "TORCHINDUCTOR_CACHE_DIR" in finding.remedy
 
 
@@ -173,7 +173,7 @@ def test_folders(tmp_path, monkeypatch):
 def test_a_folder_without_access(tmp_path):
     tmp_path.chmod(0o500)
     try:
-        assert "can't be written: Permission denied" in checks.check_runs().text
+        assert "not writable: Permission denied" in checks.check_runs().text
     finally:
         tmp_path.chmod(0o700)
 
