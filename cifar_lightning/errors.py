@@ -14,3 +14,18 @@ def unknown_name(kind: str, received: object, known: Iterable[str]) -> ValueErro
     near = get_close_matches(str(received), names, n=3, cutoff=0.5)
     hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
     return ValueError(f"unknown {kind}: expected one of {', '.join(names)}; received {received!r}{hint}")
+
+
+def refuse_more(most: int, received: int, what: str) -> None:
+    """Refuse a number of things that no memory holds, or that have no end, before any is made.
+
+    Args:
+        most: How many there may be.
+        received: How many are asked for.
+        what: What they are, for the message.
+
+    Raises:
+        ValueError: If there are more.
+    """
+    if received > most:
+        raise ValueError(f"too many {what}: expected at most {most:,}, received {received:,}")

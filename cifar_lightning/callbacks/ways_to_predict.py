@@ -40,6 +40,10 @@ class Way:
     label: str
 
 
+#: The most Monte-Carlo passes, whose mean is then known to three thousandths, and the most pixels of a move.
+MOST_SAMPLES, MOST_PIXELS = 100_000, 100
+
+
 class WaysToPredict:
     """Predicts by a module, by views of the images, by Monte-Carlo dropout, and by an ensemble that it is a member of.
 
@@ -50,15 +54,15 @@ class WaysToPredict:
         tta_shift: Largest number of pixels by which views are moved; 0 for none.
 
     Raises:
-        ValueError: For a negative number.
+        ValueError: For a negative number, or one that would have no end.
     """
 
     def __init__(
         self, mc_samples: int = 0, ensemble: Sequence[str] = (), tta_flip: bool = False, tta_shift: int = 0
     ) -> None:
-        for name, number in (("mc_samples", mc_samples), ("tta_shift", tta_shift)):
-            if number < 0:
-                raise ValueError(f"{name} out of range: expected 0 or more, received {number}")
+        for name, number, most in (("mc_samples", mc_samples, MOST_SAMPLES), ("tta_shift", tta_shift, MOST_PIXELS)):
+            if not 0 <= number <= most:
+                raise ValueError(f"{name} out of range: expected 0 to {most:,}, received {number:,}")
         self.mc_samples, self.ensemble = mc_samples, list(ensemble)
         self._views = tta_flip, tta_shift
         self._members: list[MLPClassifier] = []

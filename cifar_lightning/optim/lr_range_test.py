@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cifar_lightning.errors import unknown_name
+from cifar_lightning.errors import refuse_more, unknown_name
 from cifar_lightning.optim.lr_descent import descends, noise
 from cifar_lightning.optim.lr_rules import RULES, Rule
 from cifar_lightning.optim.restored import restored, set_rates
@@ -29,7 +29,7 @@ Mode = Literal["exponential", "linear"]
 WINDOW = 0.05
 #: The sweep ends when the smoothed loss is this many times its minimum, fastai's.
 DIVERGED = 4.0
-MIN_STEPS = 10
+MIN_STEPS, MAX_STEPS = 10, 1_000_000
 #: Standard error that the smoothed loss may have from its batches, relative to the loss. Where batches are so small
 #: that it would have more, the loss is also measured on a few others, the same at every rate: `MAX_BATCHES` in all.
 PRECISION = 0.03
@@ -144,7 +144,8 @@ def make_rates(min_lr: float, max_lr: float, num_steps: int, mode: Mode = "expon
     """`num_steps` rates from `min_lr` to `max_lr`, both included.
 
     Raises:
-        ValueError: If the range is empty or not positive, for fewer than 10 steps, or for an unknown mode.
+        ValueError: If the range is empty or not positive, for fewer than 10 steps or more than a million, or for an
+            unknown mode.
     """
     if not 0 < min_lr < max_lr < math.inf:
         raise ValueError(
@@ -152,6 +153,7 @@ def make_rates(min_lr: float, max_lr: float, num_steps: int, mode: Mode = "expon
         )
     if num_steps < MIN_STEPS:
         raise ValueError(f"too short a sweep: expected num_steps >= {MIN_STEPS}, received {num_steps}")
+    refuse_more(MAX_STEPS, num_steps, "steps of a sweep (num_steps)")
     shares = [i / (num_steps - 1) for i in range(num_steps)]
     match mode:
         case "exponential":
