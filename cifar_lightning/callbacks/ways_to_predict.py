@@ -40,6 +40,10 @@ class Way:
     label: str
 
 
+#: The most Monte-Carlo passes, whose mean is then known to three thousandths, and the most pixels of a move.
+MOST_SAMPLES, MOST_PIXELS = 100_000, 100
+
+
 class WaysToPredict:
     """Predicts plainly, with test-time augmentation, with Monte-Carlo dropout, and with an ensemble.
 
@@ -50,15 +54,15 @@ class WaysToPredict:
         tta_shift: Largest shift of views in pixels; 0 for none.
 
     Raises:
-        ValueError: If a number is negative.
+        ValueError: If a number is negative or beyond all reason.
     """
 
     def __init__(
         self, mc_samples: int = 0, ensemble: Sequence[str] = (), tta_flip: bool = False, tta_shift: int = 0
     ) -> None:
-        for name, number in (("mc_samples", mc_samples), ("tta_shift", tta_shift)):
-            if number < 0:
-                raise ValueError(f"{name} must be at least 0, got {number}")
+        for name, number, most in (("mc_samples", mc_samples, MOST_SAMPLES), ("tta_shift", tta_shift, MOST_PIXELS)):
+            if not 0 <= number <= most:
+                raise ValueError(f"{name} must be from 0 to {most:,}, got {number:,}")
         self.mc_samples, self.ensemble = mc_samples, list(ensemble)
         self._views = tta_flip, tta_shift
         self._members: list[MLPClassifier] = []

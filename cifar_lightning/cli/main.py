@@ -46,6 +46,7 @@ from cifar_lightning.training.checks import check_callbacks
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.cycle import Cycle
 from cifar_lightning.training.execution import Executor
+from cifar_lightning.training.interrupt import LoneTermination
 from cifar_lightning.training.resume import ExactResume
 from cifar_lightning.training.whole_checkpoints import WholeCheckpoints
 
@@ -65,7 +66,7 @@ class CLI(LightningCLI):
     def __init__(self, args: ArgsType = None, callbacks: Sequence[Callback] = (), folder: Path | None = None) -> None:
         self.ckpt_path: str | None = None
         self.checkpoint: dict[str, Any] = {}
-        self.callbacks, self.folder = callbacks, folder
+        self.callbacks, self.folder = [LoneTermination(), *callbacks], folder
         try:
             self._read(list(sys.argv[1:] if args is None else args))
             super().__init__(
@@ -242,10 +243,9 @@ class CLI(LightningCLI):
         if config.logger in (None, True) and not config.barebones:
             kwargs["logger"] = make_loggers(self.folder)
         self.trainer_defaults["callbacks"] = self._make_callbacks(config)
-        kwargs["enable_model_summary"] = False  # RunSummary says what a table of one layer does not
         self.save_config_kwargs |= {"fingerprints": self._fingerprints, "arguments": self.line.arguments}
         self.save_config_kwargs["class_paths"] = class_paths(self.classes)
-        trainer = super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
+        trainer = super().instantiate_trainer(default_root_dir=str(self.folder), enable_model_summary=False, **kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpoints()
         if self.subcommand == "fit" and self._is_ours:
@@ -268,7 +268,7 @@ class CLI(LightningCLI):
         saves = config.enable_checkpointing is not False and not config.barebones and not config.fast_dev_run
         if self.subcommand == "fit" and saves:
             callbacks += [BestCheckpoint(), LastCheckpoint()]
-        if config.enable_model_summary is not False and not config.barebones:
+        if config.enable_model_summary is not False and not config.barebones:  # in the place of Lightning's table
             callbacks.append(RunSummary())
         given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         is_given = any(isinstance(callback, ProgressBar) for callback in given)

@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from cifar_lightning.data.synthetic import synthetic_images
-from cifar_lightning.errors import unknown_name
+from cifar_lightning.errors import refuse_more, unknown_name
 
 #: cifar10_or_synthetic uses the synthetic set, with a banner, if CIFAR-10 is not on disk and cannot be downloaded.
 Source = Literal["cifar10", "synthetic", "cifar10_or_synthetic", "folder", "fashion_mnist"]
 
 #: More than any official file has: of a file that is larger, no more is read, and its MD5 is another.
 MOST_BYTES = 200_000_000
+#: The most synthetic images, of 3 GB.
+MOST_IMAGES = 1_000_000
 ENVIRONMENT_VARIABLE = "CIFAR10_DIR"
 DEFAULT_DIR = "data"
 ALTERNATIVES = f"""\
@@ -186,7 +188,12 @@ def _join_batches(files: Iterable[bytes]) -> tuple[Tensor, Tensor]:
 
 
 def make_synthetic(train_size: int) -> ImageSet:
-    """The synthetic set, with a fifth as many test images as training images."""
+    """The synthetic set, with a fifth as many test images as training images.
+
+    Raises:
+        ValueError: If there are more than `MOST_IMAGES`.
+    """
+    refuse_more(MOST_IMAGES, train_size, "synthetic images")
     classes, train, test = synthetic_images(train_size, max(1, train_size // 5))
     return ImageSet("synthetic", classes, *train, *test)
 

@@ -12,6 +12,7 @@ model.lr: {type: float, low: 1e-5, high: 1e-3, log: true}      # a range, from w
 """
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,11 +21,13 @@ from typing import Any
 
 from cifar_lightning.cli.config_files import load_config
 from cifar_lightning.cli.configs import find_config
-from cifar_lightning.errors import unknown_name
+from cifar_lightning.errors import refuse_more, unknown_name
 from cifar_lightning.experiments.axis import Axis, Range, as_text, is_option, read_axis, word
 
 #: Characters of a folder's name; file systems allow 255.
 LONGEST_NAME = 100
+#: The most combinations of a grid, and the most runs of a study or trials of a search.
+MOST_POINTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ class Grid:
         """All combinations, the last axis varying fastest, with names of which no two are the same.
 
         Raises:
-            ValueError: If there is a range in the grid.
+            ValueError: If there is a range in the grid, or it has more than `MOST_POINTS` combinations.
         """
         for name, axis in self.axes.items():
             if isinstance(axis, Range):
@@ -120,6 +123,7 @@ class Grid:
                     f"{name} is a range, from which only a search can draw: expected a list of values, as in "
                     f"{name}: [{axis.low}, {axis.high}]; got numbers from {axis.low} to {axis.high}"
                 )
+        refuse_more(MOST_POINTS, math.prod(map(len, self.axes.values())), "combinations of a grid")  # type: ignore[arg-type]
         draws = [dict(zip(self.axes, draw, strict=True)) for draw in itertools.product(*self.axes.values())]  # type: ignore[arg-type]
         names = _distinct(map(self.name, draws))
         return [Point(name, self.values(draw)) for name, draw in zip(names, draws, strict=True)]

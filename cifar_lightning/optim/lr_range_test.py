@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cifar_lightning.errors import unknown_name
+from cifar_lightning.errors import refuse_more, unknown_name
 from cifar_lightning.optim.lr_descent import descends, noise
 from cifar_lightning.optim.lr_rules import RULES, Rule
 from cifar_lightning.optim.restored import restored, set_rates
@@ -29,7 +29,7 @@ Mode = Literal["exponential", "linear"]
 WINDOW = 0.05
 #: The sweep ends when the smoothed loss is this many times its minimum, as in fastai.
 DIVERGED = 4.0
-MIN_STEPS = 10
+MIN_STEPS, MAX_STEPS = 10, 1_000_000
 #: Largest relative standard error of the smoothed loss. If small batches would exceed it, each loss is also measured on
 #: extra batches, the same ones at every rate: up to `MAX_BATCHES` in all.
 PRECISION = 0.03
@@ -144,12 +144,14 @@ def make_rates(min_lr: float, max_lr: float, num_steps: int, mode: Mode = "expon
     """`num_steps` learning rates from `min_lr` to `max_lr`, both included.
 
     Raises:
-        ValueError: If the range is empty or not positive, `num_steps` is less than 10, or the mode is unknown.
+        ValueError: If the range is empty or not positive, `num_steps` is less than 10 or more than a million, or the
+            mode is unknown.
     """
     if not 0 < min_lr < max_lr < math.inf:
         raise ValueError(f"expected learning rates 0 < min_lr < max_lr, got min_lr={min_lr}, max_lr={max_lr}")
     if num_steps < MIN_STEPS:
         raise ValueError(f"the sweep is too short: num_steps must be at least {MIN_STEPS}, got {num_steps}")
+    refuse_more(MAX_STEPS, num_steps, "steps of a sweep (num_steps)")
     shares = [i / (num_steps - 1) for i in range(num_steps)]
     match mode:
         case "exponential":

@@ -1,8 +1,15 @@
-"""Delays Ctrl-C until a step is complete."""
+"""Delays Ctrl-C until a step is complete, and handles a SIGTERM that only one of several processes gets."""
 
+import os
 import signal
+import sys
 import threading
 from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+#: Seconds that a rank has to stop together with the others.
+PATIENCE = 30.0
 
 
 class HeldInterrupt:
@@ -38,3 +45,47 @@ class HeldInterrupt:
         if self._holding:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         self._holding = self._pending = False
+
+
+class LoneTermination(Callback):
+    """Ends a rank that SIGTERM has told to stop, if it can't do so together with the others.
+
+    Lightning's handler exchanges the news with all ranks. If this rank alone was told, and it is not the first, they
+    then wait for each other without end. Once this process has ended, the others notice.
+
+    Args:
+        seconds: How long it may take to stop together.
+    """
+
+    def __init__(self, seconds: float = PATIENCE) -> None:
+        self.seconds = seconds
+        self._timer: threading.Timer | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to wait as soon as the signal comes, and then do what Lightning does."""
+        theirs = signal.getsignal(signal.SIGTERM)
+        if trainer.world_size == 1 or not callable(theirs) or threading.current_thread() is not threading.main_thread():
+            return
+
+        def take(number: int, frame: Any) -> None:
+            self._timer = threading.Timer(self.seconds, self._end)
+            self._timer.daemon = True
+            self._timer.start()
+            theirs(number, frame)
+
+        signal.signal(signal.SIGTERM, take)  # until Lightning, at the end, puts back what there was before its own
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """It did stop."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _end(self) -> None:
+        print(
+            f"error: this process was told to stop, by SIGTERM, and ends without the others of its training: expected "
+            f"them to stop with it within {self.seconds:g} s, received no answer. Send SIGTERM to the first process, "
+            "or to all",
+            file=sys.stderr,
+            flush=True,
+        )
+        os.kill(os.getpid(), signal.SIGKILL)  # the main thread hangs in a call that nothing else interrupts

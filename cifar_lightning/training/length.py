@@ -7,6 +7,7 @@ from typing import NamedTuple
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
+from cifar_lightning.errors import refuse_more
 from cifar_lightning.training.lightning_internals import batches_per_epoch
 
 
@@ -23,6 +24,10 @@ def count_optimizer_steps(trainer: Trainer) -> int | None:
     return min(limits, default=None)
 
 
+#: The most steps that are listed one by one.
+MOST_PLANNED = 10_000_000
+
+
 class PlannedStep(NamedTuple):
     """A future optimizer step."""
 
@@ -32,10 +37,15 @@ class PlannedStep(NamedTuple):
 
 
 def planned_steps(trainer: Trainer) -> list[PlannedStep] | None:
-    """The optimizer steps of a whole run, or None if they can't be known."""
+    """The optimizer steps of a whole run, or None if they can't be known.
+
+    Raises:
+        ValueError: If there are more than `MOST_PLANNED`.
+    """
     batches, total = batches_per_epoch(trainer), count_optimizer_steps(trainer)
     if batches is None or total is None:
         return None
+    refuse_more(MOST_PLANNED, total, "steps to list")
     every = chain.from_iterable(repeat(each, epochs) for each, epochs in _accumulations(trainer))
     steps = (
         PlannedStep(epoch, min(end, batches), batches)

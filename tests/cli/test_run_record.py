@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from conftest import SMALL
 from cifar_lightning import CIFAR10DataModule
 from cifar_lightning.cli.run_folder import make_run_folder
 from cifar_lightning.cli.run_record import git_state
+from cifar_lightning.export.checkpoint_files import read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -93,3 +95,18 @@ def test_runs_that_start_at_once_have_a_folder_each():
         folders = list(pool.map(lambda _: make_run_folder(Path("runs/a"), ""), range(20)))
     assert len(set(folders)) == 20
     assert all(folder.is_dir() for folder in folders)
+
+
+@pytest.mark.slow
+def test_two_runs_of_one_command_at_once_disturb_each_other_in_nothing():
+    command = [sys.executable, "-m", "cifar_lightning", "fit", *FLAGS, "--trainer.default_root_dir=both"]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    first, second = sorted(Path("both").glob("*/*"))
+    names = [sorted(path.relative_to(run).name for path in run.rglob("*.*") if "tfevents" not in path.name)
+             for run in (first, second)]  # fmt: skip
+    assert names[0] == names[1]
+    weights = [read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"] for run in (first, second)]
+    for name, value in weights[0].items():
+        assert torch.equal(torch.as_tensor(weights[1][name]), torch.as_tensor(value)), name

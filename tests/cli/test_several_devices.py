@@ -13,6 +13,8 @@ import pytest
 import torch
 from conftest import ROOT, SMALL
 
+from cifar_lightning.export.checkpoint_files import read_checkpoint
+
 pytestmark = pytest.mark.slow
 
 FLAGS = [
@@ -60,6 +62,17 @@ def second_rank(process):
     commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
     (rank,) = (child for child, command in commands.items() if b"cifar_lightning" in command)
     return rank
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="tells the second process by /proc")
+def test_a_rank_that_is_told_to_stop_alone_ends_the_run():
+    process = start("fit", *TWO, "--trainer.max_epochs=100000")
+    wait_for(process, "epoch   2")
+    os.kill(second_rank(process), signal.SIGTERM)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert re.search("error: (this process was told to stop|another process of this training has ended)", printed)
+    assert read_checkpoint(last_checkpoint())["epoch"] >= 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="tells the second process by /proc")

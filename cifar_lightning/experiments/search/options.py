@@ -12,8 +12,9 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from cifar_lightning.errors import refuse_more
 from cifar_lightning.experiments.axis import Axis, Range
-from cifar_lightning.experiments.grid import Grid
+from cifar_lightning.experiments.grid import MOST_POINTS, Grid
 
 #: Epochs in which the median rule prunes nothing: they rank learning rates by speed, not by where they lead.
 WARMUP_EPOCHS = 2
@@ -40,7 +41,7 @@ class Options:
         study: The search's name in the storage.
 
     Raises:
-        ValueError: For a pruner beside a Gaussian process.
+        ValueError: For a pruner beside a Gaussian process, or more trials than a study would list.
     """
 
     vary: str
@@ -55,6 +56,7 @@ class Options:
     study: str = "search"
 
     def __post_init__(self) -> None:
+        refuse_more(MOST_POINTS, self.trials, "trials of a search")
         if self.sampler == "gp" and self.pruner not in ("auto", "none"):
             raise ValueError(
                 "a Gaussian process learns from whole trials only, and would draw a pruned one again and again: "

@@ -12,8 +12,9 @@ from cifar_lightning.callbacks.run_folder import say_where
 from cifar_lightning.cli.command import command
 from cifar_lightning.cli.configs import find_config
 from cifar_lightning.cli.own_parser import OwnParser
+from cifar_lightning.errors import refuse_more
 from cifar_lightning.experiments.check import check, given_flags, name_of, refuse
-from cifar_lightning.experiments.grid import Grid, Point, read_grid
+from cifar_lightning.experiments.grid import MOST_POINTS, Grid, Point, read_grid
 from cifar_lightning.experiments.results import make_table, write_csv, write_markdown
 from cifar_lightning.experiments.run import Run, interruptible, quiet
 from cifar_lightning.experiments.study.curves import draw_curves
@@ -102,11 +103,13 @@ def make_runs(
         fit: Options of `cifar-lightning fit` for all runs.
 
     Raises:
-        ValueError: If a config does not parse, or can't be built; if a config, a point or a seed is there twice.
+        ValueError: If a config does not parse, or can't be built; if a config, a point or a seed is there twice; if
+            there are more than `MOST_POINTS` runs.
     """
     if grid is not None:
         refuse(dict.fromkeys(grid.options, "a grid of it"), SET_BY_THE_STUDY)
     points = grid.points() if grid is not None else [Point("", {})]
+    refuse_more(MOST_POINTS, len(configs) * len(points) * len(seeds), "runs of a study")
     for config in configs:
         check([f"--config={config}", *fit], grid, config)
     for kind, names in (("config", [name_of(config) for config in configs]), ("seed", [str(seed) for seed in seeds])):
