@@ -31,6 +31,15 @@ def test_a_training_whose_validation_diverges_has_no_best_epoch(capsys):
     assert "best epoch, by validation loss │ 1" not in said
 
 
+@pytest.mark.parametrize(("losses", "titles"), [((2.0, 1.5), ["2"]), ((1.5, 2.0), ["1", "2"])])
+def test_an_epoch_that_is_both_the_best_and_the_last_is_shown_once(losses, titles, capsys):
+    rows = [{"epoch": i, "seconds": 1.0, "val_loss": loss} for i, loss in enumerate(losses, start=1)]
+    get_console().print(_table(rows, "CIFAR-10", Path("runs/a")))
+    shown = [line.split("│")[2].strip() for line in capsys.readouterr().out.splitlines() if "epoch" in line]
+    assert shown[: len(titles)] == titles
+    assert len([line for line in shown if line.isdigit()]) == len(titles)
+
+
 def test_a_training_that_stops_early_says_why(run):
     stopping = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss"]
     said = run("fit", *FLAGS, *stopping, "--trainer.callbacks.patience=2", "--trainer.max_epochs=50", "--model.lr=0.03")
