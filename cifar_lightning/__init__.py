@@ -1,6 +1,6 @@
-"""The deep multilayer perceptron of the CIFAR-10 exercise, piece by piece.
+"""A deep multilayer perceptron for CIFAR-10, and its parts for use in other programs.
 
-Each name below is imported when it is first asked for, so importing the package takes no time. `MLPClassifier`,
+Each name below is imported on first use, so importing the package takes no time. `MLPClassifier`,
 `CIFAR10DataModule`, `Distillation`, `LRFinder`, `Pretrained`, `FreezePretrained`, `RunProgressBar`, `RunReport` and
 `SignalPicture` need Lightning, and `plot_signals` needs matplotlib; all others need torch only.
 """

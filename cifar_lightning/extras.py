@@ -1,4 +1,4 @@
-"""The package's extras: what some commands need and a plain installation leaves out."""
+"""The package's extras: dependencies of some commands that a plain installation leaves out."""
 
 from importlib.util import find_spec
 
@@ -13,7 +13,7 @@ EXTRAS = {
 
 
 def missing_modules(extra: str, *needed: str) -> list[str]:
-    """The modules of an extra that are not installed: of all, or of those that are needed."""
+    """The modules of an extra that are not installed, among all or among the needed ones."""
     return [module for module in needed or EXTRAS[extra] if find_spec(module) is None]
 
 
@@ -35,5 +35,5 @@ def require(extra: str, *needed: str) -> None:
     if missing := missing_modules(extra, *needed):
         raise ValueError(
             f"the extra {extra!r} is missing: expected {' and '.join(needed or EXTRAS[extra])}, got no "
-            f"{' and no '.join(missing)}. This installs it: {install_command(extra)}"
+            f"{' and no '.join(missing)}. Install it with: {install_command(extra)}"
         )

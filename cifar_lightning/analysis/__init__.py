@@ -1,1 +1,1 @@
-"""What a network is worth: metrics, Monte-Carlo dropout, signals and pictures. Torch only."""
+"""Analysis of networks: metrics, Monte-Carlo dropout, signals and plots. Needs torch only."""

@@ -1,4 +1,4 @@
-"""Monte-Carlo dropout: many passes with dropout on, their mean, their spread and what they say of uncertainty.
+"""Monte-Carlo dropout: many passes with dropout on, their mean and spread, and measures of uncertainty.
 
 Y. Gal, Z. Ghahramani, "Dropout as a Bayesian Approximation", ICML 2016, https://arxiv.org/abs/1506.02142;
 Y. Gal, "Uncertainty in Deep Learning", 2016, section 3.3.
@@ -24,36 +24,36 @@ __all__ = [
     "split_at_first_dropout",
 ]
 
-#: Rows of a pass: enough to fill the cores, few enough for the activations of a deep layer to stay in the cache.
+#: Rows per pass: enough to use all cores, few enough to keep a layer's activations in the cache.
 ROWS = 2000
 
 
 def dropout_modules(module: nn.Module) -> list[nn.Module]:
-    """The modules of torch and ours inside `module` that drop something, with p > 0.
+    """The modules of torch and of this package inside `module` that drop something, with p > 0.
 
-    They are the dropout layers, and what has a dropout of its own: `MultiheadAttention`, `LSTM`, `GRU`, `RNN`, and
-    `TransformerEncoderLayer`, whose fast path ignores the dropouts inside.
+    These are dropout layers and modules with built-in dropout: `MultiheadAttention`, `LSTM`, `GRU`, `RNN`, and
+    `TransformerEncoderLayer`, whose fast path ignores the dropout layers inside.
     """
     return [m for m in module.modules() if drops(m)]
 
 
 @contextmanager
 def mc_dropout(module: nn.Module) -> Iterator[nn.Module]:
-    """Within the context dropout is on, and everything else, batch normalization above all, in evaluation mode.
+    """Within the context, dropout is on and everything else, such as batch normalization, is in evaluation mode.
 
-    Dropout is found in torch's modules and ours by their type. Any other module is tried out when it is first called
-    within the context: it is put into training mode if that makes it draw more random numbers, as by
-    `F.dropout(x, p, self.training)`. The trials cost a few passes, during which hooks are called too. torch's `RReLU`
-    stays in evaluation mode, for its noise is not dropout.
+    In modules of torch and of this package, dropout is found by type. Any other module is tested when it is first
+    called within the context: it is put into training mode if that makes it draw more random numbers, as with
+    `F.dropout(x, p, self.training)`. These tests cost a few passes, which also call hooks. torch's `RReLU` stays in
+    evaluation mode, since its noise is not dropout.
 
-    The previous modes return at the end, also after an exception.
+    The previous modes are restored at the end, even after an exception.
 
     Raises:
-        ValueError: If `module` has no dropout, has dropout that can't be switched on because it is in TorchScript, or
-            because the module that it is part of also changes its buffers in training mode.
+        ValueError: If `module` has no dropout, or dropout that can't be switched on because it is in TorchScript or
+            its module also changes its buffers in training mode.
 
     Warns:
-        UserWarning: If a module of neither torch's nor ours does not run in training mode.
+        UserWarning: If a module from elsewhere does not run in training mode.
 
     Example:
         >>> import torch
@@ -70,7 +70,7 @@ def mc_dropout(module: nn.Module) -> Iterator[nn.Module]:
     modes = [(part, part.training) for part in parts]
     trials = watch(module)
     try:
-        for part in parts:  # the flags alone: `eval` may be overridden, and do more than can be undone
+        for part in parts:  # only the flags: `eval` may be overridden and do more than can be undone
             part.training = drops(part)
         yield module
     finally:
@@ -90,19 +90,19 @@ def _refuse_torchscript(module: nn.Module) -> None:
 
 
 def _nothing_to_sample() -> ValueError:
-    return ValueError("Monte-Carlo dropout has nothing to sample: expected a network with a dropout of p > 0, got none")
+    return ValueError("Monte-Carlo dropout has nothing to sample: expected a network with dropout, p > 0, got none")
 
 
 @dataclass(frozen=True)
 class MCPrediction:
-    """What the passes say of N examples and K classes.
+    """A Monte-Carlo prediction for N examples and K classes.
 
     Args:
-        mean: (N, K), the mean of the probabilities: the prediction.
-        std: (N, K), their standard deviation over the passes (of the population, as the notebook prints it).
-        expected_entropy: (N,), mean entropy of a pass, in nats: what more data could not remove.
-        disagreement: (N,), share of the passes that do not vote for the most voted class (variation ratio).
-        samples: (S, N, K), the probabilities of each pass, if they were asked for.
+        mean: (N, K), the mean probabilities: the prediction.
+        std: (N, K), their (population) standard deviation over the passes.
+        expected_entropy: (N,), the mean entropy of a pass, in nats: uncertainty that more data could not remove.
+        disagreement: (N,), the share of passes that do not vote for the most voted class (variation ratio).
+        samples: (S, N, K), the probabilities of each pass, if requested.
 
     Example:
         >>> import torch
@@ -129,7 +129,7 @@ class MCPrediction:
 
     @property
     def predictive_entropy(self) -> Tensor:
-        """(N,), entropy of the mean, in nats: all of the uncertainty."""
+        """(N,), entropy of the mean, in nats: the total uncertainty."""
         return entropy(self.mean)
 
     @property
@@ -153,25 +153,25 @@ def mc_predict(
     seed: int | None = None,
     return_samples: bool = False,
 ) -> MCPrediction:
-    """Predict `x` by the mean of `samples` passes of `module` with dropout on.
+    """Predict `x` with the mean of `samples` passes of `module` with dropout on.
 
-    The layers before the first dropout run once, where the network is a row of layers of torch's and ours, and no
-    hooks stand on the row itself. The rest runs on as many examples, or repeats of them, at a time as fill `batch`
-    rows. Any other network is run as a whole. Memory does not grow with the number of samples, unless all are returned.
+    If the network is a sequence of layers from torch and this package without hooks, the layers before the first
+    dropout run only once, and the rest runs on `batch` rows at a time, examples or repeats of them. Any other network
+    runs as a whole. Memory does not grow with the number of samples unless they are returned.
 
     Args:
-        module: Maps (N, ...) to logits (N, K), K > 1, or to a dict or an object with logits as its `logits`. An
-            `nn.Sequential`, `DeepMLP` or `MLPClassifier` is split at its first dropout. Others see two examples before
-            the first pass, to find their dropout (see `mc_dropout`).
+        module: Maps (N, ...) to logits (N, K), K > 1, or to a dict or object with `logits`. An `nn.Sequential`,
+            `DeepMLP` or `MLPClassifier` is split at its first dropout. Other modules get two examples before the first
+            pass, to find their dropout (see `mc_dropout`).
         x: (N, ...), on the module's device.
         samples: Number of passes, S.
-        batch: Rows of a pass.
-        seed: Seed of the masks; the global generators are then left as they were. It holds for the same `batch`.
-        return_samples: Whether to keep the (S, N, K) probabilities of every pass.
+        batch: Rows per pass.
+        seed: Seed of the masks, for a given `batch`; the global generators are then restored.
+        return_samples: Whether to return the (S, N, K) probabilities of all passes.
 
     Raises:
-        ValueError: If there is no dropout or some that can't be switched on, `samples` or `batch` is below 1, or the
-            output is something else than logits.
+        ValueError: If there is no dropout, if it can't be switched on, if `samples` or `batch` is below 1, or if the
+            output is not logits.
 
     Example:
         >>> import torch
@@ -182,9 +182,7 @@ def mc_predict(
         (torch.Size([5, 3]), torch.Size([5]))
     """
     if samples < 1 or batch < 1:
-        raise ValueError(
-            f"nothing to sample: expected samples >= 1 and batch >= 1, got samples={samples}, batch={batch}"
-        )
+        raise ValueError(f"samples and batch must be at least 1, got samples={samples}, batch={batch}")
     with mc_dropout(module), fork_generators() if seed is not None else nullcontext():
         prefix, suffix = split_at_first_dropout(module)
 
@@ -243,7 +241,7 @@ def _predict_part(
     mean = m2 = votes = expected_entropy = torch.zeros(())
     while done < samples:
         r = min(at_once, samples - done)
-        # Repeated anew, for a dropout in place overwrites its input.
+        # Repeated each time, since an in-place dropout overwrites its input.
         p = probabilities(x.repeat(r, *[1] * (x.ndim - 1))).unflatten(0, (r, n))  # (r, N, K)
         # Chan et al. 1979: the mean and the sum of squared deviations of two sets from those of each.
         p_mean = p.mean(0)

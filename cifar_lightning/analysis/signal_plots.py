@@ -1,4 +1,4 @@
-"""A picture of the signals in a network: what every layer hands on and gets back, epoch by epoch."""
+"""Plots of the signals in a network: activations and gradients by layer and epoch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -26,10 +26,10 @@ STEPS = 12
 def plot_signals(
     signals: Sequence[LayerSignal] | Mapping[int, Sequence[LayerSignal]], title: str = "Signals"
 ) -> Figure:
-    """A picture of what `measure_signals` returns, which a notebook shows.
+    """Plot the result of `measure_signals`. A notebook displays the returned figure.
 
     Args:
-        signals: A signal for each layer, or those of several epochs by their number, 0 for the initialization.
+        signals: A signal for each layer, or a mapping from epochs to such lists, with 0 for the initialization.
         title: The figure's title.
 
     Example:

@@ -1,4 +1,4 @@
-"""What happens to a signal on its way through a deep network: its mean and spread after each layer, forward and back.
+"""How a signal propagates through a deep network: its mean and spread after each layer, forward and backward.
 
 X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010,
 section 4; G. Klambauer et al., "Self-Normalizing Neural Networks", NeurIPS 2017, https://arxiv.org/abs/1706.02515.
@@ -19,18 +19,18 @@ from cifar_lightning.analysis.mc_dropout import dropout_modules
 
 @dataclass(frozen=True)
 class LayerSignal:
-    """What a layer hands to the next one, and what comes back to it.
+    """Statistics of a layer's output and of the gradient with respect to it.
 
-    A mean or standard deviation is that of a unit over the examples, averaged over the units: it says whether the
-    *examples* can still be told apart, which a large but constant activation can't.
+    Means and standard deviations are taken per unit over the examples and then averaged over the units. They show
+    whether *examples* can still be distinguished, which a large but constant activation does not do.
 
     Args:
         activation_mean: Mean of the layer's output.
-        activation_std: Its standard deviation.
+        activation_std: Standard deviation of the layer's output.
         gradient_mean: Mean of the gradient of an example's loss with respect to that output.
-        gradient_std: Its standard deviation.
-        input_share: Share of the output's variance that comes from the input, and not from dropout's masks: the
-            correlation of two passes with other masks. 1 without dropout, about 0 where nothing is left of the input.
+        gradient_std: Standard deviation of that gradient.
+        input_share: Share of the output's variance that comes from the input rather than from dropout masks: the
+            correlation between two passes with different masks. 1 without dropout, about 0 if the input is lost.
 
     Example:
         >>> import torch
@@ -55,20 +55,20 @@ class LayerSignal:
 def measure_signals(
     network: nn.Module, layers: Iterable[nn.Module], inputs: Tensor, labels: Tensor
 ) -> list[LayerSignal]:
-    """Measure the outputs of `layers`, and the gradients of the cross-entropy with respect to them.
+    """Measure the outputs of `layers` and the gradients of the cross-entropy with respect to them.
 
-    In the mode that the network is in: dropout drops, and batch normalization goes by the batch, if it is training.
-    Nothing is changed: no gradient, running statistic, mode or random generator. What has left the range of the dtype
-    is measured as it is: 0, infinite or NaN.
+    The network runs in its current mode: in training mode, dropout is on and batch normalization uses batch
+    statistics. Nothing changes: gradients, running statistics, mode and random generators are restored. Values outside
+    the range of the dtype are reported as they are: 0, infinite or NaN.
 
     Args:
         network: Maps inputs (N, ...) to logits (N, K).
-        layers: Modules inside of it, such as `net.hidden` of a `DeepMLP`, or the ReLUs of any network.
-        inputs: (N, ...), floating, as the network takes them.
+        layers: Modules within the network, such as `net.hidden` of a `DeepMLP` or the ReLUs of any network.
+        inputs: (N, ...), floating, as the network expects them.
         labels: (N,), integers.
 
     Returns:
-        A signal for each call of one of the layers, in the order of the calls.
+        A signal for each call of a layer, in call order.
 
     Raises:
         ValueError: If the network calls none of the layers.
@@ -92,7 +92,7 @@ def measure_signals(
             # The sum: an example's gradient should not depend on how many others are measured with it.
             loss = F.cross_entropy(logits, labels.repeat(copies), reduction="sum")
             if not outputs:
-                raise ValueError("nothing to measure: expected layers that the network calls, got none of them")
+                raise ValueError("nothing to measure: expected layers that the network calls, got none")
             gradients = torch.autograd.grad(loss, outputs)
     finally:
         for hook in hooks:

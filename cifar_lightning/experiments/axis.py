@@ -1,4 +1,4 @@
-"""What one entry of a grid varies: a list of values, settings by name, or a range of numbers."""
+"""The entries of a grid: a list of values, settings by name, or a range of numbers."""
 
 import json
 import math
@@ -22,8 +22,8 @@ class Range:
         type: "int" or "float".
         low: The lowest.
         high: The highest.
-        log: Whether numbers are drawn on a logarithmic scale.
-        step: The distance between two of them, on a linear scale; None for any number.
+        log: Whether to sample on a logarithmic scale.
+        step: The distance between values, on a linear scale; None for continuous values.
     """
 
     type: str
@@ -37,17 +37,17 @@ Axis = Range | list[Any] | dict[str, dict[str, Any]]
 
 
 def is_option(name: str) -> bool:
-    """Whether a name is an option's, and not a variable's."""
+    """Whether a name is an option rather than a variable."""
     return "." in name or name == "seed_everything"
 
 
 def as_text(value: Any) -> str:
-    """A value as it stands after a flag."""
+    """A value as written after a flag."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def word(value: Any) -> str:
-    """A value in a few characters."""
+    """A short text for a value."""
     match value:
         case {"class_path": str(path), **rest}:
             arguments: Any = rest.get("init_args") or {}
@@ -63,10 +63,10 @@ def word(value: Any) -> str:
 
 
 def read_axis(name: str, entry: Any) -> Axis:
-    """Read what is called `name`.
+    """Read the entry called `name`.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not a valid entry.
     """
     match entry:
         case list():
@@ -76,7 +76,7 @@ def read_axis(name: str, entry: Any) -> Axis:
                 texts = set()
             if not entry or len(texts) < len(entry):
                 raise ValueError(
-                    f"wrong choices of {name}: expected one or more, each once, of numbers, texts, lists and mappings; "
+                    f"wrong choices of {name}: expected one or more distinct numbers, strings, lists or mappings, "
                     f"got {entry}"
                 )
             return entry
@@ -93,7 +93,7 @@ def _read_settings(name: str, entry: dict[Any, dict[Any, Any]]) -> dict[str, dic
         for option in settings:
             if not is_option(str(option)):
                 raise ValueError(
-                    f"wrong settings {choice} of {name}: expected options with a dot, such as model.lr: 0.1; "
+                    f"wrong settings {choice} of {name}: expected options with a dot, such as model.lr: 0.1, "
                     f"got {option}"
                 )
     return {str(choice): settings for choice, settings in entry.items()}

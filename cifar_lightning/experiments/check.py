@@ -1,4 +1,4 @@
-"""What can be known to be wrong with many runs before the first of them."""
+"""Checks of many runs before the first one starts."""
 
 import io
 import itertools
@@ -18,9 +18,9 @@ from cifar_lightning.cli.own_classes import GROUPS
 from cifar_lightning.experiments.axis import as_text
 from cifar_lightning.experiments.grid import Grid, flags
 
-#: Options of `cifar-lightning fit` that have no meaning for many runs, each with what is expected in its place.
+#: Options of `cifar-lightning fit` that do not work for many runs, each with what to use instead.
 REFUSED = {
-    "ckpt_path": "none, since what was stopped goes on by itself",
+    "ckpt_path": "none, since stopped runs resume automatically",
     "trainer.default_root_dir": "--out",
     "trainer.fast_dev_run": "runs that can be compared",
 }
@@ -36,7 +36,7 @@ class _Parsed(CLI):
         self.subcommand = None  # Lightning then runs nothing
 
     def check(self, arguments: list[str]) -> None:
-        """The same for other arguments, with the same parser, which takes long to make."""
+        """Check other arguments with the same parser, which is slow to make."""
         self.line = CommandLine(gather_lists(arguments), LightningCLI.subcommands())
         self.ckpt_path = None
         self.parse_arguments(self.parser, arguments)
@@ -44,12 +44,12 @@ class _Parsed(CLI):
 
 
 def check(arguments: Sequence[str], grid: Grid | None, what: str) -> dict[str, Any]:
-    """Check the options that some runs share, and a few points of a grid that have each of its values among them.
+    """Check the options that several runs share, and a few points of a grid that together include each of its values.
 
     Args:
-        arguments: Of `cifar-lightning fit`.
-        grid: What varies; None for nothing.
-        what: What the arguments are, for messages.
+        arguments: The arguments of `cifar-lightning fit`.
+        grid: The grid; None for none.
+        what: A description of the arguments, for messages.
 
     Returns:
         The shared options by name, as in "model.lr" or "model.optimizer.eps".
@@ -79,7 +79,7 @@ def options_by_name(config: Namespace) -> dict[str, Any]:
 
 
 def refuse_given(grid: Grid, arguments: Sequence[str]) -> None:
-    """Refuse arguments of `lightning fit` that give an option which varies.
+    """Reject arguments of `lightning fit` that set an option of the grid.
 
     Raises:
         ValueError: If there are any.
@@ -87,34 +87,34 @@ def refuse_given(grid: Grid, arguments: Sequence[str]) -> None:
     given = given_flags(arguments)
     for name in grid.options:
         if name in given:
-            raise ValueError(f"--{name} is given, and varies: expected one of these; got {given[name]}")
+            raise ValueError(f"--{name} is varied and cannot be set as well, got {given[name]}")
 
 
 def one_device(options: Mapping[str, Any], what: str, reason: str) -> Any:
-    """What `--trainer.devices` is to be: one, where "auto" would start a process for each GPU.
+    """The value for `--trainer.devices`: one device, since "auto" would start a process for each GPU.
 
     Args:
         options: The options by name.
-        what: What has no use for several, for messages.
-        reason: Why not, for messages.
+        what: The command, for messages.
+        reason: Why it uses one device, for messages.
 
     Raises:
-        ValueError: If several are given.
+        ValueError: If several devices are requested.
     """
     devices, nodes = options["trainer.devices"], options["trainer.num_nodes"]
     if devices not in ("auto", 1, "1") and not (isinstance(devices, list) and len(devices) == 1):
-        raise ValueError(f"--trainer.devices is not for a {what}: expected one, since {reason}; got {devices}")
+        raise ValueError(f"--trainer.devices must be 1 in a {what}, since {reason}; got {devices}")
     if nodes != 1:
-        raise ValueError(f"--trainer.num_nodes is not for a {what}: expected 1, got {nodes}")
+        raise ValueError(f"--trainer.num_nodes must be 1 in a {what}, got {nodes}")
     return 1 if devices == "auto" else devices
 
 
 def refuse(given: Mapping[str, Any], more: Mapping[str, str]) -> None:
-    """Refuse options that would not act in many runs.
+    """Reject options that do not work for many runs.
 
     Args:
         given: Values by option.
-        more: What a command refuses beside `REFUSED`.
+        more: Further options that a command rejects, like `REFUSED`.
 
     Raises:
         ValueError: If there are any.
@@ -122,11 +122,11 @@ def refuse(given: Mapping[str, Any], more: Mapping[str, str]) -> None:
     for name, expected in (REFUSED | dict(more)).items():
         if name in given:
             dashes = "-" if len(name) == 1 else "--"
-            raise ValueError(f"{dashes}{name} is not for many runs: expected {expected}; got {as_text(given[name])}")
+            raise ValueError(f"{dashes}{name} does not work for many runs: use {expected}; got {as_text(given[name])}")
 
 
 def name_of(text: str) -> str:
-    """The name of a file of YAML, such as "selu"; "inline" for YAML itself."""
+    """The name of a YAML file, such as "selu"; "inline" for YAML itself."""
     return Path(text).stem if os.path.isfile(text) else "inline"
 
 
@@ -142,7 +142,7 @@ def given_flags(words: Sequence[str]) -> dict[str, str]:
 
 @contextmanager
 def _naming(what: str) -> Iterator[None]:
-    """Raise an error as a ValueError that says what it is about, the parser's too, which it prints."""
+    """Turn errors, including those the parser prints, into a ValueError that says what it is about."""
     said = io.StringIO()
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(said):

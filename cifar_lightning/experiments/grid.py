@@ -1,6 +1,6 @@
-"""Options of `cifar-lightning fit` that vary: the grid of a study or a sweep, or the space of a search.
+"""The options of `cifar-lightning fit` that vary: the grid of a study or a sweep, or the space of a search.
 
-A grid is YAML, in a file or inline. Every entry is one of these:
+A grid is YAML, in a file or inline. Each entry is one of these:
 
 model.activation: [relu, selu]                                 # a choice of values
 n: [1, 2, 4]                                                   # a variable, for templates
@@ -8,7 +8,7 @@ model.hidden_sizes: "{n}x100"                                  # a template
 optimizer:                                                     # a choice of settings, each with its name
   sgd: {model.optimizer: SGD, model.lr: 0.03}
   adam: {model.optimizer: Adam, model.lr: 3e-4}
-model.lr: {type: float, low: 1e-5, high: 1e-3, log: true}      # a range, from which only a search can draw
+model.lr: {type: float, low: 1e-5, high: 1e-3, log: true}      # a range, which only a search can sample
 """
 
 import itertools
@@ -24,7 +24,7 @@ from cifar_lightning.cli.configs import find_config
 from cifar_lightning.errors import refuse_more, unknown_name
 from cifar_lightning.experiments.axis import Axis, Range, as_text, is_option, read_axis, word
 
-#: Characters of a folder's name; file systems allow 255.
+#: Maximum length of a folder's name; file systems allow 255.
 LONGEST_NAME = 100
 #: The most combinations of a grid, and the most runs of a study or trials of a search.
 MOST_POINTS = 10_000
@@ -35,8 +35,8 @@ class Point:
     """One combination.
 
     Args:
-        name: A name for people, and for a folder.
-        values: The value of each option that the point sets.
+        name: Its name, also used for a folder.
+        values: The values of the options that the point sets.
     """
 
     name: str
@@ -50,13 +50,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Grid:
-    """What varies.
+    """The options that vary and their values.
 
-    A draw, below, has for each axis one of its values; of settings it has the name.
+    Below, a draw has one value per axis, or for settings, their name.
 
     Args:
-        axes: What is varied independently: an option, a variable, or a choice of settings.
-        templates: By option, a text in which {variable} stands for the variable's value.
+        axes: What varies independently: options, variables, or choices of settings.
+        templates: By option, a string in which {variable} stands for the variable's value.
     """
 
     axes: dict[str, Axis]
@@ -67,7 +67,7 @@ class Grid:
         by: dict[str, str] = {}
         for option, name in self._entries():
             if option in by:
-                raise ValueError(f"{option} is varied twice: expected one entry, got {by[option]} and {name}")
+                raise ValueError(f"{option} may be varied by one entry only, got {by[option]} and {name}")
             by[option] = name
 
     @property
@@ -97,7 +97,7 @@ class Grid:
         return values
 
     def name(self, draw: Mapping[str, Any]) -> str:
-        """A draw as "sgd,lr=0.1": settings by their name, all else that varies as its last name and the value."""
+        """A draw's name, such as "sgd,lr=0.1": settings by name, all else by the option's last part and its value."""
         varying = {name: axis for name, axis in self.axes.items() if isinstance(axis, Range) or len(axis) > 1}
         named = varying or self.axes
         shorts = [name.rpartition(".")[2] for name in named]
@@ -120,8 +120,8 @@ class Grid:
         for name, axis in self.axes.items():
             if isinstance(axis, Range):
                 raise ValueError(
-                    f"{name} is a range, from which only a search can draw: expected a list of values, as in "
-                    f"{name}: [{axis.low}, {axis.high}]; got numbers from {axis.low} to {axis.high}"
+                    f"{name} is a range, which only a search can sample: expected a list of values, such as "
+                    f"{name}: [{axis.low}, {axis.high}], got numbers from {axis.low} to {axis.high}"
                 )
         refuse_more(MOST_POINTS, math.prod(map(len, self.axes.values())), "combinations of a grid")  # type: ignore[arg-type]
         draws = [dict(zip(self.axes, draw, strict=True)) for draw in itertools.product(*self.axes.values())]  # type: ignore[arg-type]
@@ -129,7 +129,7 @@ class Grid:
         return [Point(name, self.values(draw)) for name, draw in zip(names, draws, strict=True)]
 
     def probes(self) -> Iterator[dict[str, Any]]:
-        """A few draws with both ends of each range, and each choice, among them."""
+        """A few draws that together include both ends of each range and each choice."""
         ends = {
             name: [axis.low, axis.high] if isinstance(axis, Range) else list(axis) for name, axis in self.axes.items()
         }
@@ -137,13 +137,13 @@ class Grid:
             yield {name: values[i % len(values)] for name, values in ends.items()}
 
     def check_names(self, known: Iterable[str]) -> None:
-        """Check that the options exist; the arguments of a class depend on the class, and are left to the parser.
+        """Check that the options exist. Arguments of classes depend on the class and are left to the parser.
 
         Args:
             known: The names of all options, such as "model.lr" and "model.optimizer.class_path".
 
         Raises:
-            ValueError: If one does not exist, with the nearest that does.
+            ValueError: If one does not exist; the message suggests the closest one.
         """
         names = list(known)
         for option in self.options:
@@ -168,8 +168,8 @@ class Grid:
         for name in variables:
             if name not in used:
                 raise ValueError(
-                    f"{name} varies nothing: expected an option with a dot, such as model.lr, or a template with "
-                    f"{{{name}}}; got neither"
+                    f"{name} has no effect: expected an option with a dot, such as model.lr, or a template with "
+                    f"{{{name}}}, got neither"
                 )
 
 
@@ -182,16 +182,16 @@ def read_grid(grid: str, folder: str = "grids") -> Grid:
     """Read a grid.
 
     Args:
-        grid: A file, or the YAML itself, or the name of a shipped file.
+        grid: A file, YAML itself, or the name of a shipped file.
         folder: The folder in which shipped files are looked up first.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not a valid grid.
     """
     entries = load_config(find_config(grid, folder))
     if not isinstance(entries, dict) or not entries:
         raise ValueError(
-            f"nothing to vary: expected a YAML file, or entries such as {{model.lr: [1e-3, 1e-2]}}; got {grid!r}"
+            f"nothing to vary: expected a YAML file or entries such as {{model.lr: [1e-3, 1e-2]}}, got {grid!r}"
         )
     axes: dict[str, Axis] = {}
     templates: dict[str, str] = {}
@@ -204,7 +204,7 @@ def read_grid(grid: str, folder: str = "grids") -> Grid:
 
 
 def _distinct(names: Iterable[str]) -> list[str]:
-    """The names, with a number after each that was there before; file systems may not tell capitals apart."""
+    """Number repeated names, ignoring case, since file systems may ignore it."""
     distinct: dict[str, str] = {}
     for name in names:
         number, different = 1, name

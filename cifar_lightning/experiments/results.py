@@ -1,4 +1,4 @@
-"""What the runs of a study, a search or a sweep came to: one row a run, one a name, and their curves."""
+"""Results of the runs of a study, a search or a sweep, and tables of them."""
 
 import csv
 import io
@@ -21,19 +21,19 @@ Row = dict[str, float]
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to.
+    """The result of a run.
 
     Args:
-        name: What is compared: "selu", or "selu, lr=0.1"; runs that differ in the seed alone have the same.
-        seed: Seed of weights, order and masks; None if there was none.
+        name: What is compared: "selu", or "selu, lr=0.1"; runs that differ only in the seed share it.
+        seed: Seed of weights, batch order and dropout; None if there was none.
         data_set: Name of the data set.
-        parameters: Number of trained parameters.
+        parameters: Number of trainable parameters.
         folder: The run's folder, relative to that of all runs.
-        rows: What was measured of each epoch; at least one with a validation.
-        values: What a grid varied, by option.
-        test_loss: Test loss of the weights of the lowest validation loss; NaN if it was not measured.
-        test_accuracy: Their test accuracy.
-        pruned: Whether a search has ended the training before its time.
+        rows: The metrics of each epoch; at least one has a validation.
+        values: The values that a grid varied, by option.
+        test_loss: Test loss of the weights with the lowest validation loss; NaN if it was not measured.
+        test_accuracy: Test accuracy of these weights; NaN if it was not measured.
+        pruned: Whether a search stopped the run early.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Result:
 
     @property
     def best(self) -> Row:
-        """The epoch of the lowest validation loss; the first one if it never was finite."""
+        """The epoch with the lowest validation loss; the first one if no loss was finite."""
         return min(self.validated, key=lambda row: row["val_loss"] if math.isfinite(row["val_loss"]) else math.inf)
 
     @property
     def last(self) -> Row:
-        """The last epoch with a validation, whose weights are those that 1cycle is for."""
+        """The last epoch with a validation, by which 1cycle is judged."""
         return self.validated[-1]
 
     @property
@@ -64,7 +64,7 @@ class Result:
 
     @property
     def seconds(self) -> float:
-        """Seconds of all epochs, validation included."""
+        """Duration of all epochs in seconds, including validation."""
         return sum(row["seconds"] for row in self.rows)
 
     def epochs_to(self, loss: float) -> float:
@@ -83,32 +83,32 @@ class Result:
         return stored | dict(self.values) | best | {"epochs": len(self.rows), "seconds": self.seconds}
 
     def save(self, path: Path) -> None:
-        """Write all of it as JSON, or nothing at all."""
+        """Write it as JSON, atomically."""
         write_whole(path, json.dumps(asdict(self)).encode())
 
     @classmethod
     def load(cls, path: Path) -> "Result":
-        """Read what `save` wrote.
+        """Read a saved result.
 
         Raises:
-            ValueError: If it is not whole.
+            ValueError: If the file is broken.
         """
         try:
             result = cls(**json.loads(path.read_text()))
             result.line()
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"broken result {path}: expected what a finished run wrote, got {error}") from None
+            raise ValueError(f"broken result {path}: expected the file of a finished run, got {error}") from None
         return result
 
 
 def _accuracy(row: Row) -> float:
-    """The validation accuracy, NaN of a module that logs none."""
+    """The validation accuracy; NaN if the module logs none."""
     return row.get("val_accuracy", math.nan)
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """Mean and standard deviation over the seeds where a value is finite, and how many these are, of how many."""
+    """Mean and standard deviation over the seeds with a finite value, with their number and that of all seeds."""
 
     mean: float
     std: float
@@ -117,7 +117,7 @@ class Statistic:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Statistic":
-        """Of at least one value; mean and deviation are NaN where there are too few."""
+        """Make the statistic of at least one value; mean and deviation are NaN if there are too few finite ones."""
         finite = [value for value in values if math.isfinite(value)]
         return cls(
             mean=mean(finite) if finite else math.nan,
@@ -127,7 +127,7 @@ class Statistic:
         )
 
     def format(self, spec: str) -> str:
-        """As "mean ± deviation (count of seeds)", without what goes without saying."""
+        """Format as "mean ± deviation (count of seeds)", leaving out the obvious."""
         if not self.count:
             return "-"
         deviation = f" ± {format(self.std, spec)}" if self.count > 1 else ""
@@ -136,13 +136,13 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Summary:
-    """Results of one name over its seeds.
+    """Results with one name, summarized over their seeds.
 
     Args:
         name: The name.
         seeds: The seeds.
-        parameters: Number of trained parameters.
-        statistics: By the names in `COLUMNS`; at the epoch of the lowest validation loss but for `last_accuracy`.
+        parameters: Number of trainable parameters.
+        statistics: By the names in `COLUMNS`; at the epoch with the lowest validation loss, except `last_accuracy`.
     """
 
     name: str
@@ -152,7 +152,7 @@ class Summary:
 
     @classmethod
     def of(cls, results: Sequence[Result], first_loss: float) -> "Summary":
-        """Of one name's results, at least one, where `first_loss` is the mean best loss of what all are compared to."""
+        """Summarize at least one result of one name; `first_loss` is the mean best loss of the reference."""
         values = {
             "val_loss": [result.best["val_loss"] for result in results],
             "val_accuracy": [_accuracy(result.best) for result in results],
@@ -160,7 +160,7 @@ class Summary:
             "last_accuracy": [_accuracy(result.last) for result in results],
             "best_epoch": [result.best["epoch"] for result in results],
             "epochs_to_first": [result.epochs_to(first_loss) for result in results],
-            # (The first epoch compiles.)
+            # (The first epoch may include compilation.)
             "epoch_seconds": [median(row["seconds"] for row in result.rows) for result in results],
             "seconds": [result.seconds for result in results],
         }
@@ -168,12 +168,12 @@ class Summary:
         return cls(results[0].name, [result.seed for result in results], results[0].parameters, statistics)
 
     def cell(self, column: str) -> str:
-        """What stands in a column of `COLUMNS`."""
+        """The text in a column of `COLUMNS`."""
         return self.statistics[column].format(COLUMNS[column].format)
 
 
 class Column(NamedTuple):
-    """A column of a table of results: its title, how its numbers are written, and what it tells."""
+    """A column of a table of results: its title, number format and meaning."""
 
     title: str
     format: str
@@ -194,26 +194,26 @@ COLUMNS = {
     "epochs_to_first": Column(
         "epochs to the first's loss",
         ".0f",
-        "How fast a config gets where the first config gets at its best: the first epoch whose validation loss is at "
-        "most the mean of the first config's lowest ones. A run that never does has a dash, and is not in the mean.",
+        "How fast a config reaches the best loss of the first config: the first epoch whose validation loss is at "
+        "most the mean of the first config's lowest losses. Runs that never reach it have a dash and do not count.",
     ),
     "epoch_seconds": Column(
-        "seconds an epoch", ".1f", "The median over the epochs, since the first one may include compiling the step."
+        "seconds per epoch", ".1f", "The median over the epochs, since the first one may include compiling the step."
     ),
-    "seconds": Column("seconds in all", ".0f", "All epochs of a run together, validation included."),
+    "seconds": Column("total seconds", ".0f", "All epochs of a run together, including validation."),
 }
-#: Those that fit on a narrow screen.
+#: The columns that fit on a narrow screen.
 NARROW = ("val_loss", "val_accuracy", "test_accuracy", "epoch_seconds")
 
 
 def summarize(results: Sequence[Result], first: str) -> list[Summary]:
-    """One summary a name, in the order of their first results; `first` is the name that all are compared to."""
+    """One summary per name, in the order of their first results; `first` is the reference name."""
     loss = best_loss_of(first, results)
     return [Summary.of(group, loss) for group in by_name(results).values()]
 
 
 def by_name(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """The results of each name, in the order of their first ones."""
+    """The results by name, in the order of their first results."""
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(result.name, []).append(result)
@@ -227,7 +227,7 @@ def best_loss_of(name: str, results: Sequence[Result]) -> float:
 
 
 def write_csv(lines: Iterable[Mapping[str, Any]], path: Path) -> None:
-    """Write one line a run, of `Result.line` and what a command adds to it."""
+    """Write one line per run, from `Result.line` and what a command adds to it."""
     texts = [{k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in line.items()} for line in lines]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for line in texts for name in line)), restval="")
@@ -237,18 +237,18 @@ def write_csv(lines: Iterable[Mapping[str, Any]], path: Path) -> None:
 
 
 def used_columns(summaries: Sequence[Summary], columns: Iterable[str]) -> list[str]:
-    """The columns but for test accuracy where nothing was tested."""
+    """The columns, without test accuracy if nothing was tested."""
     return [name for name in columns if name != "test_accuracy" or any(s.statistics[name].count for s in summaries)]
 
 
 def write_markdown(results: Sequence[Result], first: str, path: Path, command: str) -> None:
-    """Write a table of one row a name, with the command that made it; `first` is what all are compared to."""
+    """Write a table with one row per name, and the command that made it; `first` is the reference name."""
     summaries = summarize(results, first)
     columns = used_columns(summaries, COLUMNS)
     data_sets = ", ".join(dict.fromkeys(result.data_set for result in results))
     lines = [
-        f"On {data_sets or 'nothing yet'}. Mean and standard deviation over the seeds, of the weights with the lowest "
-        "validation loss but for the last epoch's; the test set chose nothing.",
+        f"Results on {data_sets or 'nothing yet'}: mean ± standard deviation over the seeds, for the weights with the "
+        "lowest validation loss (except the last epoch's accuracy). The test set was not used for any choice.",
         "",
         "| name | seeds | " + " | ".join(COLUMNS[name].title for name in columns) + " | parameters |",
         "|---" * (len(columns) + 3) + "|",
@@ -261,7 +261,7 @@ def write_markdown(results: Sequence[Result], first: str, path: Path, command: s
 
 
 def make_table(results: Sequence[Result], first: str) -> Table:
-    """What fits on a narrow screen of results.md."""
+    """The columns of results.md that fit on a narrow screen."""
     summaries = summarize(results, first)
     columns = used_columns(summaries, NARROW)
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)

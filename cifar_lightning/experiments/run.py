@@ -1,4 +1,4 @@
-"""One training of a study, a search or a sweep: its folder, and how it goes on after it was stopped or killed."""
+"""A run of a study or a search: its folder, and resuming it after it was stopped or killed."""
 
 import itertools
 import json
@@ -29,21 +29,21 @@ from cifar_lightning.export.checkpoint_files import read_checkpoint
 from cifar_lightning.files import is_no_room, write_whole
 from cifar_lightning.training.checkpoints import BestCheckpoint
 
-#: Options that say where a training runs, and not what it comes to: a run may go on with others.
+#: Options that affect where a run executes but not its result: they may change when it is resumed.
 PLACE_OPTIONS = {"data.data_dir", "data.download", "trainer.accelerator", "trainer.devices"}
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A training, with all that it leaves in a folder of its own.
+    """A training run and its folder.
 
     Args:
         name: What is compared, as in `Result`.
-        title: What the run is called among those of the same name.
+        title: The run's title, which distinguishes runs with the same name.
         out: The folder of all runs.
-        place: The run's own folder in it.
-        arguments: Of `cifar-lightning fit`.
-        values: What a grid varies, by option; `arguments` say it too.
+        place: The run's folder within it.
+        arguments: The arguments of `cifar-lightning fit`.
+        values: The values that a grid varies, by option; they are among `arguments` too.
     """
 
     name: str
@@ -55,26 +55,26 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """The run's own folder, in full: its checkpoints name each other."""
+        """The run's folder as an absolute path, since its checkpoints refer to each other."""
         return (self.out / self.place).absolute()
 
     @property
     def log(self) -> Path:
-        """What the run prints."""
+        """The file with the run's output."""
         return self.folder / "log.txt"
 
     @property
     def result_file(self) -> Path:
-        """Where a finished run's result is."""
+        """The file with a finished run's result."""
         return self.folder / "result.json"
 
     @property
     def lock(self) -> FileLock:
-        """A lock that the process that trains holds; the system releases it when that process ends or is killed."""
+        """A lock held by the training process; the system releases it when that process ends or is killed."""
         return FileLock(self.folder / ".lock")
 
     def is_alive(self) -> bool:
-        """Whether a process trains it."""
+        """Whether a process is training it."""
         if not self.folder.is_dir():
             return False
         try:
@@ -86,24 +86,24 @@ class Run:
     # ------------------------------------------------------------------------------------------------- begun before
 
     def prepare(self) -> None:
-        """Make the folder, take note of what is run in it, and drop what can't be read.
+        """Create the folder, record the run's options in it, and discard unreadable files.
 
         Raises:
-            ValueError: If something else was run in it.
+            ValueError: If the folder belongs to a run with other options.
         """
         note, recipe = self.folder / "recipe.json", self._recipe()
         if note.exists():
             try:
                 noted = json.loads(note.read_text())
-            except ValueError:  # not whole, so nobody knows what was run
+            except ValueError:  # incomplete, so the run's options are unknown
                 self._set_aside(note)
             else:
                 if noted != recipe:
                     changed = sorted(set(recipe["flags"]) ^ set(noted.get("flags", [])))
                     changed += ["another config"] * (recipe["configs"] != noted.get("configs"))
                     raise ValueError(
-                        f"the options of {self.title} have changed since it was run: expected those of {note}, or "
-                        f"another --out; the difference is {', '.join(changed)}"
+                        f"the options of {self.title} have changed since it was run: expected those in {note}, or "
+                        f"another --out; got a difference in {', '.join(changed)}"
                     )
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(note, json.dumps(recipe, indent=1).encode())
@@ -114,21 +114,21 @@ class Run:
             self.result_file.unlink()
 
     def result(self) -> Result | None:
-        """What it came to; None if it is not finished.
+        """The result; None if the run is not finished.
 
         Raises:
-            ValueError: If the result is not whole.
+            ValueError: If the result file is broken.
         """
         return Result.load(self.result_file) if self.result_file.exists() else None
 
     def _recipe(self) -> dict[str, Any]:
-        """What has to be the same for the run to go on, as JSON has it."""
+        """What must stay the same for the run to be resumed, as JSON values."""
         line = CommandLine(["fit", *self._split()[1]], ["fit"])
         recipe = {"flags": line.flags, "configs": [load_config(config) for config in line.configs]}
         return dict(json.loads(json.dumps(recipe, default=str)))
 
     def _split(self) -> tuple[list[str], list[str]]:
-        """The arguments that may be others when the run goes on, and the rest."""
+        """Split the arguments into those that may change when the run is resumed, and the rest."""
         places: list[str] = []
         rest: list[str] = []
         words = iter(self.arguments)
@@ -144,12 +144,12 @@ class Run:
         names = (self.folder.with_name(f"{self.folder.name}.broken_{number}") for number in itertools.count(1))
         aside = next(name for name in names if not name.exists())
         self.folder.rename(aside)
-        print(f"{note} is broken. The run does not count as finished and starts again; what was there is in {aside}")
+        print(f"{note} is broken. The run does not count as finished and starts again; its old files are in {aside}")
 
     # ----------------------------------------------------------------------------------------------------- training
 
     def train(self, callbacks: Sequence[Callback] = (), test: bool = False) -> Result:
-        """Train, from where it was stopped if it was, and perhaps test the weights of the lowest validation loss.
+        """Train, resuming if the run was stopped, and optionally test the weights with the lowest validation loss.
 
         Raises:
             ValueError: If no epoch was validated.
@@ -160,12 +160,11 @@ class Run:
         rows = next(callback.rows for callback in trainer.callbacks if isinstance(callback, RunReport))
         if not any("val_loss" in row for row in rows):
             raise ValueError(
-                f"no result of a run: expected training epochs with a validation loss, got {len(rows)} epochs, "
-                "none with one"
+                f"the run has no result: expected epochs with a validation loss, got {len(rows)} epochs without one"
             )
         best = next((c.best_model_path for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), "")
         metrics = {}
-        # There is no best if no loss was finite, or if there are no checkpoints; and a module of a user's may not test.
+        # There is no best if no loss was finite or without checkpoints, and a user's module may have no test step.
         if test and best and is_overridden("test_step", cli.model) and hasattr(cli.datamodule, "test_dataloader"):
             (metrics,) = trainer.test(cli.model, cli.datamodule, best, verbose=False, weights_only=True)
         seed = cli.subconfig.seed_everything
@@ -182,20 +181,20 @@ class Run:
         )
 
     def command(self) -> list[str]:
-        """What `cifar-lightning` is called with: to go on from a checkpoint, if there is one."""
+        """The arguments of `cifar-lightning`, which resume from a checkpoint if there is one."""
         for name in ("last", "best"):
             checkpoint = self.folder / "checkpoints" / f"{name}.ckpt"
             if checkpoint.exists() and (self.folder / SAVED_CONFIG).exists():
                 try:
                     read_checkpoint(checkpoint, "module")
-                except ValueError as broken:  # as a full disk leaves it
+                except ValueError as broken:  # such as after a full disk
                     print(f"{broken}: not resumed")
                 else:
                     return ["fit", f"--ckpt_path={checkpoint}", *self._split()[0]]
         return ["fit", *self.arguments]
 
     def _keep_logs(self) -> None:
-        """Rename the table of an attempt that was stopped, which Lightning's logger would delete."""
+        """Rename the metrics of an earlier attempt, which Lightning's logger would delete."""
         table = self.folder / "metrics.csv"
         if table.exists():
             before = len(list(self.folder.glob("metrics_*.csv")))
@@ -204,12 +203,12 @@ class Run:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """End on Ctrl-C, and on SIGTERM likewise, in a line that says how to go on; a full disk's message says it too.
+    """On Ctrl-C or SIGTERM, exit with a line that says how to resume; add it to the message of a full disk.
 
     Raises:
         SystemExit: With status 130 or 143, after the line.
     """
-    is_main = threading.current_thread() is threading.main_thread()  # others can't have a signal's handler
+    is_main = threading.current_thread() is threading.main_thread()  # only the main thread can set a signal handler
     terminated: list[int] = []
 
     def terminate(number: int, frame: Any) -> None:
@@ -220,11 +219,11 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
+        print("interrupted: run the same command again to resume", file=sys.stderr)
         raise SystemExit(TERMINATED if terminated else CTRL_C) from None
     except OSError as error:
         if is_no_room(error):
-            error.add_note("the same command goes on from here")
+            error.add_note("run the same command again to resume")
         raise
     finally:
         if is_main:
@@ -233,7 +232,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave it to the runs' own lines to say what goes on; warnings are still seen."""
+    """Silence loggers below warnings; the runs print their own lines."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "optuna")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

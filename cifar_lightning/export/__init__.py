@@ -1,1 +1,1 @@
-"""Trained networks for other programs: read from checkpoints, written in formats of their own. Torch only."""
+"""Trained networks for other programs: loaded from checkpoints and exported to other formats. Needs torch only."""

@@ -1,4 +1,4 @@
-"""The files of checkpoints, read without running their code."""
+"""Reads checkpoint files without running code from them."""
 
 import re
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ from zipfile import ZipFile
 
 import torch
 
-#: What a checkpoint is of: one `MLPClassifier`, a sweep of several, or any LightningModule.
+#: What a checkpoint contains: one `MLPClassifier`, a sweep of several, or any LightningModule.
 Kind = Literal["network", "sweep", "module"]
 KINDS = {
-    "network": "one of MLPClassifier",
+    "network": "the checkpoint of an MLPClassifier",
     "sweep": "the last.ckpt of a sweep",
-    "module": "one of some LightningModule",
+    "module": "the checkpoint of a LightningModule",
 }
 
 
@@ -22,13 +22,13 @@ def read_checkpoint(path: Path, kind: Kind = "network") -> dict[str, Any]:
 
     Args:
         path: The file.
-        kind: What it is to be of. A module need not have hyperparameters.
+        kind: The expected kind. A module need not have hyperparameters.
 
     Raises:
-        ValueError: If the file is none, is of another kind, is damaged, or does not exist.
+        ValueError: If the file does not exist, is damaged, is not a checkpoint, or is one of another kind.
     """
     if not path.is_file():
-        raise ValueError(f"no checkpoint: expected a file, got {str(path)!r}")
+        raise ValueError(f"no such checkpoint: expected a file, got {str(path)!r}")
     try:
         if damage := _find_damage(path):
             raise ValueError(damage)
@@ -42,25 +42,25 @@ def read_checkpoint(path: Path, kind: Kind = "network") -> dict[str, Any]:
 
 
 def _find_mismatch(checkpoint: Any, kind: Kind) -> str:
-    """What a file's content is that is not of a kind; "" if it is."""
+    """Describe content that is not of the expected kind; "" if it is."""
     if not isinstance(checkpoint, Mapping):
-        return f"a file with {type(checkpoint).__name__} in it"
+        return f"a file that contains {type(checkpoint).__name__}"
     needed = ["state_dict", *["hyper_parameters"] * (kind != "module")]
     if not all(isinstance(checkpoint.get(name), Mapping) for name in needed):
         return f"one with {', '.join(map(repr, checkpoint))}"
     if kind != "module" and ("copies" in checkpoint) != (kind == "sweep"):
         return (
-            "that of one network"
+            "that of a single network"
             if kind == "sweep"
-            else "that of a whole sweep, whose networks have their own in folders beside it"
+            else "that of a whole sweep, whose networks have their own in the folders beside it"
         )
     return ""
 
 
 def _find_damage(path: Path) -> str:
-    """Which part of a file is not as `torch.save` wrote it, by the archive's checksums; "" for none.
+    """Describe damage to a file, found by the archive's checksums; "" if there is none.
 
-    torch itself does not compare them: a flipped bit of a weight would go unseen.
+    torch itself does not check them: a flipped bit in a weight would go unnoticed.
     """
     with ZipFile(path) as archive:
         size = sum(member.file_size for member in archive.infolist())
@@ -71,7 +71,7 @@ def _find_damage(path: Path) -> str:
 
 
 def _in_short(error: Exception) -> str:
-    """What is wrong with a file, without torch's advice to let it run its code."""
+    """Say briefly what is wrong with a file, without torch's advice to let it run code."""
     text = str(error)
     if code := re.search(r"GLOBAL (\S+)", text):
         return f"a file that would run {code[1]}"

@@ -1,4 +1,4 @@
-"""Comparing an exported file with the network that it is of, on images."""
+"""Writes and loads exported files, and compares them with their network on images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,18 +15,18 @@ from cifar_lightning.export.torch_export_files import load_program, write_progra
 
 FileFormat = Literal["onnx", "torch-export", "safetensors"]
 SUFFIXES: dict[str, str] = dict(zip(get_args(FileFormat), (".onnx", ".pt2", ".safetensors"), strict=True))
-#: The largest difference of two probabilities that rounding in another order explains.
+#: The largest difference between probabilities that rounding explains.
 TOLERANCE = 1e-5
-#: Images that are compared at a time, and passes of Monte-Carlo dropout for each.
+#: Number of images compared at a time, and of Monte-Carlo dropout passes for each.
 BATCH, PASSES = 1000, 10
 
 
 class Comparison(NamedTuple):
-    """What a file's probabilities are beside those of its network.
+    """The comparison of a file's probabilities with those of its network.
 
     Args:
-        difference: The largest of any two probabilities.
-        probabilities: (N, K), the file's.
+        difference: The largest absolute difference.
+        probabilities: (N, K), the file's probabilities.
     """
 
     difference: float
@@ -39,11 +39,11 @@ def write(network: ImageNetwork, path: Path, file_format: FileFormat, samples: b
     Args:
         network: The network, in evaluation mode.
         path: The file.
-        file_format: What to write.
-        samples: Whether with Monte-Carlo dropout.
+        file_format: The format.
+        samples: Whether to include Monte-Carlo dropout.
 
     Raises:
-        ValueError: If the network can't be written so.
+        ValueError: If the network can't be exported this way.
     """
     match file_format:
         case "onnx":
@@ -53,14 +53,14 @@ def write(network: ImageNetwork, path: Path, file_format: FileFormat, samples: b
         case "safetensors":
             if samples:
                 raise ValueError(
-                    "Monte-Carlo dropout is code, and safetensors holds none: expected --format onnx or torch-export, "
-                    "or mc_predict with the loaded network; got --format safetensors"
+                    "safetensors files hold no code and so no Monte-Carlo dropout: expected --format onnx or "
+                    "torch-export, or mc_predict with the loaded network; got --format safetensors"
                 )
             write_safetensors(network, path)
 
 
 def load(path: Path, file_format: FileFormat) -> Callable[..., list[Tensor]]:
-    """A function that runs a file: tensors in, a list of tensors out, of which the first are probabilities."""
+    """Load a file as a function of tensors that returns a list of tensors, the first of which are probabilities."""
     match file_format:
         case "onnx":
             return load_onnx(path)
@@ -75,7 +75,7 @@ def load(path: Path, file_format: FileFormat) -> Callable[..., list[Tensor]]:
 def compare(
     run: Callable[..., list[Tensor]], network: ImageNetwork, images: Tensor, samples: bool = False
 ) -> Comparison:
-    """Compare a loaded file with its network, on images (N, C, H, W), uint8; with as many seeds as `PASSES`."""
+    """Compare a loaded file with its network on images (N, C, H, W), uint8; Monte-Carlo dropout uses `PASSES` seeds."""
     module, seeds = exported_module(network, samples), (torch.arange(PASSES),) * samples
     differences, parts = [torch.zeros(())], []
     for batch in images.split(BATCH):

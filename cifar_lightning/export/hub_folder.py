@@ -1,4 +1,4 @@
-"""A trained network as a folder in the form of the Hugging Face Hub, with a model card filled in from its run."""
+"""Exports a trained network as a folder for the Hugging Face Hub, with a model card filled in from its run."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from torch import Tensor
 from cifar_lightning.analysis.metrics import evaluation_metrics
 from cifar_lightning.export.image_network import ImageNetwork
 
-#: The name by which the Hub knows a data set.
+#: The names of data sets on the Hub.
 HUB_NAMES = {"CIFAR-10": "uoft-cs/cifar10", "Fashion MNIST": "zalando-datasets/fashion_mnist"}
 MEASURES = {"accuracy": "accuracy", "nll": "negative log-likelihood (nats)", "brier": "Brier score", "ece": "ECE"}
 CARD = """\
@@ -20,13 +20,13 @@ CARD = """\
 
 # {name}
 
-A multilayer perceptron with {layers} hidden layers ({activation}) that tells {count} classes apart: {classes}.
-Images are uint8 of shape {shape}; standardization and temperature are inside the network.
+A multilayer perceptron with {layers} hidden layers ({activation}) that classifies images into {count} classes:
+{classes}. Images are uint8 of shape {shape}; standardization and temperature are part of the network.
 
 ```python
 from cifar_lightning import ImageNetwork
 
-network = ImageNetwork.from_pretrained("{name}")  # a folder, or a repository of the Hub
+network = ImageNetwork.from_pretrained("{name}")  # a folder, or a repository on the Hub
 probabilities = network.predict_proba(images)     # (B, {shape_inner}), uint8, to (B, {count})
 ```
 
@@ -44,14 +44,14 @@ probabilities = network.predict_proba(images)     # (B, {shape_inner}), uint8, t
 
 ## Limits
 
-- A multilayer perceptron does not know that neighbouring pixels belong together; a small convolutional network is more
-  accurate. Use it to learn and to compare, not where a decision depends on it.
-- It gives any image one of its classes, also images of none of them. Its probabilities say nothing of such images.
-- The figures are those of one training; other seeds differ, by about a percentage point of accuracy on CIFAR-10.
+- A multilayer perceptron ignores the arrangement of pixels; even a small convolutional network is more accurate. Use it
+  for learning and for comparisons, not for decisions that matter.
+- It assigns one of its classes to any image, even if none applies. Its probabilities are meaningless for such images.
+- The results are those of a single run; other seeds differ by about a percentage point of accuracy on CIFAR-10.
 
 ## Licence
 
-The weights are published under the Apache License 2.0, as the code is. The training images keep their own terms.
+The weights are published under the Apache License 2.0, like the code. The training images have their own terms.
 """
 
 
@@ -67,14 +67,14 @@ def write_hub_folder(
 
     Args:
         network: The network.
-        folder: The folder, which is made if it is missing.
+        folder: The folder, created if missing.
         checkpoint: Its checkpoint, which says how it was trained.
-        tested_on: What the images are called.
-        images: Images to measure it on, (N, C, H, W), uint8.
-        labels: Their classes, (N,); None to measure nothing.
+        tested_on: Description of the images.
+        images: Images for the evaluation, (N, C, H, W), uint8.
+        labels: Their classes, (N,); None for no evaluation.
 
     Raises:
-        ValueError: If the extra `hub` is missing.
+        ValueError: If the `hub` extra is missing.
     """
     measured = _measure(network, images, labels) if labels is not None else {}
     network.save_pretrained(folder, model_card(network, folder.name, checkpoint, tested_on, measured))
@@ -95,10 +95,10 @@ def model_card(
 
     Args:
         network: The network.
-        name: What the network is called.
+        name: The network's name.
         checkpoint: Its checkpoint.
-        tested_on: What the images are called that it was measured on.
-        measured: The measures by their names in `MEASURES`; none if it was not measured.
+        tested_on: Description of the images that it was evaluated on.
+        measured: The metrics by their names in `MEASURES`; {} if it was not evaluated.
     """
     hparams = checkpoint["hyper_parameters"]
     data = checkpoint.get("datamodule_hyper_parameters", {})
@@ -118,7 +118,7 @@ def model_card(
             {MEASURES[key]: f"{value:.4f}" for key, value in measured.items()} | {"measured on": tested_on}
         )
         if measured
-        else "Not measured: the test images were not at hand.",
+        else "Not evaluated: the test images were not available.",
     )
 
 
@@ -149,7 +149,7 @@ def _as_list(facts: Mapping[str, Any]) -> str:
 
 
 def _front_matter(name: str, data_set: str, measured: Mapping[str, float]) -> str:
-    """The card's metadata; JSON is YAML too, and quotes what needs it."""
+    """The card's metadata; JSON is also YAML, and takes care of quoting."""
     metadata: dict[str, Any] = {
         "license": "apache-2.0",
         "library_name": "cifar_lightning",

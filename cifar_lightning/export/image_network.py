@@ -1,4 +1,4 @@
-"""A trained network with all that it needs around it, in plain torch."""
+"""A trained network with standardization and temperature, in plain torch."""
 
 from collections.abc import Mapping, Sequence
 from inspect import signature
@@ -12,23 +12,23 @@ from cifar_lightning.nn.mlp import DeepMLP
 from cifar_lightning.nn.standardize import Standardize
 from cifar_lightning.nn.temperature import Temperature
 
-#: What a checkpoint's hyperparameters say of the network; the others are of its training.
+#: The hyperparameters that describe the network; the others describe its training.
 NETWORK_OPTIONS = frozenset(signature(DeepMLP).parameters)
 
 
 class ImageNetwork(HubMethods, nn.Module):
-    """Standardization, `DeepMLP` and temperature: uint8 images in, logits or probabilities out.
+    """A classifier of uint8 images, without Lightning: standardization, `DeepMLP` and temperature in one module.
 
-    Its state has the names of an `MLPClassifier`'s, of which it is the part that classifies. `load_network` makes one
+    It is the part of an `MLPClassifier` that classifies, and its state has the same names. `load_network` loads one
     from a file.
 
     Args:
-        network: What `DeepMLP` takes.
-        classes: Name of each class; none if they are not known.
+        network: Arguments of `DeepMLP`.
+        classes: Names of the classes; empty if unknown.
         shape: Shape of an image, (C, H, W).
 
     Raises:
-        ValueError: For a value that `DeepMLP` does not take, or if an image or the classes do not fit it.
+        ValueError: If `DeepMLP` rejects a value, or the shape or the classes do not match the network.
 
     Example:
         >>> network = ImageNetwork({"hidden_sizes": [16]}).eval()
@@ -46,7 +46,7 @@ class ImageNetwork(HubMethods, nn.Module):
         values, outputs = self.standardize.mean.numel(), self.network.output.out_features
         if values != self.network.in_features or len(self.classes) not in (0, outputs):
             raise ValueError(
-                f"images or classes that do not fit the network: expected {self.network.in_features} values an image "
+                f"images or classes do not match the network: expected {self.network.in_features} values per image "
                 f"and {outputs} classes, got the shape {self.shape} and {len(self.classes)} classes"
             )
         self.options = {"network": dict(network), "classes": list(self.classes), "shape": list(self.shape)}
@@ -55,11 +55,11 @@ class ImageNetwork(HubMethods, nn.Module):
         """Map images (B, C, H, W), uint8, to logits (B, num_classes).
 
         Raises:
-            ValueError: For another dtype or shape.
+            ValueError: If the dtype or shape is wrong.
         """
         if images.dtype != torch.uint8 or images.shape[1:] != self.shape:
             raise ValueError(
-                f"wrong images: expected uint8 of shape (B, {', '.join(map(str, self.shape))}), from 0 to 255; "
+                f"wrong images: expected uint8 of shape (B, {', '.join(map(str, self.shape))}) from 0 to 255, "
                 f"got {images.dtype} of shape {tuple(images.shape)}"
             )
         logits: Tensor = self.temperature(self.network(self.standardize(images)))
@@ -67,17 +67,17 @@ class ImageNetwork(HubMethods, nn.Module):
 
     @torch.no_grad()
     def predict_proba(self, images: Tensor) -> Tensor:
-        """Map images (B, C, H, W), uint8, to probabilities (B, num_classes), in the mode that the network is in."""
+        """Map images (B, C, H, W), uint8, to probabilities (B, num_classes), in the network's current mode."""
         logits: Tensor = self(images)
         return logits.softmax(-1)
 
     def as_sequential(self) -> nn.Sequential:
-        """The same as layers in a row, for `mc_predict`, which then computes once what comes before any dropout."""
+        """The same layers as a `Sequential`, so that `mc_predict` runs those before the first dropout only once."""
         return nn.Sequential(self.standardize, self.network.as_sequential(), self.temperature)
 
 
 class Probabilities(nn.Module):
-    """The probabilities of an `ImageNetwork` as a forward pass, which is what an exported file has.
+    """An `ImageNetwork` whose forward pass returns probabilities, as in an exported file.
 
     Args:
         network: The network.

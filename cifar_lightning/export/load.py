@@ -1,4 +1,4 @@
-"""A trained network from its file, in plain torch."""
+"""Loads a trained network from a file, in plain torch."""
 
 import json
 from collections.abc import Mapping
@@ -12,27 +12,27 @@ from cifar_lightning.export.image_network import NETWORK_OPTIONS, ImageNetwork
 from cifar_lightning.export.metadata import KEY
 from cifar_lightning.extras import require
 
-#: The files of a folder in the Hub's form.
+#: The files of a folder in the Hub's format.
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-#: What a file of an `MLPClassifier` holds of the network, by the beginning of the tensors' names.
+#: Prefixes of the tensors in an `MLPClassifier`'s checkpoint that belong to the network.
 PARTS = ("network.", "standardize.", "temperature.")
 
 
 def load_network(path: str | Path) -> ImageNetwork:
-    """Load a trained network, in evaluation mode and on the CPU; neither Lightning nor the data set is needed.
+    """Load a trained network, in evaluation mode and on the CPU. Neither Lightning nor the data set is needed.
 
-    No code from the file is run. A checkpoint's checksums are compared.
+    No code from the file is run. A checkpoint's checksums are verified.
 
     Args:
         path: A checkpoint of `fit`, a file that `cifar-lightning export --format safetensors` wrote, or a folder that
             `--format hub` or `save_pretrained` wrote. The last two need the package `safetensors`.
 
     Returns:
-        A module that maps images (B, C, H, W), uint8, to logits (B, num_classes). Its `predict_proba` gives
-        probabilities, and its `classes` are the classes' names.
+        A module that maps images (B, C, H, W), uint8, to logits (B, num_classes). Its `predict_proba` returns
+        probabilities, and its `classes` are the class names.
 
     Raises:
-        ValueError: If there is no such file, or it is none of these.
+        ValueError: If the file does not exist or is not one of these.
 
     Example:
         >>> import tempfile, torch
@@ -60,7 +60,7 @@ def from_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> ImageNetwork:
     """The network of a checkpoint of an `MLPClassifier`, in evaluation mode.
 
     Raises:
-        ValueError: If it is of something else, or holds no statistics, as before a training.
+        ValueError: If it belongs to something else, or has no statistics, as before training.
     """
     state = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith(PARTS)}
     hparams = checkpoint["hyper_parameters"]
@@ -71,34 +71,34 @@ def from_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> ImageNetwork:
 
 
 def build_network(path: Path, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> ImageNetwork:
-    """A network of these options with this state, in evaluation mode.
+    """Build a network with the given options and state, in evaluation mode.
 
     Args:
-        path: Where both are from, for errors.
-        options: What `ImageNetwork` takes.
+        path: The file that both are from, for error messages.
+        options: Arguments of `ImageNetwork`.
         state: Its tensors by name.
 
     Raises:
-        ValueError: If they do not belong together, or there are no statistics to standardize images with.
+        ValueError: If they do not match, or there are no statistics to standardize images with.
     """
     try:
         network = ImageNetwork(**options)
         network.load_state_dict(dict(state))
     except (TypeError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"wrong file {path}: expected the network of an MLPClassifier; {reason}") from error
+        raise ValueError(f"wrong file {path}: expected the network of an MLPClassifier, but {reason}") from error
     if network.standardize.scaling is None:
         raise ValueError(
-            f"wrong file {path}: expected a trained network, with statistics to standardize images; got none"
+            f"wrong file {path}: expected a trained network with statistics to standardize images, got none"
         )
     return network.eval()
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `ImageNetwork` takes, and its tensors, from a file that `export` wrote.
+    """The arguments of `ImageNetwork`, and its tensors, from a file that `export` wrote.
 
     Raises:
-        ValueError: If there is no such file, it is none of these, or the package `safetensors` is missing.
+        ValueError: If the file does not exist or is not one of these, or the package `safetensors` is missing.
     """
     require("export", "safetensors")
     from safetensors import SafetensorError, safe_open

@@ -1,4 +1,4 @@
-"""Trained networks in ONNX, written by torch's exporter, run by ONNX Runtime."""
+"""Trained networks as ONNX files: written by torch's exporter, run by ONNX Runtime."""
 
 import warnings
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from cifar_lightning.export.sampled_network import SampledNetwork
 from cifar_lightning.extras import require
 from cifar_lightning.files import replacing
 
-#: The most bytes that a file in ONNX's own format (protobuf) can have.
+#: Maximum size of an ONNX (protobuf) file in bytes.
 MOST_BYTES = 2**31 - 1
 #: Names of the inputs and outputs, without and with Monte-Carlo dropout.
 INPUTS, OUTPUTS = ["images", "seeds"], ["probabilities", "std", "mutual_information"]
@@ -49,17 +49,17 @@ def write_onnx(network: ImageNetwork, path: Path, samples: bool = False) -> None
     Args:
         network: The network, in evaluation mode.
         path: The file, which is replaced once the new one is whole.
-        samples: Whether to write a `SampledNetwork`, which also takes `seeds`, (S,), int64, and gives `std`, (B, K),
+        samples: Whether to write a `SampledNetwork`, which also takes `seeds`, (S,), int64, and returns `std`, (B, K),
             and `mutual_information`, (B,).
 
     Raises:
-        ValueError: If the extra `export` is missing, the network is too large for the format, has an operator that it
-            lacks, or has no dropout to sample.
+        ValueError: If the `export` extra is missing, or if the network is too large for the format, uses an
+            unsupported operator, or has no dropout to sample.
     """
     require("export", "onnx", "onnxscript")
     if (size := sum(value.nbytes for value in network.state_dict().values())) > MOST_BYTES:
         raise ValueError(
-            f"network too large for ONNX: expected at most {MOST_BYTES:,} bytes, got {size:,}. "
+            f"network too large for ONNX: at most {MOST_BYTES:,} bytes are possible, got {size:,}. "
             "--format safetensors has no limit"
         )
     module = exported_module(network, samples)
@@ -76,7 +76,7 @@ def write_onnx(network: ImageNetwork, path: Path, samples: bool = False) -> None
                 verbose=False,
             )
     except Exception as error:  # the exporter's own, of several kinds, with its log of many pages as the message
-        raise ValueError(f"a network that can't be ONNX: expected operators of ONNX, got {_reason(error)}") from error
+        raise ValueError(f"cannot export to ONNX: expected operators that it supports, got {_reason(error)}") from error
     assert program is not None, "torch.onnx.export returns a program with dynamo=True"
     program.model.metadata_props.update(describe(network))
     with replacing(path) as beside:
@@ -92,7 +92,7 @@ def _reason(error: BaseException) -> str:
 
 
 def quantize(path: Path, quantized: Path) -> None:
-    """Write a network's ONNX file with weights of 8 bits, whose inputs are quantized as they come (dynamically).
+    """Write a copy of an ONNX file with 8-bit weights and dynamic quantization of activations.
 
     Raises:
         ValueError: If the extra `export` is missing.

@@ -1,4 +1,4 @@
-"""Monte-Carlo dropout whose masks are a function of their seeds, so that any runtime draws the same ones."""
+"""Monte-Carlo dropout whose masks depend only on seeds, so that any runtime draws the same ones."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -25,13 +25,13 @@ def hash_32(x: Tensor) -> Tensor:
 
 
 class SeededDropout(nn.Module):
-    """Standard or alpha dropout in S passes at once, each with a mask that its seed decides.
+    """Standard or alpha dropout in S passes at once, each with a mask determined by its seed.
 
     Unit i of the batch is dropped where hash(hash(seed) ^ hash(i + layer's number)) < p · 2^32.
 
     Args:
-        layer: The dropout whose place it takes.
-        number: Which of the network's dropouts it is.
+        layer: The dropout layer that it replaces.
+        number: Index among the network's dropout layers.
     """
 
     def __init__(self, layer: nn.Dropout | nn.AlphaDropout, number: int) -> None:
@@ -53,11 +53,11 @@ class SeededDropout(nn.Module):
 
 
 class Passes(nn.Module):
-    """What a row of layers computes, in S passes at once.
+    """Runs a sequence of layers in S passes at once.
 
     Args:
-        layers: The layers, which may be rows themselves; `Residual` adds its input.
-        numbers: Gives each dropout its number.
+        layers: The layers, which may be sequences themselves; `Residual` adds its input.
+        numbers: Provides each dropout layer's number.
     """
 
     def __init__(self, layers: nn.Sequential, numbers: Iterator[int]) -> None:
@@ -85,12 +85,12 @@ def _in_passes(layer: nn.Module, numbers: Iterator[int]) -> nn.Module:
 
 
 class SampledNetwork(nn.Module):
-    """An `ImageNetwork` with Monte-Carlo dropout: images and a seed for each pass in, what the passes say out.
+    """An `ImageNetwork` with Monte-Carlo dropout, which takes images and a seed per pass.
 
-    The same seeds give the same probabilities in each runtime, to within rounding. All passes are computed at once.
+    The same seeds give the same probabilities in every runtime, up to rounding. All passes are computed at once.
 
     Args:
-        network: The network, with some dropout.
+        network: The network, which must have dropout.
 
     Raises:
         ValueError: If there is no dropout of p > 0.
@@ -101,15 +101,15 @@ class SampledNetwork(nn.Module):
         self.network, self.passes = network, Passes(network.network.as_sequential(), count())
         if not any(isinstance(layer, SeededDropout) for layer in self.passes.modules()):
             raise ValueError(
-                "Monte-Carlo dropout has nothing to sample: expected a network with a dropout of p > 0, got none"
+                "Monte-Carlo dropout has nothing to sample: expected a network with dropout, p > 0, got none"
             )
 
     def forward(self, images: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Predict by as many passes as there are seeds.
+        """Predict with one pass per seed.
 
         Args:
             images: (B, C, H, W), uint8.
-            seeds: (S,), int64, of each pass its own.
+            seeds: (S,), int64.
 
         Returns:
             The mean probabilities (B, K), their standard deviation over the passes (B, K), and the mutual information

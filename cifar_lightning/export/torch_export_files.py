@@ -38,7 +38,7 @@ def write_program(network: ImageNetwork, path: Path, samples: bool = False) -> N
     except (RuntimeError, TypeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"a network that can't be traced: expected a forward pass of torch's operators, got {reason}"
+            f"cannot trace the network: expected a forward pass of torch operators, got {reason}"
         ) from error
     metadata = {name: json.loads(text) for name, text in describe(network).items()}
     content = io.BytesIO()  # as for checkpoints, since torch's own writer hides the system's errors

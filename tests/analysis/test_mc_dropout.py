@@ -403,7 +403,7 @@ def test_nothing_to_sample(net):
 
 
 def test_wrong_numbers():
-    with pytest.raises(ValueError, match="expected samples >= 1 and batch >= 1, got samples=0, batch=5"):
+    with pytest.raises(ValueError, match="samples and batch must be at least 1, got samples=0, batch=5"):
         mc_predict(network(), X, samples=0, batch=5)
 
 

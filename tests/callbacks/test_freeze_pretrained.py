@@ -106,8 +106,11 @@ def test_the_command_line(run, fail, tmp_path, task_a):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--pretrained.checkpoint=x.ckpt"], "no checkpoint: expected a file, got 'x.ckpt'"),
-        (["--pretrained.checkpoint=y.ckpt"], "wrong checkpoint y.ckpt: expected one of MLPClassifier, got"),
+        (["--pretrained.checkpoint=x.ckpt"], "no such checkpoint: expected a file, got 'x.ckpt'"),
+        (
+            ["--pretrained.checkpoint=y.ckpt"],
+            "wrong checkpoint y.ckpt: expected the checkpoint of an MLPClassifier, got",
+        ),
         (
             ["--pretrained.layers=1"],
             "pretrained.layers needs pretrained.checkpoint too, got only 1",

@@ -516,13 +516,13 @@ class Two(Plain):
 @pytest.mark.parametrize(
     ("module", "loader", "finder", "message"),
     [
-        (Two, plain_loader, {"attribute": "rate"}, "expected one optimizer, got a manual loop"),
+        (Two, plain_loader, {"attribute": "rate"}, "needs automatic optimization, got manual optimization"),
         (Plain, plain_loader, {"attribute": "lr"}, "no such hyperparameter: expected an attribute .* rate; got 'lr'"),
         (
             Plain,
             lambda: DataLoader([], batch_size=2),
             {"attribute": "rate"},
-            "expected a loader with at least one batch",
+            "needs a loader with at least one batch",
         ),
         (Flat, plain_loader, {"attribute": "rate"}, "the loss never descended"),
     ],

@@ -106,5 +106,5 @@ def test_what_can_not_be_measured(fail, run):
         "fit", *BASE, PICTURE, "--trainer.callbacks.stop=true", last
     )
     trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[SignalPicture()])
-    with pytest.raises(ValueError, match="expected MLPClassifier and CIFAR10DataModule .*, got BoringModel"):
+    with pytest.raises(ValueError, match="needs an MLPClassifier and a CIFAR10DataModule .*, got BoringModel"):
         trainer.fit(BoringModel())

@@ -135,4 +135,4 @@ def test_a_missing_extra_is_named(checkpoint, export, monkeypatch, name, module)
     monkeypatch.setitem(sys.modules, module, None)
     printed = export("--ckpt_path", checkpoint, "--format", name, status=2)
     extra = "hub" if name == "hub" else "export"
-    assert f'got no {module}. This installs it: pip install "cifar_lightning[{extra}]"' in printed
+    assert f'got no {module}. Install it with: pip install "cifar_lightning[{extra}]"' in printed

@@ -166,7 +166,9 @@ def test_a_directory_that_is_a_file_or_read_only(fail, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 truncated", b"\x80\x02]q\x00."])
 def test_a_file_that_is_no_checkpoint(fail, content):
     Path("x.ckpt").write_bytes(content)
-    assert "wrong checkpoint x.ckpt: expected one of MLPClassifier, got" in fail("test", "--ckpt_path=x.ckpt")
+    assert "wrong checkpoint x.ckpt: expected the checkpoint of an MLPClassifier, got" in fail(
+        "test", "--ckpt_path=x.ckpt"
+    )
 
 
 def test_an_evaluation_without_a_checkpoint(fail):

@@ -25,10 +25,14 @@ def test_options_are_those_without_the_points():
         ([], "{model.activation: [selu, sellu]}", "a with --model.activation=sellu: (?s:.*)sellu"),
         ([], "{o: {a: {model.optimizer: SGD, model.optimizer.momentun: 1}}}", "a with (?s:.*)momentun"),
         ([], "{n: [0], model.hidden_sizes: '{n}x8'}", "a with --model.hidden_sizes=0x8: wrong hidden"),
-        (["--model.lr", "0.1"], "{model.lr: [1, 2]}", "--model.lr is given, and varies: .*; got 0.1"),
-        (["--model.lr=0.1"], "{o: {a: {model.lr: 1}}}", "--model.lr is given, and varies: .*; got 0.1"),
-        (["--trainer.fast_dev_run=true"], None, "--trainer.fast_dev_run is not for many runs: expected runs that can"),
-        (["--trainer.default_root_dir=x"], None, "--trainer.default_root_dir is not for many runs: expected --out"),
+        (["--model.lr", "0.1"], "{model.lr: [1, 2]}", "--model.lr is varied and cannot be set as well, got 0.1"),
+        (["--model.lr=0.1"], "{o: {a: {model.lr: 1}}}", "--model.lr is varied and cannot be set as well, got 0.1"),
+        (
+            ["--trainer.fast_dev_run=true"],
+            None,
+            "--trainer.fast_dev_run does not work for many runs: use runs that can",
+        ),
+        (["--trainer.default_root_dir=x"], None, "--trainer.default_root_dir does not work for many runs: use --out"),
     ],
 )
 def test_what_can_not_be_trained(arguments, grid, message):
@@ -39,7 +43,7 @@ def test_what_can_not_be_trained(arguments, grid, message):
 
 @pytest.mark.parametrize("flag", [["--ckpt_path", "last"], ["--ckpt_path=last"], ["--x", "1", "--ckpt_path", "last"]])
 def test_flags_are_refused_by_their_name(flag):
-    with pytest.raises(ValueError, match="--ckpt_path is not for many runs: expected none, .*; got last"):
+    with pytest.raises(ValueError, match="--ckpt_path does not work for many runs: use none, .*; got last"):
         refuse(given_flags(flag), {})
     refuse(given_flags(["--x=ckpt_path"]), {})
 
@@ -58,5 +62,5 @@ def test_one_device(given, chosen):
 
 @pytest.mark.parametrize("devices", [2, "2", [0, 1], -1])
 def test_several_devices_are_refused(devices):
-    with pytest.raises(ValueError, match="--trainer.devices is not for a sweep: expected one, since they share it;"):
+    with pytest.raises(ValueError, match="--trainer.devices must be 1 in a sweep, since they share it;"):
         one_device({"trainer.devices": devices, "trainer.num_nodes": 1}, "sweep", "they share it")

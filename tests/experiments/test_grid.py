@@ -94,7 +94,7 @@ def test_long_names_are_cut_and_still_differ():
 def test_a_range_is_for_a_search_only():
     grid = read_grid("{model.lr: {type: float, low: 1e-5, high: 1e-3, log: true}, model.activation: [relu]}")
     assert grid.axes["model.lr"] == Range("float", 1e-5, 1e-3, log=True)
-    with pytest.raises(ValueError, match="model.lr is a range, from which only a search can draw: expected a list"):
+    with pytest.raises(ValueError, match="model.lr is a range, which only a search can sample: expected a list"):
         grid.points()
 
 
@@ -145,7 +145,7 @@ def test_unknown_names(name, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "nothing to vary: expected a YAML file, or entries such as {model.lr: [1e-3, 1e-2]}; got ''"),
+        ("", "nothing to vary: expected a YAML file or entries such as {model.lr: [1e-3, 1e-2]}, got ''"),
         ("nowhere.yaml", "got 'nowhere.yaml'"),
         ("[1, 2]", "got '[1, 2]'"),
         (".", "got '.'"),
@@ -167,13 +167,13 @@ def test_unknown_names(name, message):
         ("model.activation: [relu, relu]", "expected one or more, each once"),
         ("model.activation: &a [*a]", "model.activation"),
         ("model.activation: [!!set {a}]", "wrong choices of model.activation"),
-        ("n: {type: int, low: 1, high: 3}", "n varies nothing"),
-        ("lr: [0.1]", "lr varies nothing: expected an option with a dot, such as model.lr"),
+        ("n: {type: int, low: 1, high: 3}", "n has no effect"),
+        ("lr: [0.1]", "lr has no effect: expected an option with a dot, such as model.lr"),
         ("n: {type: int, low: 1, high: 3}\nmodel.hidden_sizes: '{m}x3'", "unknown variable in the template"),
         ("n: {type: int, low: 1, high: 3}\nmodel.hidden_sizes: '{n}x{3'", "wrong template of model.hidden_sizes"),
-        ("o: {a: {lr: 0.1}}", "wrong settings a of o: expected options with a dot, such as model.lr: 0.1; got lr"),
-        ("{model.lr: [1], o: {a: {model.lr: 2}}}", "model.lr is varied twice: expected one entry, got model.lr"),
-        ("{n: [1], o: {a: {model.init: 2}}, model.init: '{n}'}", "model.init is varied twice"),
+        ("o: {a: {lr: 0.1}}", "wrong settings a of o: expected options with a dot, such as model.lr: 0.1, got lr"),
+        ("{model.lr: [1], o: {a: {model.lr: 2}}}", "model.lr may be varied by one entry only, got model.lr"),
+        ("{n: [1], o: {a: {model.init: 2}}, model.init: '{n}'}", "model.init may be varied by one entry only"),
     ],
 )  # fmt: skip
 def test_a_wrong_grid_ends_in_one_message(text, message):

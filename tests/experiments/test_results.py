@@ -139,7 +139,7 @@ def test_a_table_keeps_to_80_columns_and_breaks_names_between_their_parts(capsys
 def test_a_result_that_is_not_whole(tmp_path, text):
     path = tmp_path / "result.json"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match="broken result .*result.json: expected what a finished run wrote, got"):
+    with pytest.raises(ValueError, match="broken result .*result.json: expected the file of a finished run, got"):
         Result.load(path)
 
 

@@ -44,7 +44,7 @@ def test_a_run_goes_on_with_the_same_recipe_only():
     make("--model.lr=1").prepare()
     Path("a.yaml").write_text("model:\n  lr: 0.01  # the same")
     make("--model.lr=1").prepare()
-    with pytest.raises(ValueError, match="the options of a, seed 1 have changed since it was run: expected those of"):
+    with pytest.raises(ValueError, match="the options of a, seed 1 have changed since it was run: expected those in"):
         make("--model.lr=2").prepare()
     Path("a.yaml").write_text("model: {lr: 0.02}")
     with pytest.raises(ValueError, match="have changed since it was run"):
@@ -71,7 +71,7 @@ def test_a_broken_recipe_sets_the_folder_aside(capsys, content):
         assert (aside / "result.json").exists()
         printed = capsys.readouterr().out
         assert (
-            f"recipe.json is broken. The run does not count as finished and starts again; what was there is in {aside}"
+            f"recipe.json is broken. The run does not count as finished and starts again; its old files are in {aside}"
             in printed
         )
 
@@ -155,7 +155,7 @@ def test_a_run_with_any_logger_and_validations_now_and_then(logger):
 def test_no_validation_is_no_result(undrawn):
     run = make(*TINY, "--trainer.limit_val_batches=0")
     run.prepare()
-    with pytest.raises(ValueError, match="no result of a run: expected training epochs with a validation loss"):
+    with pytest.raises(ValueError, match="the run has no result: expected epochs with a validation loss"):
         run.train()
 
 
@@ -203,5 +203,5 @@ def test_interruptible(capsys, number):
     with pytest.raises(SystemExit) as stop, interruptible():
         signal.raise_signal(number)
     assert stop.value.code == 128 + number
-    assert capsys.readouterr().err == "interrupted: the same command goes on from here\n"
+    assert capsys.readouterr().err == "interrupted: run the same command again to resume\n"
     assert signal.getsignal(signal.SIGTERM) == before

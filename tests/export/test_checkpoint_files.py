@@ -41,14 +41,18 @@ def test_a_flipped_bit_is_noticed_wherever_it_matters():
             assert torch.equal(checkpoint["state_dict"]["w"], WEIGHTS)
             assert checkpoint["hyper_parameters"] == {"lr": 0.1}
     assert len(refused) > 150  # weights are nine tenths of the file
-    assert all(said.startswith("wrong checkpoint a.ckpt: expected one of MLPClassifier, got") for said in refused)
+    assert all(
+        said.startswith("wrong checkpoint a.ckpt: expected the checkpoint of an MLPClassifier, got") for said in refused
+    )
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, 5000, -1, -100])
 def test_a_truncated_one_is_refused_by_name(length):
     path = write_checkpoint()
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(ValueError, match=r"^wrong checkpoint a\.ckpt: expected one of MLPClassifier, got \w"):
+    with pytest.raises(
+        ValueError, match=r"^wrong checkpoint a\.ckpt: expected the checkpoint of an MLPClassifier, got \w"
+    ):
         read_checkpoint(path)
 
 
@@ -78,7 +82,7 @@ def test_parts_of_another_type_are_refused(parts):
 @pytest.mark.parametrize("content", [[1, 2], 3, torch.ones(3)])
 def test_another_content_is_refused(content):
     torch.save(content, "a.ckpt")
-    with pytest.raises(ValueError, match=f"got a file with {type(content).__name__} in it"):
+    with pytest.raises(ValueError, match=f"got a file that contains {type(content).__name__}"):
         read_checkpoint(Path("a.ckpt"))
 
 

@@ -104,8 +104,8 @@ class Branch(torch.nn.Module):
 @pytest.mark.parametrize(
     ("write", "activation", "said"),
     [
-        (write_onnx, Bessel, "can't be ONNX: .*bessel_j1"),
-        (write_program, Branch, "can't be traced: expected a forward"),
+        (write_onnx, Bessel, "cannot export to ONNX: .*bessel_j1"),
+        (write_program, Branch, "cannot trace the network: expected a forward"),
     ],
 )
 def test_what_can_not_be_exported_is_named_and_leaves_no_file(tmp_path, write, activation, said):

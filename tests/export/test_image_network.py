@@ -45,7 +45,7 @@ def test_wrong_images(images, received):
 
 @pytest.mark.parametrize(("classes", "shape"), [(CLASSES, (3, 32, 32)), (("cat",), (3, 4, 4))])
 def test_images_or_classes_that_do_not_fit(classes, shape):
-    with pytest.raises(ValueError, match="do not fit the network: expected 48 values an image and 3 classes"):
+    with pytest.raises(ValueError, match="do not match the network: expected 48 values per image and 3 classes"):
         ImageNetwork(SMALL, classes, shape)
 
 

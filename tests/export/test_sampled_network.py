@@ -77,5 +77,5 @@ def test_the_hash_is_one_to_one_and_stays_in_32_bits():
 
 @pytest.mark.parametrize("options", [{}, {"dropout": "alpha", "dropout_p": 0.0}])
 def test_a_network_without_dropout(options):
-    with pytest.raises(ValueError, match="nothing to sample: expected a network with a dropout of p > 0"):
+    with pytest.raises(ValueError, match="nothing to sample: expected a network with dropout, p > 0"):
         SampledNetwork(make_network(**options))

@@ -1,1 +1,1 @@
-"""A search: trainings whose options Optuna draws from a space."""
+"""Hyperparameter search with Optuna."""

@@ -1,4 +1,4 @@
-"""The command `cifar-lightning search`: trainings with options that Optuna draws."""
+"""The command `cifar-lightning search`: hyperparameter search with Optuna."""
 
 import math
 import shlex
@@ -19,7 +19,7 @@ from cifar_lightning.experiments.search.pictures import PICTURES
 from cifar_lightning.experiments.search.results import count_states
 from cifar_lightning.experiments.search.search import Search, naming_storage
 
-#: What a search writes beside its trials' folders, as far as there is something to write.
+#: Files that a search writes next to its trials' folders, if there is anything to write.
 WRITTEN = ("results.csv", "results.md", "best.yaml", *PICTURES)
 #: Rows of the table that is printed at the end.
 SHOWN = 10
@@ -29,8 +29,8 @@ def make_parser() -> OwnParser:
     """The parser of a search's own options."""
     parser = OwnParser(
         command="search",
-        description="Train with options that Optuna draws from a space. All options of cifar-lightning fit are taken "
-        "too, and hold for all trials. The same command again goes on with the search.",
+        description="Search for the best options with Optuna. All options of cifar-lightning fit are accepted too and "
+        "apply to all trials. Running the same command again continues the search.",
     )
     parser.add_class_arguments(Options)
     return parser
@@ -40,7 +40,7 @@ def main(args: list[str]) -> None:
     """Run the command.
 
     Raises:
-        SystemExit: With status 2 for a user's mistake or where nothing trains, 1 if a disk is full, 130 if interrupted.
+        SystemExit: With status 2 on a user error or if nothing trains, 1 if a disk is full, 130 if interrupted.
     """
     own, fit = make_parser().split(args)
     with command(), quiet(), interruptible():
@@ -58,7 +58,7 @@ def main(args: list[str]) -> None:
 
 
 def sort_by(metric: str, results: Iterable[Result]) -> list[Result]:
-    """The results by a metric, the best first; those where it is no number come last."""
+    """Sort the results by a metric, the best first and NaN last."""
     sign = -1 if metric == "val_accuracy" else 1
     values = [(result.best.get(metric, math.nan), result) for result in results]
     ranked = sorted(values, key=lambda pair: (not math.isfinite(pair[0]), sign * pair[0]))

@@ -1,4 +1,4 @@
-"""The options of a search, and what Optuna makes of them: distributions, a sampler and a pruner."""
+"""The options of a search, and the distributions, sampler and pruner that follow from them."""
 
 import json
 from collections.abc import Callable
@@ -22,26 +22,26 @@ WARMUP_EPOCHS = 2
 
 @dataclass
 class Options:
-    """Options of a search; every other one goes to `cifar-lightning fit`.
+    """Options of a search; all others are passed to `cifar-lightning fit`.
 
     Args:
-        vary: What varies, as YAML or a file of it.
-        trials: Number of trials of the search, by all processes that share it, before and now; failed ones don't count.
-        metric: What to minimize (val_loss) or maximize (val_accuracy): its value after the epoch with the lowest
-            validation loss, whose weights are the trial's best.ckpt.
-        sampler: What draws the trials: tree-structured Parzen estimators, a Gaussian process, or chance.
-        startup_trials: Number of trials that are drawn by chance before the sampler learns from them.
-        pruner: What stops trials early: the median of the others at the same epoch, Hyperband, or nothing. "auto" is
-            the median; with a Gaussian process nothing, for that learns nothing from what is stopped, and repeats it.
-        seed: Seed of the sampler. The trainings' own is --seed_everything.
-        out: Folder of the search; by default runs/search/NAME for --vary NAME.yaml. Processes and machines that share
+        vary: The search space: YAML, a YAML file, or the name of a shipped one.
+        trials: Number of trials in all, including earlier ones and those of other processes; failed ones don't count.
+        metric: Metric to minimize (val_loss) or maximize (val_accuracy), at the epoch with the lowest validation loss,
+            whose weights are the trial's best.ckpt.
+        sampler: How trials are sampled: tree-structured Parzen estimators, a Gaussian process, or at random.
+        startup_trials: Number of random trials before the sampler learns from them.
+        pruner: What stops trials early: the median of the other trials at the same epoch, Hyperband, or nothing.
+            "auto" is the median, but nothing with a Gaussian process, which would sample pruned trials again.
+        seed: Seed of the sampler; training runs use --seed_everything.
+        out: Folder of the search, by default runs/search/NAME for --vary NAME.yaml. Processes and machines that share
             it share the trials.
-        storage: Where Optuna keeps the search: a database's URL, or a journal file, which network file systems need;
-            by default study.db in the folder.
-        study: The search's name in the storage.
+        storage: Optuna's storage: a database URL or a journal file (needed on network file systems). By default
+            study.db in the folder.
+        study: Name of the search in the storage.
 
     Raises:
-        ValueError: For a pruner beside a Gaussian process, or more trials than a study would list.
+        ValueError: If a pruner is combined with a Gaussian process, or there are too many trials.
     """
 
     vary: str
@@ -59,13 +59,13 @@ class Options:
         refuse_more(MOST_POINTS, self.trials, "trials of a search")
         if self.sampler == "gp" and self.pruner not in ("auto", "none"):
             raise ValueError(
-                "a Gaussian process learns from whole trials only, and would draw a pruned one again and again: "
-                f"expected --pruner none with --sampler gp, got {self.pruner}"
+                "--sampler gp needs --pruner none, since a Gaussian process learns only from complete trials and would "
+                f"sample pruned ones again; got {self.pruner}"
             )
 
 
 def distributions(grid: Grid) -> dict[str, BaseDistribution]:
-    """What is drawn, by axis; of settings their names."""
+    """The distribution of each axis; for settings, of their names."""
     return {name: _distribution(axis) for name, axis in grid.axes.items()}
 
 
@@ -82,10 +82,10 @@ def _distribution(axis: Axis) -> BaseDistribution:
 
 
 class SeededByNumber(BaseSampler):
-    """A sampler for each trial, seeded by its number.
+    """A new sampler for each trial, seeded by the trial's number.
 
-    What it draws is then a function of the seed, the number and the trials before it: a study that is continued does
-    not repeat its first draws, nor do processes that share it draw the same.
+    Samples then depend only on the seed, the number and earlier trials: a continued study does not repeat its first
+    samples, and processes that share it do not draw the same ones.
     """
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:

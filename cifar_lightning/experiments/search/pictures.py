@@ -1,4 +1,4 @@
-"""Pictures of a search: its history, the metric by each parameter, all parameters at once, and what each is worth."""
+"""Plots of a search: its history, the metric by parameter, all parameters at once, and their importances."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a search leaves behind: a line for each trial, results.csv, results.md, best.yaml, and pictures."""
+"""The results of a search: a line for each trial, results.csv, results.md, best.yaml, and plots."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 
 def describe(study: Study, run: Run, number: int, trials: int) -> str:
-    """The line of a trial that has ended, one of so many `trials` that are asked for."""
+    """The line of a finished trial, one of so many `trials` in all."""
     every = study.get_trials(deepcopy=False)
     ended = len([trial for trial in every if trial.state in COUNTED and trial.state != TrialState.RUNNING])
     result = run.result()
@@ -47,9 +47,9 @@ def write_results(study: Study, runs: Sequence[Run], metric: str, command: str, 
     Args:
         study: The study.
         runs: The run of each of its trials.
-        metric: What is searched by.
-        command: What the search was started by.
-        folder: Where they are written.
+        metric: The metric that is optimized.
+        command: The command that started the search.
+        folder: Output folder.
     """
     trials = study.get_trials(deepcopy=False)
     write_csv(_lines(trials, runs), folder / "results.csv")

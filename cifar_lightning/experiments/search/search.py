@@ -1,7 +1,7 @@
-"""A search: trainings whose options Optuna draws from a space.
+"""A hyperparameter search: Optuna samples options from a space, and each sample is trained.
 
 T. Akiba et al., "Optuna: A Next-generation Hyperparameter Optimization Framework", KDD 2019,
-https://arxiv.org/abs/1907.10902. Each trial is a run of `cifar-lightning fit` in a folder of its own.
+https://arxiv.org/abs/1907.10902. Each trial is a run of `cifar-lightning fit` in its own folder.
 """
 
 import errno
@@ -53,16 +53,16 @@ def naming_storage(options: Options, folder: Path) -> Iterator[None]:
 
 
 class Search:
-    """A study and what it needs to go on.
+    """A search that can be continued, and shared by several processes.
 
     Args:
-        fit: Options of `cifar-lightning fit`, for all trials.
-        options: The search's own.
-        folder: Where everything is written.
-        command: What the search was started by.
+        fit: Options of `cifar-lightning fit` for all trials.
+        options: The search's own options.
+        folder: Output folder.
+        command: The command that started the search.
 
     Raises:
-        ValueError: If something is wrong that shows before the first trial.
+        ValueError: If an option is wrong, as far as that is known before the first trial.
     """
 
     def __init__(self, fit: Sequence[str], options: Options, folder: Path, command: str) -> None:
@@ -75,7 +75,7 @@ class Search:
         self.distributions = distributions(self.space)
         refuse(given_flags(fit) | dict.fromkeys(self.space.options, "a space of it"), {})
         config = check(fit, self.space, "the options")
-        device = one_device(config, "search", "processes that share the search make use of several")
+        device = one_device(config, "search", "several devices are used by processes that share the search")
         self.arguments = (*fit, f"--trainer.devices={as_text(device)}")
         folder.mkdir(parents=True, exist_ok=True)
         self._alone = FileLock(folder / ".lock")  # no two processes change the study at once
@@ -88,7 +88,7 @@ class Search:
         return RDBStorage(place) if "://" in place else JournalStorage(JournalFileBackend(place))
 
     def _open(self, config: Mapping[str, Any]) -> Study:
-        """Make the study, or go on with it if it is the same."""
+        """Create the study, or continue it if it is the same."""
         study = optuna.create_study(
             storage=self.storage,
             study_name=self.options.study,
@@ -104,14 +104,14 @@ class Search:
         for name, value in identity.items():
             if begun.get(name) != value:
                 raise ValueError(
-                    f"another {name} than the study was begun with: expected {begun.get(name)}, or another --out (and "
-                    f"--storage, if given); got {value}"
+                    f"{name} has changed since the search was started: expected {begun.get(name)}, or another --out "
+                    f"(and --storage, if given); got {value}"
                 )
         return study
 
     def _identity(self, config: Mapping[str, Any]) -> dict[str, str]:
-        """What has to be the same for trials to be of one study."""
-        mark = self.folder / ".study"  # which shows processes that they share the folder too
+        """What must be the same for trials to belong to one study."""
+        mark = self.folder / ".study"  # shows processes that they share the folder too
         if not mark.exists():
             mark.write_text(uuid.uuid4().hex)
         return {
@@ -124,7 +124,7 @@ class Search:
     # ------------------------------------------------------------------------------------------------------- trials
 
     def run(self) -> None:
-        """Train until there are as many trials as asked for.
+        """Train until there are enough trials.
 
         Raises:
             ValueError: If several trials failed in a row.
@@ -140,8 +140,7 @@ class Search:
             error = self._train(*begun)
             errors = [*errors, error] if error else []
         raise ValueError(
-            f"the search gave up: expected trials that train, got {len(errors)} failures in a row, the last one "
-            f"{errors[-1]}"
+            f"the search gave up after {len(errors)} failed trials in a row; the last error was: {errors[-1]}"
         )
 
     def results(self) -> list[Result]:
@@ -174,7 +173,7 @@ class Search:
                 self._end(trial, run, f"its process was killed {FAILURES_IN_A_ROW} times in epoch {epochs + 1}")
                 lock.release()
                 continue
-            print(f"{run.name}  goes on after epoch {epochs}: its process was stopped")
+            print(f"{run.name}  resumes after epoch {epochs}: its process was stopped")
             return trial, run, lock
         return None
 

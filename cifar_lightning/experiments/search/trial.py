@@ -1,4 +1,4 @@
-"""One trial of a search: its training, and what Optuna hears of it."""
+"""One trial of a search: its training, and its reports to Optuna."""
 
 import gc
 import math
@@ -18,32 +18,32 @@ from cifar_lightning.files import is_no_room
 
 
 class TrialReport(Callback):
-    """Report each validated epoch to the study, and end a training that the pruner gives up or that has diverged.
+    """Reports each validated epoch to the study, and stops trials that are pruned or have diverged.
 
-    Like early stopping, this leaves the training's checkpoints, which can be evaluated and resumed.
+    As with early stopping, the checkpoints remain and can be evaluated and resumed.
 
     Args:
-        trial: What to report to.
-        metric: The metric that is reported.
+        trial: The trial.
+        metric: The metric to report.
     """
 
     def __init__(self, trial: Trial, metric: str) -> None:
         self.trial, self.metric = trial, metric
         self.pruned = False
-        self._is_validated = False  # the present epoch
+        self._is_validated = False  # whether this epoch has been validated
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End a training that was stopped after it was given up, and before its study heard of it."""
+        """Stop a resumed trial that had already been pruned before its study was told."""
         reported = self.trial.study.get_trials(deepcopy=False)[self.trial.number].intermediate_values
         if trainer.current_epoch and max(reported, default=-1) == trainer.current_epoch - 1:
             self._judge(trainer, reported[trainer.current_epoch - 1])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that there are metrics."""
+        """Record that there are metrics."""
         self._is_validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report, and ask whether to go on."""
+        """Report, and ask whether to continue."""
         if not self._is_validated:
             return
         self._is_validated = False
@@ -61,18 +61,18 @@ class TrialReport(Callback):
 
 
 def train(run: Run, report: TrialReport) -> str:
-    """Train, with everything that is printed in the run's log, and save the result.
+    """Train, with all output in the run's log, and save the result.
 
     Args:
         run: The trial's run.
-        report: What reports it.
+        report: The callback that reports it.
 
     Returns:
-        What went wrong; "" if nothing did. One that has diverged is marked as pruned in the report.
+        The error; "" if there was none. A diverged run is marked as pruned in the report.
 
     Raises:
-        KeyboardInterrupt: If the training was interrupted, from where it can go on.
-        OSError: If the disk takes no more, which is no fault of the trial's; it can go on too.
+        KeyboardInterrupt: If training was interrupted; it can be resumed.
+        OSError: If the disk is full, which is no fault of the trial; it can be resumed too.
     """
     threads = torch.get_num_threads()
     try:
@@ -96,7 +96,7 @@ def train(run: Run, report: TrialReport) -> str:
 
 
 def free_memory() -> None:
-    """Let go of the last trial: its images, its graphs, and the code that was compiled for them."""
+    """Free the last trial's images, graphs and compiled code."""
     torch.compiler.reset()
     gc.collect()
     if torch.cuda.is_available():

@@ -1,1 +1,1 @@
-"""A study: each of some configs trained with each of some seeds, and one page that compares them."""
+"""Studies: train several configs with several seeds, and compare them on one page."""

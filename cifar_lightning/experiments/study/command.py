@@ -1,4 +1,4 @@
-"""The command `cifar-lightning study`: each config, and each point of a grid, trained with each seed and compared."""
+"""The command `cifar-lightning study`: train each config, and each point of a grid, with each seed, and compare."""
 
 import shlex
 import sys
@@ -21,7 +21,7 @@ from cifar_lightning.experiments.study.curves import draw_curves
 from cifar_lightning.experiments.study.page import write_page
 from cifar_lightning.experiments.study.runner import Runner, share_cores
 
-#: Options of `cifar-lightning fit` that a study sets itself, each with what is expected in its place.
+#: Options of `cifar-lightning fit` that a study sets itself, each with what to use instead.
 SET_BY_THE_STUDY = {
     "seed_everything": "--seeds, one for each run",
     "config": "the configs before all options",
@@ -33,19 +33,21 @@ def make_parser() -> OwnParser:
     """The parser of a study's own options."""
     parser = OwnParser(
         command="study",
-        description="Train each config, at each point of a grid if there is one, with each seed, and compare them: "
-        "results.csv, results.md, curves.png, report.html. All options of cifar-lightning fit are taken too, and hold "
-        "for all runs. The same command again goes on with what is not finished.",
+        description="Train each config, at each point of a grid if there is one, with each seed, and compare them in "
+        "results.csv, results.md, curves.png and report.html. All options of cifar-lightning fit are accepted too and "
+        "apply to all runs. Running the same command again continues with unfinished runs.",
     )
     parser.add_argument(
-        "configs", nargs="+", type=str, help="YAML files of cifar-lightning fit, or names of shipped ones"
+        "configs", nargs="+", type=str, help="config files of cifar-lightning fit, or names of shipped ones"
     )
     parser.add_argument(
-        "--vary", type=str, default=None, help="grid of options: YAML, a file of it, or the name of a shipped one"
+        "--vary", type=str, default=None, help="grid of options: YAML, a YAML file, or the name of a shipped one"
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="seeds, one for each run")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[1, 2, 3], help="seeds, each used for one run per config"
+    )
     parser.add_argument("--out", type=str, default="runs/study", help="folder of the study")
-    parser.add_argument("--jobs", type=PositiveInt, default=1, help="runs at once, each with its share of the cores")
+    parser.add_argument("--jobs", type=PositiveInt, default=1, help="number of parallel runs, which share the cores")
     return parser
 
 
@@ -53,7 +55,7 @@ def main(args: list[str]) -> None:
     """Run the command.
 
     Raises:
-        SystemExit: With status 1 if a run failed, 2 for a user's mistake, 130 if interrupted.
+        SystemExit: With status 1 if a run failed, 2 on a user error, 130 if interrupted.
     """
     given, fit = make_parser().split(args)
     out = Path(given.out)
@@ -85,7 +87,7 @@ def _execute(runner: Runner, out: Path, command: str) -> None:
             names = ["results.csv", "results.md", "curves.png", "report.html"]
             say_where(out, names, f"compare the runs in {out / 'report.html'}")
     for run, what in runner.failed.items():
-        print(f"error: {run.title} failed: {what}; all that it said is in {run.log}", file=sys.stderr)
+        print(f"error: {run.title} failed: {what}; its full output is in {run.log}", file=sys.stderr)
     if runner.failed:
         raise SystemExit(1)
 
@@ -93,17 +95,17 @@ def _execute(runner: Runner, out: Path, command: str) -> None:
 def make_runs(
     configs: Sequence[str], grid: Grid | None, seeds: Sequence[int], out: Path, fit: Sequence[str]
 ) -> list[Run]:
-    """The runs, everything with the first seed before anything with the second, so that there is early much to compare.
+    """Make the runs, all with the first seed before any with the second, so that there is much to compare early on.
 
     Args:
-        configs: Files of `cifar-lightning fit`.
-        grid: What varies in each of them.
+        configs: Config files of `cifar-lightning fit`.
+        grid: The options that vary within each config.
         seeds: The seeds.
         out: The study's folder.
         fit: Options of `cifar-lightning fit` for all runs.
 
     Raises:
-        ValueError: If a config does not parse, or can't be built; if a config, a point or a seed is there twice; if
+        ValueError: If a config does not parse or can't be built, if a config, a point or a seed is given twice, or if
             there are more than `MOST_POINTS` runs.
     """
     if grid is not None:
@@ -115,7 +117,7 @@ def make_runs(
     for kind, names in (("config", [name_of(config) for config in configs]), ("seed", [str(seed) for seed in seeds])):
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"a {kind} named twice: expected each {kind} once, got {name} again")
+                raise ValueError(f"expected each {kind} only once, got {name} twice")
     return [_make_run(config, point, seed, out, fit) for seed in seeds for config in configs for point in points]
 
 

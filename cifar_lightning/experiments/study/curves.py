@@ -13,20 +13,20 @@ from matplotlib.axes import Axes
 from cifar_lightning.experiments.results import Result, by_name
 from cifar_lightning.style import BLACK, beside, look, new_picture, percent_axis, plain_axis, save, style, whole_axis
 
-#: A loss is out of the picture if it is so many times as far above the lowest as 95 % of all are.
+#: Losses are cut off if they are this many times as far above the lowest as 95 % of all losses.
 OUTLIER = 3
 
 
 @dataclass(frozen=True)
 class Band:
-    """A quantity over the epochs that all seeds of a config have a finite value of.
+    """A quantity over the epochs in which all seeds of a config have a finite value.
 
-    One seed may stop early and leave the others. A mean over those that remain would jump, so the band ends there, and
-    each of the others goes on by itself (`tail`).
+    If one seed stops early, a mean over the others would jump, so the band ends there and each of the others continues
+    as a line of its own (`tail`).
 
     Args:
         epochs: The epochs, counted from 1.
-        seconds: What they had taken since the start, as a mean over the seeds.
+        seconds: Time since the start at each epoch, averaged over the seeds.
         mean: The mean over the seeds at each of the epochs.
         low: The lowest of the seeds.
         high: The highest of the seeds.
@@ -40,7 +40,7 @@ class Band:
 
     @classmethod
     def of(cls, results: Sequence[Result], quantity: str) -> "Band":
-        """Of the results of one config, at least one."""
+        """Make the band of one config's results, at least one."""
         curves = [dict(curve(result, quantity)) for result in results]
         epochs = sorted(set.intersection(*map(set, curves)))
         times = [dict(zip((row["epoch"] for row in result.rows), elapsed(result), strict=True)) for result in results]
@@ -54,7 +54,7 @@ class Band:
         )
 
     def tail(self, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-        """What of one seed's points lies beyond the band, from its end on; empty if there is nothing beyond."""
+        """One seed's points from the end of the band on; empty if there is nothing beyond it."""
         end = self.epochs[-1] if self.epochs else -math.inf
         tail = [point for point in points if point[0] >= end]
         return tail if tail and tail[-1][0] > end else []
@@ -72,7 +72,7 @@ def elapsed(result: Result) -> list[float]:
 
 @style()
 def draw_curves(results: Sequence[Result], path: Path) -> None:
-    """Draw validation loss and accuracy against the epoch: a line and a band for each config, its best run marked."""
+    """Plot validation loss and accuracy by epoch: a line and a band for each config, with its best run marked."""
     groups = by_name(results)
     title = "Validation on " + ", ".join(dict.fromkeys(result.data_set for result in results))
     if len(results) > len(groups):
@@ -108,7 +108,7 @@ def _draw_band(axes: Axes, group: Sequence[Result], quantity: str, label: str, l
 
 
 def _leave_out_outliers(axes: Axes, results: Sequence[Result]) -> None:
-    """End the scale where almost all losses do: one that diverges, or begins at raw pixels, would press the others."""
+    """Limit the scale to almost all losses: diverging ones would squeeze the rest."""
     losses = sorted(loss for result in results for _, loss in curve(result, "val_loss"))
     if losses:
         low, most, high = losses[0], losses[int(0.95 * (len(losses) - 1))], losses[-1]

@@ -1,4 +1,4 @@
-"""`report.html`: a study on one page, which opens from the disk with no network."""
+"""`report.html`: a study on one page that opens from disk without a network."""
 
 import base64
 import io
@@ -26,9 +26,9 @@ from cifar_lightning.experiments.study.curves import Band, elapsed
 from cifar_lightning.files import write_whole
 from cifar_lightning.style import DPI, SCREEN_DPI, look, shorten
 
-#: Beginnings of the names of metrics, as people say them.
+#: Prefixes of metric names, in words.
 SPLITS = {"val_": "validation ", "train_": "training ", "test_": "test "}
-#: The names that plotly has for matplotlib's line styles.
+#: plotly's names for matplotlib's line styles.
 DASHES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
 
 
@@ -36,10 +36,10 @@ def write_page(results: Sequence[Result], first: str, out: Path, command: str) -
     """Write `report.html`: plotly's library, the results as JSON, and the page that shows them.
 
     Args:
-        results: At least one.
+        results: At least one result.
         first: The name that all others are compared with.
         out: The study's folder.
-        command: What the study was started by.
+        command: The command that started the study.
     """
     from plotly.offline import get_plotlyjs
 
@@ -123,7 +123,7 @@ def _title(quantity: str) -> str:
 
 
 def _pictures(folder: Path) -> dict[str, dict[str, Any]]:
-    """What a run has drawn, its learning curves first: the file, and its image as WebP, which is a third as large."""
+    """A run's plots, learning curves first: the file, and the image as WebP, which is a third of the size."""
     pictures = {}
     for path in sorted(folder.glob("*.png"), key=lambda path: (path.stem != "learning_curves", path.stem)):
         file = io.BytesIO()
@@ -140,5 +140,5 @@ def _pictures(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _finite(value: float) -> float | None:
-    """The value, or None, since JSON knows no NaN."""
+    """The value, or None, since JSON has no NaN."""
     return value if math.isfinite(value) else None

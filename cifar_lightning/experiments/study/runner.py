@@ -1,4 +1,4 @@
-"""The runs of a study, several at once: started, followed, stopped, and resumed where they were."""
+"""Executes the runs of a study, several at once: starts, monitors, stops and resumes them."""
 
 import os
 import re
@@ -24,7 +24,7 @@ PERIOD = 0.3
 
 
 def share_cores(jobs: int) -> None:
-    """Give each of `jobs` processes its share of the cores, unless OMP_NUM_THREADS says how many threads.
+    """Give each of `jobs` processes its share of the cores, unless OMP_NUM_THREADS is set.
 
     Two threads on a busy core make an epoch five times slower.
     """
@@ -33,16 +33,16 @@ def share_cores(jobs: int) -> None:
 
 
 def execute(run: Run) -> None:
-    """Train and test, unless another process has, printing into `run.log`; the process exits with 1 if it fails."""
+    """Train and test, unless another process has, with output to `run.log`; exit with status 1 on failure."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study itself stops its runs
     with run.log.open("a") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
-        # Held by whoever is at it, be it a run that has outlived its study: wait for it, and take its result.
+        # Another process may hold it, such as a run that has outlived its study: wait for it and use its result.
         with run.lock:
             if run.result() is not None:
                 return
-            log.truncate(0)  # what an earlier attempt has said is not this one's
+            log.truncate(0)  # drop the output of an earlier attempt
             try:
                 with command():
                     run.train(test=True).save(run.result_file)
@@ -53,7 +53,7 @@ def execute(run: Run) -> None:
 
 
 class Runner:
-    """Executes what is not finished yet.
+    """Executes the unfinished runs.
 
     Args:
         runs: All runs of the study.
@@ -85,14 +85,14 @@ class Runner:
         return self._runs[0].name
 
     def execute(self, on_result: Callable[[], None]) -> None:
-        """Execute all; on an interruption, stop what is running, which can be resumed.
+        """Execute all runs; if interrupted, stop the running ones, which can be resumed.
 
         Args:
             on_result: Called after each run that has ended.
         """
         finished = len(self._runs) - len(self._waiting)
         if finished:
-            self.console.print(f"{finished} of {len(self._runs)} runs are finished already", highlight=False)
+            self.console.print(f"{finished} of {len(self._runs)} runs are already finished", highlight=False)
         try:
             with self._progress:
                 overall = self._progress.add_task("study", total=len(self._runs), completed=finished, state="")
@@ -145,7 +145,7 @@ class Runner:
 
 
 def _make_context() -> BaseContext:
-    """What makes processes: forked from a server that has imported everything, which takes seconds, where it can."""
+    """The context for new processes: forked, where possible, from a server that has done the slow imports."""
     if "forkserver" not in get_all_start_methods():  # Windows
         return get_context("spawn")
     context = get_context("forkserver")
@@ -154,7 +154,7 @@ def _make_context() -> BaseContext:
 
 
 def _last_line(run: Run) -> str:
-    """The last line that says something, of what a run has printed."""
+    """The last informative line of a run's output."""
     try:
         with run.log.open("rb") as file:
             file.seek(max(0, run.log.stat().st_size - 2000))

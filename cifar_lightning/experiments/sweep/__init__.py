@@ -1,1 +1,1 @@
-"""Many trainings that differ in values alone, all at once."""
+"""Trains many networks that differ only in values, all at once."""

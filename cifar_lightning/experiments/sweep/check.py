@@ -1,4 +1,4 @@
-"""What has no meaning in a sweep, by the names of the options that ask for it."""
+"""Rejects options and callbacks that do not work in a sweep."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,41 +17,41 @@ from cifar_lightning.callbacks.signal_picture import SignalPicture
 
 #: Precisions in which a copy's steps are those of its own training.
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true", "16-true")
-#: Callbacks that look for one network in the module, one rate or one schedule, each with what to do instead.
+#: Callbacks that need a single network, learning rate or schedule, each with what to do instead.
 UNSUITABLE_CALLBACKS: dict[type[Callback], str] = {
-    LRFinder: "it finds one rate; vary model.lr",
-    SchedulePlot: "it draws one schedule; each copy's metrics.csv has its rates",
-    SignalPicture: "it draws the layers of one network; cifar-lightning signals takes a copy's checkpoint",
-    BaseFinetuning: "it freezes layers of one network, and frozen layers do not stack; use a study",
-    ModelPruning: "it prunes one network; use a study",
-    StochasticWeightAveraging: "it puts one schedule in the place of all; use a study",
-    WeightAveraging: "its averages would not reach the copies' checkpoints; use a study",
+    LRFinder: "it finds one learning rate. Vary model.lr instead",
+    SchedulePlot: "it plots one schedule. Each network's metrics.csv has its learning rates",
+    SignalPicture: "it plots the layers of one network. Pass a network's checkpoint to cifar-lightning signals",
+    BaseFinetuning: "it freezes layers of one network, and frozen layers cannot be stacked. Use a study",
+    ModelPruning: "it prunes one network. Use a study",
+    StochasticWeightAveraging: "it replaces all schedules with one. Use a study",
+    WeightAveraging: "its averages would not reach the networks' checkpoints. Use a study",
 }
 
 
 def refuse_what_has_no_meaning(trainer: Trainer, callbacks: list[Callback]) -> None:
-    """Refuse options of a training that mean nothing for several networks at once.
+    """Reject options that do not work for several networks at once.
 
     Args:
-        trainer: Of the sweep.
-        callbacks: The callbacks of the sweep.
+        trainer: The sweep's trainer.
+        callbacks: The sweep's callbacks.
 
     Raises:
         ValueError: If there are any.
     """
     for option, expected, received, reason in _asked_for(trainer):
-        raise ValueError(f"--{option} is not for a sweep: expected {expected}, since {reason}; got {received}")
+        raise ValueError(f"--{option} does not work in a sweep: expected {expected}, since {reason}; got {received}")
     for callback in callbacks:
         for unsuitable, reason in UNSUITABLE_CALLBACKS.items():
             if isinstance(callback, unsuitable):
                 raise ValueError(
-                    f"{type(callback).__name__} is not for a sweep: {reason}. Expected no such callback "
-                    "(--trainer.callbacks null takes those of a config away), got it"
+                    f"{type(callback).__name__} does not work in a sweep: {reason} (--trainer.callbacks null removes "
+                    "a config's callbacks)"
                 )
 
 
 def _asked_for(trainer: Trainer) -> Iterator[tuple[str, str, Any, str]]:
-    """Options that are refused: name, what is expected, what was received, and why."""
+    """Rejected options: name, expected value, given value, and reason."""
     if trainer.precision not in PRECISIONS:
-        reason = "any other scales or converts the networks' losses as one, and one that diverges would stop all"
+        reason = "others scale or convert all losses together, and one network that diverges would stop all"
         yield "trainer.precision", " or ".join(PRECISIONS), trainer.precision, reason

@@ -1,4 +1,4 @@
-"""A training for each value, all at once: `cifar-lightning sweep --vary "{model.lr: [0.02, 0.05]}" --config FILE`."""
+"""Train one network per combination of values, all at once, as in --vary "{model.lr: [0.02, 0.05]}"."""
 
 import shlex
 from collections.abc import Sequence
@@ -35,11 +35,11 @@ from cifar_lightning.training.stacked_classifier import StackedClassifier
 
 
 class SweepCLI(CLI):
-    """The command line of `fit`, which trains a network for each point of a grid.
+    """The command line of `fit`, but training one network per point of a grid.
 
     Args:
         args: The arguments of `fit`.
-        grid: What varies; None for what varied in the sweep that is resumed.
+        grid: The grid; None for that of the resumed sweep.
         command: The whole command, for the table of results.
     """
 
@@ -52,12 +52,12 @@ class SweepCLI(CLI):
     # --------------------------------------------------------------------------------------------------- parsing
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the options that all share, and then those of each point."""
+        """Parse the shared options, then those of each point."""
         if (model := self.classes["model"]) is not MLPClassifier:
-            raise ValueError(f"a sweep stacks our networks: expected --model MLPClassifier, got {model.__name__}")
+            raise ValueError(f"a sweep needs --model MLPClassifier, got {model.__name__}")
         super().parse_arguments(parser, args)
         shared = options_by_name(self.subconfig)
-        self.subconfig.trainer.devices = one_device(shared, "sweep", "its networks share it")
+        self.subconfig.trainer.devices = one_device(shared, "sweep", "its networks share one")
         if self.grid is not None:
             self.grid.check_names(shared)
             refuse_what_does_not_stack(self.grid.options)
@@ -71,11 +71,11 @@ class SweepCLI(CLI):
             self._points = [(point, *self._parse_point(parser, point)) for point in points]
 
     def _find_checkpoint(self) -> str | None:
-        """The file that --ckpt_path means, where "last" is that of the newest sweep of the configs."""
+        """The file that --ckpt_path stands for, where "last" is that of the newest sweep of the configs."""
         if self.subconfig.ckpt_path == "best":
             raise ValueError(
-                "a sweep has no best checkpoint, but one for each of its networks: expected --ckpt_path last, to go on "
-                "with it, got best"
+                "a sweep has a best checkpoint for each network but none of its own: expected --ckpt_path last to "
+                "resume it, got best"
             )
         return super()._find_checkpoint()
 
@@ -89,7 +89,7 @@ class SweepCLI(CLI):
         try:
             self._parse(parser)
             given = self._given.get("model", {})
-            # (What follows from the data was found for all points at once.)
+            # (Options that follow from the data were set for all points at once.)
             followed = {name: config[config.subcommand].model[name] for name in FOLLOWED if name not in given}
             return self.subconfig.seed_everything, self.subconfig.model.as_dict() | followed
         finally:
@@ -99,8 +99,8 @@ class SweepCLI(CLI):
         given = [point.values for point in self.grid.points()] if self.grid else stored
         if given != stored:
             raise ValueError(
-                f"another grid: expected no --vary, or the one that the sweep was started with, {list(stored)}; "
-                f"got {given}"
+                f"the grid has changed: expected no --vary, or the one that the sweep was started with, "
+                f"{list(stored)}, got {given}"
             )
 
     # --------------------------------------------------------------------------------------------- instantiation
@@ -111,8 +111,8 @@ class SweepCLI(CLI):
         super().instantiate_classes()
         if type(self.model) is not MLPClassifier:
             raise ValueError(
-                f"a {type(self.model).__name__} does not stack: expected an MLPClassifier, whose steps are known; "
-                f"got {type(self.model).__name__}. A study trains any model: cifar-lightning study --vary"
+                f"a sweep needs an MLPClassifier, got {type(self.model).__name__}. A study trains any model: "
+                "cifar-lightning study --vary"
             )
         copies = make_copies(self._points)
         self.model = StackedClassifier(self.model, copies, self._stoppers)
@@ -122,7 +122,7 @@ class SweepCLI(CLI):
             self.trainer.loggers = [*self.trainer.loggers, *own]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer; early stopping is the networks' own business."""
+        """Build the trainer; early stopping is moved to the networks."""
         trainer = super().instantiate_trainer(**kwargs)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         self._stoppers = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
@@ -135,7 +135,7 @@ class SweepCLI(CLI):
         return SWEEP
 
     def _make_callbacks(self, config: Namespace) -> list[Callback]:
-        """The callbacks that every sweep has, in the place of those of a single training."""
+        """The callbacks of every sweep, instead of those of a single run."""
         callbacks: list[Callback] = []
         for callback in super()._make_callbacks(config):
             match callback:
@@ -160,7 +160,7 @@ def make_parser() -> OwnParser:
     parser.add_argument(
         "--vary",
         type=str | None,
-        help="what varies: YAML, inline or in a file, such as {model.lr: [0.02, 0.05]}; left out in a resume",
+        help="the options to vary: YAML, inline or in a file, such as {model.lr: [0.02, 0.05]}; leave out to resume",
     )
     return parser
 
@@ -169,7 +169,7 @@ def main(args: list[str]) -> None:
     """Run a sweep.
 
     Raises:
-        SystemExit: With status 2 for a user's mistake, after one message.
+        SystemExit: With status 2 on a user error, after one message.
     """
     own, fit = make_parser().split(args)
     vary = own.vary
@@ -177,6 +177,6 @@ def main(args: list[str]) -> None:
         if vary is None and not any(word.partition("=")[0] == "--ckpt_path" for word in fit):
             raise ValueError(
                 "nothing to sweep: expected --vary, as in --vary '{model.lr: [0.02, 0.05]}', or the --ckpt_path of a "
-                "sweep to resume; got neither"
+                "sweep to resume, got neither"
             )
         SweepCLI(fit, None if vary is None else read_grid(vary), shlex.join(["cifar-lightning", "sweep", *args]))

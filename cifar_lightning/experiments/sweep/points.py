@@ -1,4 +1,4 @@
-"""The networks of a sweep, as a grid of options tells them."""
+"""Builds the networks of a sweep from a grid of options."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from cifar_lightning.training.copies import Copy
 from cifar_lightning.training.lightning_internals import same_global_seed
 from cifar_lightning.training.random_state import collect_generators, restore_generators
 
-#: Options in which the networks of a stack may differ, with all that is below them.
+#: Options in which the networks of a stack may differ, including their sub-options.
 STACKABLE = (
     "seed_everything",
     "model.lr",
@@ -24,12 +24,12 @@ STACKABLE = (
     "model.l1",
     "model.l2",
 )
-#: The optimizer that calls the network several times a step.
+#: The optimizer that calls the network several times per step.
 UNSUITABLE_OPTIMIZER = "LBFGS"
 
 
 def refuse_what_does_not_stack(options: Iterable[str]) -> None:
-    """Refuse options with which networks would not be of one shape, or not see the same data.
+    """Reject options that would give networks different shapes or different data.
 
     Raises:
         ValueError: If there are any.
@@ -37,14 +37,14 @@ def refuse_what_does_not_stack(options: Iterable[str]) -> None:
     for option in options:
         if not any(option == known or option.startswith(f"{known}.") for known in STACKABLE):
             raise ValueError(
-                f"{option} can't vary in a sweep, whose networks are trained as one: expected one of "
+                f"{option} can't vary in a sweep, which trains all networks as one: expected one of "
                 f"{', '.join(STACKABLE)}; got {option}. A study trains one network after another: "
                 f"cifar-lightning study --vary '{{{option}: [...]}}'"
             )
 
 
 def make_copies(points: Sequence[tuple[Point, int, Mapping[str, Any]]]) -> list[Copy]:
-    """Make the network of each point as its own training would; random generators stay as they were.
+    """Build the network of each point as its own run would; random generators are restored.
 
     Args:
         points: The points, each with its seed and its classifier's arguments.
@@ -64,7 +64,7 @@ def make_copies(points: Sequence[tuple[Point, int, Mapping[str, Any]]]) -> list[
     for each in copies:
         if each.classifier.hparams["optimizer"]["class_path"].endswith(f".{UNSUITABLE_OPTIMIZER}"):
             raise ValueError(
-                f"{UNSUITABLE_OPTIMIZER} is not for a sweep, since it calls a network several times a step: expected "
-                f"another optimizer, got {UNSUITABLE_OPTIMIZER}"
+                f"{UNSUITABLE_OPTIMIZER} does not work in a sweep, since it calls a network several times per step. "
+                "Choose another optimizer"
             )
     return copies

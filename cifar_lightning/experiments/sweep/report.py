@@ -1,4 +1,4 @@
-"""What a sweep leaves behind: a line an epoch, each network's learning curves, and the tables of all."""
+"""The report of a sweep: one line per epoch, each network's learning curves, and tables of all networks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +15,14 @@ from cifar_lightning.training.copy_logger import CopyLogger
 from cifar_lightning.training.messages import say
 from cifar_lightning.training.stacked_classifier import StackedClassifier
 
-#: What a sweep writes beside its copies' folders; the tables only if something was validated.
+#: Files that a sweep writes next to its networks' folders; the tables only if something was validated.
 WRITTEN = ("results.csv", "results.md", "sweep.png")
 
 
 class SweepReport(Callback):
-    """Prints a line an epoch; at the end draws the learning curves, and writes and prints the tables.
+    """Prints a line per epoch, and at the end plots the learning curves and writes and prints the tables.
 
-    `sweep.png` has the curves of all copies in one picture.
+    `sweep.png` has the curves of all networks in one plot.
 
     Args:
         command: The command, for the table.
@@ -30,10 +30,10 @@ class SweepReport(Callback):
 
     def __init__(self, command: str) -> None:
         self.command = command
-        self._epochs = 0  # that have a line
+        self._epochs = 0  # number of epochs with a line
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin after the epochs that are known."""
+        """Start after the known epochs."""
         self._epochs = _stack(pl_module).copies.epochs
         for logger in trainer.loggers:
             if isinstance(logger, CopyLogger):
@@ -44,7 +44,7 @@ class SweepReport(Callback):
         self._print_line(_stack(pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the last line, and give TensorBoard's table of hyperparameters each copy's best epoch."""
+        """Print the last line, and add each network's best epoch to TensorBoard's hyperparameter table."""
         self._print_line(_stack(pl_module))
         for logger in trainer.loggers:
             if isinstance(logger, CopyLogger):
@@ -55,13 +55,13 @@ class SweepReport(Callback):
         if module.copies.epochs == self._epochs:
             return
         self._epochs = module.copies.epochs
-        shown = f"best so far: {best.name}, val_accuracy {best.best['val_accuracy']:.4f}" if best else "none is best"
+        shown = f"best so far: {best.name}, val_accuracy {best.best['val_accuracy']:.4f}" if best else "no best yet"
         stopped = len(module.copies) - len(module.copies.active)
         end = f", {stopped} stopped" if stopped else ""
         say(f"epoch {self._epochs:3}  {shown}{end}", wrap=False)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw, write and print the report."""
+        """Plot, write and print the report."""
         copies = [each for each in _stack(pl_module).copies if each.rows]
         if not is_writer(trainer) or not copies:
             return
@@ -78,7 +78,7 @@ class SweepReport(Callback):
         say_where(folder, [name for name in WRITTEN if (folder / name).exists()], then)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Report what an interrupted training came to."""
+        """Report an interrupted sweep."""
         if isinstance(exception, KeyboardInterrupt | SIGTERMException):
             self.on_fit_end(trainer, pl_module)
 
@@ -87,10 +87,10 @@ def write_tables(copies: Sequence[Copy], data_set: str, folder: Path, command: s
     """Write `results.csv` and `results.md`, and print what fits on the screen.
 
     Args:
-        copies: The networks; those that were never validated have no line.
+        copies: The networks; those that were never validated are left out.
         data_set: Name of the data set.
-        folder: Where they are written.
-        command: What made them.
+        folder: Output folder.
+        command: The command that made them.
     """
     results = [make_result(each, data_set) for each in copies if any("val_loss" in row for row in each.rows)]
     console = get_console()
@@ -102,7 +102,7 @@ def write_tables(copies: Sequence[Copy], data_set: str, folder: Path, command: s
 
 
 def make_result(each: Copy, data_set: str) -> Result:
-    """What a copy came to; copies that differ in the seed alone have the same name."""
+    """The result of a network; networks that differ only in the seed have the same name."""
     parts = [part for part in each.name.split(",") if not part.startswith("seed_everything=")]
     parameters = sum(parameter.numel() for parameter in each.classifier.network.parameters())
     name = ",".join(parts) or "all"

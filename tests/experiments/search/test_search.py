@@ -127,7 +127,7 @@ def test_a_search(search, run):
 def test_a_study_does_not_go_on_with_another_config(search, fail):
     search("--trials=1")
     message = fail("--trials=2", "--model.activation=relu")
-    assert "another model.activation than the study was begun with: expected selu" in message
+    assert "model.activation has changed since the search was started: expected selu" in message
     assert "got relu" in message
     assert "another metric" in fail("--trials=2", "--metric=val_accuracy")
     Path("space.yaml").write_text("model.lr: {type: float, low: 1e-4, high: 1e-2}")
@@ -195,7 +195,7 @@ def test_a_failed_trial_is_reported_and_the_others_go_on(search, monkeypatch):
 
 def test_failures_in_a_row_end_the_search(fail):
     message = fail("--data.source=cifar10", "--data.data_dir=nowhere", "--data.download=false")
-    assert "the search gave up: expected trials that train, got 3 failures in a row, the last one" in message
+    assert "the search gave up after 3 failed trials in a row; the last error was" in message
     assert "got 'nowhere' (no such directory)" in message
     assert [trial.state for trial in load().trials] == [TrialState.FAIL] * 3
 
@@ -213,7 +213,7 @@ def test_a_pruned_training_can_be_resumed(search, run, monkeypatch):
 def test_a_finder_in_the_place_of_a_training_is_a_failure(fail):
     message = fail("--trainer.callbacks+=LRFinder", "--trainer.callbacks.stop=true")
     assert "gave up" in message
-    assert "no result of a run: expected training epochs with a validation loss, got 0" in rows()[0]["error"]
+    assert "the run has no result: expected epochs with a validation loss, got 0" in rows()[0]["error"]
 
 
 @pytest.mark.parametrize(
@@ -240,12 +240,12 @@ def test_a_finder_in_the_place_of_a_training_is_a_failure(fail):
         (SPACE, ["--trails=3"], "trails"),
         (SPACE, ["--sampler=tpee"], "sampler"),
         (SPACE, ["--trials=0"], "trials"),
-        (SPACE, ["--trainer.devices=2"], "--trainer.devices is not for a search: expected one"),
-        (SPACE, ["--trainer.num_nodes=2"], "--trainer.num_nodes is not for a search: expected 1"),
-        (SPACE, ["--trainer.fast_dev_run=true"], "--trainer.fast_dev_run is not for many runs"),
-        (SPACE, ["--trainer.default_root_dir=x"], "--trainer.default_root_dir is not for many runs: expected --out"),
-        (SPACE, ["--ckpt_path=last"], "--ckpt_path is not for many runs: expected none"),
-        ("trainer.fast_dev_run: [true]", [], "--trainer.fast_dev_run is not for many runs"),
+        (SPACE, ["--trainer.devices=2"], "--trainer.devices must be 1 in a search"),
+        (SPACE, ["--trainer.num_nodes=2"], "--trainer.num_nodes must be 1 in a search"),
+        (SPACE, ["--trainer.fast_dev_run=true"], "--trainer.fast_dev_run does not work for many runs"),
+        (SPACE, ["--trainer.default_root_dir=x"], "--trainer.default_root_dir does not work for many runs: use --out"),
+        (SPACE, ["--ckpt_path=last"], "--ckpt_path does not work for many runs: use none"),
+        ("trainer.fast_dev_run: [true]", [], "--trainer.fast_dev_run does not work for many runs"),
     ],
 )
 def test_a_mistake_ends_in_one_message_before_the_first_trial(fail, space, flags, message):
@@ -291,12 +291,12 @@ def test_a_search_that_was_stopped_gives_the_table_of_one_that_was_not(storage, 
         os.killpg(process.pid, how)
         _, said = process.communicate()
         assert process.returncode == (-9 if how == signal.SIGKILL else 130)
-        assert ("interrupted: the same command goes on from here" in said) == (how != signal.SIGKILL)
+        assert ("interrupted: run the same command again to resume" in said) == (how != signal.SIGKILL)
         assert "Traceback" not in said
     process = begin("stopped")
     printed, said = process.communicate()
     assert process.returncode == 0, said
-    assert re.search(r"trial 2, n=\S+  goes on after epoch \d+: its process was stopped", printed)
+    assert re.search(r"trial 2, n=\S+  resumes after epoch \d+: its process was stopped", printed)
     assert len(table(Path("whole"))) == 5
     assert table(Path("stopped")) == table(Path("whole"))
 

@@ -43,8 +43,8 @@ def test_a_mistake_stops_a_study_before_anything_runs(fail):
     assert "learning_rate" in message
     assert "none.yaml" in fail("a.yaml", "none.yaml")
     assert "model.x" in fail("a.yaml", "--model.x", "3")
-    assert "a config named twice" in fail("a.yaml", "./a.yaml")
-    assert "a seed named twice" in fail("a.yaml", "--seeds", "1", "1")
+    assert "expected each config only once" in fail("a.yaml", "./a.yaml")
+    assert "expected each seed only once" in fail("a.yaml", "--seeds", "1", "1")
     assert "jobs" in fail("a.yaml", "--jobs", "0")
     assert "nothing to vary" in fail("a.yaml", "--vary", "")
     assert "vray" in fail("a.yaml", "--vray", "{model.lr: [1]}")
@@ -57,14 +57,14 @@ def test_a_mistake_stops_a_study_before_anything_runs(fail):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--seed_everything", "3"], "--seed_everything is not for many runs: expected --seeds, one for each run"),
+        (["--seed_everything", "3"], "--seed_everything does not work for many runs: use --seeds, one for each run"),
         (["--seed_everything=3"], "got 3"),
-        (["--config=b.yaml"], "--config is not for many runs: expected the configs before all options"),
-        (["-c", "b.yaml"], "-c is not for many runs: expected the configs before all options"),
-        (["--ckpt_path", "last"], "--ckpt_path is not for many runs: expected none"),
-        (["--trainer.default_root_dir=x"], "--trainer.default_root_dir is not for many runs: expected --out"),
-        (["--trainer.fast_dev_run=true"], "--trainer.fast_dev_run is not for many runs: expected runs that can be"),
-        (["--vary={seed_everything: [1]}"], "--seed_everything is not for many runs: expected --seeds"),
+        (["--config=b.yaml"], "--config does not work for many runs: use the configs before all options"),
+        (["-c", "b.yaml"], "-c does not work for many runs: use the configs before all options"),
+        (["--ckpt_path", "last"], "--ckpt_path does not work for many runs: use none"),
+        (["--trainer.default_root_dir=x"], "--trainer.default_root_dir does not work for many runs: use --out"),
+        (["--trainer.fast_dev_run=true"], "--trainer.fast_dev_run does not work for many runs: use runs that can be"),
+        (["--vary={seed_everything: [1]}"], "--seed_everything does not work for many runs: use --seeds"),
     ],
 )
 def test_what_a_study_sets_itself_is_refused(fail, flags, message):
@@ -75,7 +75,7 @@ def test_what_a_study_sets_itself_is_refused(fail, flags, message):
 def test_its_own_options_may_stand_after_those_of_fit(fail):
     options = ["--out", "there", "--jobs", "1", "--seeds", "1", "1"]
     for args in (["a.yaml", "--model.lr", "0.2", *options], ["a.yaml", *options, "--model.lr", "0.2"]):
-        assert "a seed named twice" in fail(*args)  # so all before it was understood
+        assert "expected each seed only once" in fail(*args)  # so all before it was understood
 
 
 def test_runs_are_configs_by_points_by_seeds():
@@ -152,7 +152,7 @@ def test_a_good_run_and_two_that_fail():
     assert process.returncode == 1
     assert re.search(r"a, seed 1: validation loss \d+\.\d+, accuracy \d+\.\d+%, test accuracy \d+\.\d+%", printed)
     assert re.search(r"error: b, seed 1 failed: .*(TPU|torch_xla).*log\.txt", printed)
-    assert "error: c, seed 1 failed: no result of a run: expected training epochs with a validation loss" in printed
+    assert "error: c, seed 1 failed: the run has no result: expected epochs with a validation loss" in printed
     whole = Path("whole")
     assert {path.name for path in whole.iterdir()} >= {"results.csv", "results.md", "curves.png", "report.html"}
     assert "| a | 1 |" in (whole / "results.md").read_text()
@@ -174,18 +174,18 @@ def test_a_study_that_was_stopped_gives_the_table_of_one_that_was_not(how):
         folder = stopped / run
         printed = kill_when(process, (folder / "checkpoints" / "last.ckpt").exists, how)
         assert process.returncode == (-9 if how == signal.SIGKILL else 130)
-        assert ("interrupted: the same command goes on from here" in printed) == (how != signal.SIGKILL)
+        assert ("interrupted: run the same command again to resume" in printed) == (how != signal.SIGKILL)
         assert not (folder / "result.json").exists()
     process = start(*study, "--out=stopped")
     printed = process.communicate()[0]
     assert process.returncode == 0
-    assert "2 of 4 runs are finished already" in printed
+    assert "2 of 4 runs are already finished" in printed
     assert table(stopped) == table(whole)
     assert len(table(whole)) == 4
 
     before = {path: path.stat().st_mtime_ns for path in stopped.rglob("result.json")}
     process = start(*study, "--out=stopped")
-    assert "4 of 4 runs are finished already" in process.communicate()[0]
+    assert "4 of 4 runs are already finished" in process.communicate()[0]
     assert {path: path.stat().st_mtime_ns for path in stopped.rglob("result.json")} == before
 
 

@@ -173,16 +173,19 @@ def test_half_precision(sweep, run, tmp_path, undrawn, precision):
 
 
 REFUSED = [
-    (["--trainer.devices=2", "--trainer.accelerator=cpu"], "--trainer.devices is not for a sweep: expected one, since"),
-    (["--trainer.num_nodes=2"], "--trainer.num_nodes is not for a sweep: expected 1"),
-    (["--model.lr=0.5"], "--model.lr is given, and varies: expected one of these; got 0.5"),
-    (["--trainer.callbacks+=LRFinder"], "LRFinder is not for a sweep: it finds one rate"),
-    (["--trainer.callbacks+=SignalPicture"], "SignalPicture is not for a sweep: it draws the layers of one network"),
-    (["--trainer.callbacks+=SchedulePlot"], "SchedulePlot is not for a sweep: it draws one schedule"),
-    (["--trainer.callbacks+=FreezePretrained"], "FreezePretrained is not for a sweep: it freezes layers"),
+    (["--trainer.devices=2", "--trainer.accelerator=cpu"], "--trainer.devices must be 1 in a sweep, since"),
+    (["--trainer.num_nodes=2"], "--trainer.num_nodes must be 1 in a sweep"),
+    (["--model.lr=0.5"], "--model.lr is varied and cannot be set as well, got 0.5"),
+    (["--trainer.callbacks+=LRFinder"], "LRFinder does not work in a sweep: it finds one learning rate"),
+    (
+        ["--trainer.callbacks+=SignalPicture"],
+        "SignalPicture does not work in a sweep: it plots the layers of one network",
+    ),
+    (["--trainer.callbacks+=SchedulePlot"], "SchedulePlot does not work in a sweep: it plots one schedule"),
+    (["--trainer.callbacks+=FreezePretrained"], "FreezePretrained does not work in a sweep: it freezes layers"),
     (["--trainer.overfit_batches=2"], "use --trainer.limit_train_batches"),
-    (["--model.optimizer=LBFGS"], "LBFGS is not for a sweep"),
-    (["--ckpt_path=best"], "a sweep has no best checkpoint"),
+    (["--model.optimizer=LBFGS"], "LBFGS does not work in a sweep"),
+    (["--ckpt_path=best"], "a sweep has a best checkpoint for each network"),
 ]
 
 
@@ -194,7 +197,9 @@ def test_what_has_no_meaning_is_refused(fail, flags, message):
 
 def test_a_loss_scale_for_all_is_refused():
     trainer = SimpleNamespace(precision="16-mixed")
-    with pytest.raises(ValueError, match=r"--trainer.precision is not for a sweep: expected 32-true .*got 16-mixed"):
+    with pytest.raises(
+        ValueError, match=r"--trainer.precision does not work in a sweep: expected 32-true .*got 16-mixed"
+    ):
         refuse_what_has_no_meaning(trainer, [])
 
 

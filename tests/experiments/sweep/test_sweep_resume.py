@@ -132,7 +132,9 @@ def test_what_varied_is_known(tmp_path, capfd):
     interrupt(tmp_path / "cut", 13)
     with pytest.raises(SystemExit):
         run(tmp_path / "cut", "--ckpt_path=last", vary="{model.lr: [0.1]}")
-    assert "another grid: expected no --vary, or the one that the sweep was started with" in capfd.readouterr().err
+    assert (
+        "the grid has changed: expected no --vary, or the one that the sweep was started with" in capfd.readouterr().err
+    )
     last = newest(tmp_path / "cut") / "checkpoints/last.ckpt"
     with pytest.raises(SystemExit):
         run(tmp_path / "cut", f"--ckpt_path={last}", "--model.lr=0.5", vary=None)
