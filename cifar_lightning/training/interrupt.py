@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 #: Seconds that a rank has to stop together with the others.
-PATIENCE = 30.0
+PATIENCE = 20.0
 
 
 class HeldInterrupt:
@@ -64,7 +64,7 @@ class LoneTermination(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to wait as soon as the signal comes, and then do what Lightning does."""
         theirs = signal.getsignal(signal.SIGTERM)
-        if trainer.world_size == 1 or not callable(theirs) or threading.current_thread() is not threading.main_thread():
+        if trainer.global_rank == 0 or not callable(theirs) or threading.current_thread() is not threading.main_thread():
             return
 
         def take(number: int, frame: Any) -> None:
