@@ -64,7 +64,8 @@ class LoneTermination(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to wait as soon as the signal comes, and then do what Lightning does."""
         theirs = signal.getsignal(signal.SIGTERM)
-        if trainer.global_rank == 0 or not callable(theirs) or threading.current_thread() is not threading.main_thread():
+        is_main = threading.current_thread() is threading.main_thread()  # others can't have a signal's handler
+        if trainer.global_rank == 0 or not (is_main and callable(theirs)):
             return
 
         def take(number: int, frame: Any) -> None:
