@@ -27,7 +27,7 @@ class NotebookLine:
         from IPython.display import display
 
         if self._output is None:
-            self._output = display(line, display_id=True)
+            self._output = display(line, display_id=True)  # type: ignore[no-untyped-call, unused-ignore]
         else:
             self._output.update(line)
 

@@ -45,7 +45,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     z = logits.detach().double()
     if broken := int((~z.isfinite()).any(1).sum()):
         raise ValueError(
-            f"no temperature fits these predictions: expected finite logits for all {len(z):,} images, received some "
+            f"no temperature fits these predictions: expected finite logits for all {len(z):,} images, got some "
             f"that are infinite or NaN for {broken:,} of them"
         )
     z_label = z.gather(1, labels[:, None]).squeeze(1)

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 #: Seconds that a rank has to stop together with the others.
-PATIENCE = 30.0
+PATIENCE = 20.0
 
 
 class HeldInterrupt:
@@ -64,7 +64,8 @@ class LoneTermination(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to wait as soon as the signal comes, and then do what Lightning does."""
         theirs = signal.getsignal(signal.SIGTERM)
-        if trainer.world_size == 1 or not callable(theirs) or threading.current_thread() is not threading.main_thread():
+        is_main = threading.current_thread() is threading.main_thread()  # others can't have a signal's handler
+        if trainer.global_rank == 0 or not (is_main and callable(theirs)):
             return
 
         def take(number: int, frame: Any) -> None:
@@ -83,7 +84,7 @@ class LoneTermination(Callback):
     def _end(self) -> None:
         print(
             f"error: this process was told to stop, by SIGTERM, and ends without the others of its training: expected "
-            f"them to stop with it within {self.seconds:g} s, received no answer. Send SIGTERM to the first process, "
+            f"them to stop with it within {self.seconds:g} s, got no answer. Send SIGTERM to the first process, "
             "or to all",
             file=sys.stderr,
             flush=True,

@@ -170,7 +170,7 @@ def test_a_search_without_room_goes_on_when_there_is_some(disk, fail_for_room, l
     search = ["search", "--vary={model.lr: [0.01, 0.02]}", "--trials=1", *FLAGS, "--trainer.max_epochs=1"]
     disk.fill(left)
     printed = fail_for_room(*search, reason="No space left on device|database or disk is full")
-    assert "the same command goes on from here" in printed
+    assert "run the same command again to resume" in printed
     if left == 200:  # of those that had begun a trial
         disk.make_room()
         run_command(search)
