@@ -35,5 +35,5 @@ def _describe(error: OSError) -> str:
     place = str(error.filename or "a file")
     if "://" not in place:  # no database's URL
         place = str(Path(place).absolute())
-    said = f"can't write {place}: expected a folder with room and write access, received {error.strerror!r}"
+    said = f"can't write {place}: expected a folder with room and write access, got {error.strerror!r}"
     return "; ".join([f"{said}. Files that were whole stay as they were", *getattr(error, "__notes__", [])])

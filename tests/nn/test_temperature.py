@@ -40,6 +40,6 @@ def test_logits_that_are_no_numbers_have_no_temperature(value):
     logits, labels = overconfident(1.0, n=20)
     logits[3, 4] = logits[7, 1] = value
     temperature = Temperature()
-    with pytest.raises(ValueError, match="finite logits for all 20 images, received .* for 2 of them"):
+    with pytest.raises(ValueError, match="finite logits for all 20 images, got .* for 2 of them"):
         temperature.fit(logits, labels)
     assert temperature.value == 1
