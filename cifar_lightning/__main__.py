@@ -141,7 +141,7 @@ def usage() -> str:
           cifar-lightning test --config one_cycle --ckpt_path best
 
         --version                                   print the version
-        --print_completion shtab-bash, shtab-zsh    print a completion script for the shell"""
+        --print_completion shtab-bash, shtab-zsh    print a completion script"""
     return textwrap.dedent(text).format(commands=commands)
 
 

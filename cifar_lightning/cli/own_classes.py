@@ -137,7 +137,7 @@ def _split(value: Any) -> tuple[str | None, Any]:
         return None, value
     path, arguments = value["class_path"], value.get("init_args") or {}
     if not isinstance(path, str) or not isinstance(arguments, Mapping):
-        raise ValueError(f"wrong class: expected a class_path, and init_args by name; got {value}")
+        raise ValueError(f"wrong class: expected a class_path, and a mapping init_args; got {value}")
     return path, {key: item for key, item in value.items() if key not in ("class_path", "init_args")} | dict(arguments)
 
 

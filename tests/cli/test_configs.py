@@ -78,7 +78,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(name, near):
 
 
 def test_an_unknown_name_that_is_like_none():
-    with pytest.raises(ValueError, match=r"the name of a shipped one; got 'zzz'. cifar-lightning configs lists"):
+    with pytest.raises(ValueError, match=r"the name of a shipped one, got 'zzz'. cifar-lightning configs lists"):
         find_config("zzz")
     with pytest.raises(ValueError, match="got 'yyyy"):
         find_config("y" * 5000)  # too long for a file's name

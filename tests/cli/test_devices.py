@@ -46,7 +46,7 @@ def test_a_cpu_has_processes(accelerator, devices, is_right):
     if is_right:
         check_devices(accelerator, devices)
         return
-    with pytest.raises(ValueError, match="as a number of processes, 1 or more, since this runs on the CPU; got"):
+    with pytest.raises(ValueError, match="a number of processes, at least 1, since this runs on the CPU; got"):
         check_devices(accelerator, devices)
 
 
@@ -66,7 +66,7 @@ def test_accelerators_that_are_not_there(accelerator, why):
         ValueError, match="no such device: expected --trainer.accelerator auto or an available one"
     ) as error:
         check_devices(accelerator, "auto")
-    assert f"got {accelerator}, and there is {why}" in str(error.value)
+    assert f"got {accelerator}, but there is {why}" in str(error.value)
     assert "cpu; CUDA_VISIBLE_DEVICES='' hides others" in str(error.value)
 
 

@@ -186,7 +186,7 @@ def test_a_gpu_without_a_torch_for_it(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert checks.check_devices() == Finding("devices", "CPU only")
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
-    assert checks.check_devices().remedy.startswith("install a torch, or a driver, that fits")
+    assert checks.check_devices().remedy.startswith("install a matching torch or driver")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: f"card {i}")
     assert checks.check_devices().text.startswith("card 0, card 1; ")

@@ -42,8 +42,8 @@ def test_a_training_leaves_a_checkpoint_and_says_that_it_was_stopped(how, status
 @pytest.mark.parametrize(
     ("where", "advice"),
     [
-        ("training_step", "the batch does not fit into memory: try --data.batch_size 16, got 32"),
-        ("validation_step", "the batch does not fit into memory: try --data.eval_batch_size 20, got 40"),
+        ("training_step", "; the batch does not fit into memory: try --data.batch_size 16, got 32"),
+        ("validation_step", "; the batch does not fit into memory: try --data.eval_batch_size 20, got 40"),
     ],
 )
 def test_a_gpu_without_memory_left_ends_in_a_batch_size_to_try(fail, monkeypatch, where, advice):

@@ -113,10 +113,13 @@ def test_without_the_data_set_random_images_do(checkpoint, export):
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--format", "safetensors", "--mc_dropout", "true"], "expected one of these, got --format safetensors"),
-        (["--format", "torch-export", "--int8", "true"], "expected --format onnx alone, got --format torch"),
+        (["--format", "safetensors", "--mc_dropout", "true"], "--mc_dropout needs --format onnx or torch-export"),
+        (
+            ["--format", "torch-export", "--int8", "true"],
+            "--int8 needs --format onnx without --mc_dropout, got --format torch",
+        ),
         (["--format", "onnx", "--int8", "true", "--mc_dropout", "true"], "got --mc_dropout"),
-        (["--format", "onnx", "--out", "a.bin"], "expected one that ends with .onnx, got 'a.bin'"),
+        (["--format", "onnx", "--out", "a.bin"], "expected one ending in .onnx, got 'a.bin'"),
         (["--format", "onnx", "--out", "no/a.onnx"], "no such folder"),
         (["--format", "tflite"], "tflite"),
         (["--format", "onnx", "--ckpt_path", "none.ckpt"], "no such checkpoint: expected a file, best or last"),

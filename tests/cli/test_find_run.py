@@ -79,7 +79,7 @@ def test_nothing_of_that_content():
     make_run("a/1", "lr: 1")
     with pytest.raises(ValueError, match=r"got none with that content \(the newest run of other configs is runs/a/1"):
         find("best", "lr: 2")
-    with pytest.raises(ValueError, match="expected a training of no config in nowhere, got none"):
+    with pytest.raises(ValueError, match="expected a run of no config in nowhere, got none"):
         find("best", root="nowhere")
 
 
@@ -157,7 +157,7 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before():
         assert find_in_newest_run("last", ["lr: 1"], Path("runs")) == best
     assert find_in_newest_run("best", ["lr: 1"], Path("runs")) == best
     best.write_bytes(b"")
-    with pytest.raises(ValueError, match="got damaged ones only"), pytest.warns(UserWarning, match="wrong"):
+    with pytest.raises(ValueError, match="got only damaged ones"), pytest.warns(UserWarning, match="wrong"):
         find_in_newest_run("last", ["lr: 1"], Path("runs"))
 
 

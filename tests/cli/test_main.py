@@ -132,7 +132,7 @@ def test_early_stopping_from_a_config(run):
     ("flags", "message"),
     [
         (["--model.activation=sellu"], "model.activation"),
-        (["--model.dropout=alpha", "--model.dropout_p=1"], r"must be in \[0, 1\), got 1"),
+        (["--model.dropout=alpha", "--model.dropout_p=1"], "must be in [0, 1), got 1"),
         (["--model.dropout=alpha", "--model.dropout_p=nan"], "--model.dropout_p: expected a number; got 'nan'"),
         (["--model.hidden_sizes=[]"], "hidden_sizes must be one or more positive integers"),
         (["--model.hidden_sizes=20by100"], "got '20by100'"),
