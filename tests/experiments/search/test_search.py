@@ -129,7 +129,7 @@ def test_a_study_does_not_go_on_with_another_config(search, fail):
     message = fail("--trials=2", "--model.activation=relu")
     assert "model.activation has changed since the search was started: expected selu" in message
     assert "got relu" in message
-    assert "another metric" in fail("--trials=2", "--metric=val_accuracy")
+    assert "metric has changed" in fail("--trials=2", "--metric=val_accuracy")
     Path("space.yaml").write_text("model.lr: {type: float, low: 1e-4, high: 1e-2}")
     assert "another space" in fail("--trials=2")
     Path("space.yaml").write_text(SPACE)
@@ -222,7 +222,7 @@ def test_a_finder_in_the_place_of_a_training_is_a_failure(fail):
         (
             "model.lr: [0.1]",
             ["--sampler=gp", "--pruner=median"],
-            "expected --pruner none with --sampler gp, got median",
+            "--sampler gp needs --pruner none",
         ),
         ("model.lrr: [0.1]", [], "unknown option to vary: expected one of model."),
         ("model.lrr: [0.1]", [], "got 'model.lrr' (did you mean 'model.lr'"),
@@ -232,7 +232,11 @@ def test_a_finder_in_the_place_of_a_training_is_a_failure(fail):
             [],
             "batch_size must be at least 1, got 0",
         ),
-        ("n: {type: int, low: 0, high: 3}\nmodel.hidden_sizes: '{n}x8'", [], "--model.hidden_sizes=0x8: wrong hidden"),
+        (
+            "n: {type: int, low: 0, high: 3}\nmodel.hidden_sizes: '{n}x8'",
+            [],
+            "--model.hidden_sizes=0x8: hidden_sizes must be",
+        ),
         ("model.activation: [relu, sellu]", [], "sellu"),
         ("model.lr: {type: float, low: -1, high: 1}", [], "lr must be a positive number, got -1"),
         ("model.optimizer.momentun: [0.1]", [], "momentun"),
