@@ -79,7 +79,7 @@ def test_a_search(search, run):
         r"1/2  trial 0, n=\d,lr=\S+  complete  validation loss \d.\d{4}, accuracy \S+%, \d+ s  best ", printed[0]
     )
     assert re.match(r"2/2  trial 1, n=", printed[1])
-    assert any(line.split() == ["name", "loss", "accuracy", "an", "epoch"] for line in printed)  # the table
+    assert any(line.split() == ["name", "loss", "accuracy", "per", "epoch"] for line in printed)  # the table
     assert printed[-4:-1] == [
         "2 complete",
         f"written to {FOLDER}:",
@@ -131,10 +131,10 @@ def test_a_study_does_not_go_on_with_another_config(search, fail):
     assert "got relu" in message
     assert "metric has changed" in fail("--trials=2", "--metric=val_accuracy")
     Path("space.yaml").write_text("model.lr: {type: float, low: 1e-4, high: 1e-2}")
-    assert "another space" in fail("--trials=2")
+    assert "space has changed" in fail("--trials=2")
     Path("space.yaml").write_text(SPACE)
     # A folder of another machine, whose trials this process could not tell from dead ones.
-    assert "another folder" in fail("--trials=2", "--out=other", f"--storage=sqlite:///{FOLDER}/study.db")
+    assert "folder has changed" in fail("--trials=2", "--out=other", f"--storage=sqlite:///{FOLDER}/study.db")
 
 
 @pytest.mark.parametrize("logger", ["false", "{class_path: CSVLogger, init_args: {save_dir: logs}}"])
