@@ -24,7 +24,7 @@ def test_options_are_those_without_the_points():
         ([], "{model.lr: [0.1, -1]}", "a with --model.lr=-1: lr must be"),
         ([], "{model.activation: [selu, sellu]}", "a with --model.activation=sellu: (?s:.*)sellu"),
         ([], "{o: {a: {model.optimizer: SGD, model.optimizer.momentun: 1}}}", "a with (?s:.*)momentun"),
-        ([], "{n: [0], model.hidden_sizes: '{n}x8'}", "a with --model.hidden_sizes=0x8: wrong hidden"),
+        ([], "{n: [0], model.hidden_sizes: '{n}x8'}", "a with --model.hidden_sizes=0x8: hidden_sizes must be"),
         (["--model.lr", "0.1"], "{model.lr: [1, 2]}", "--model.lr is varied and cannot be set as well, got 0.1"),
         (["--model.lr=0.1"], "{o: {a: {model.lr: 1}}}", "--model.lr is varied and cannot be set as well, got 0.1"),
         (

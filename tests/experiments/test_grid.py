@@ -164,7 +164,7 @@ def test_unknown_names(name, message):
         ("model.lr: {type: float, low: 1, high: 2, log: true, step: 1}", "on a linear scale"),
         ("data.batch_size: {type: int, low: 1, high: 3, step: 5}", "expected 0 < step <= high - low"),
         ("model.activation: []", "wrong choices of model.activation"),
-        ("model.activation: [relu, relu]", "expected one or more, each once"),
+        ("model.activation: [relu, relu]", "expected one or more distinct"),
         ("model.activation: &a [*a]", "model.activation"),
         ("model.activation: [!!set {a}]", "wrong choices of model.activation"),
         ("n: {type: int, low: 1, high: 3}", "n has no effect"),

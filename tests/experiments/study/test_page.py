@@ -49,7 +49,7 @@ def test_each_column_says_what_it_is(tmp_path):
     assert columns.keys() == COLUMNS.keys()
     assert all(column["meaning"].endswith(".") for column in columns.values())
     assert columns["epochs_to_first"]["title"] == "epochs to selu's loss"
-    assert "the mean of selu's lowest ones" in columns["epochs_to_first"]["meaning"]
+    assert "the mean of selu's lowest losses" in columns["epochs_to_first"]["meaning"]
 
 
 @pytest.mark.parametrize("name", ["a", "a, model.lr=0.1, x=50%", "ä#?"])

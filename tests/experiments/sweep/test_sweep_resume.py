@@ -151,7 +151,7 @@ def test_a_longer_sweep_finishes_or_begins_a_cycle(tmp_path, capfd):
     run(tmp_path, "--trainer.max_epochs=1")
     with pytest.raises(SystemExit):
         run(tmp_path, "--trainer.max_epochs=2", "--ckpt_path=last")
-    assert "expected 12 optimizer steps, as when the checkpoint was written; got 24" in capfd.readouterr().err
+    assert "expected 12 optimizer steps, as when the checkpoint was written, got 24" in capfd.readouterr().err
     folder = run(tmp_path, "--trainer.max_epochs=2", "--ckpt_path=last", "--cycle.resume=new")
     rows = (folder / "lr=0.003,seed_everything=2/metrics.csv").read_text().splitlines()
     rates = [float(row.split(",")[1]) for row in rows[1:] if row.split(",")[1]]
