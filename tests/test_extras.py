@@ -8,7 +8,7 @@ from conftest import ROOT
 from cifar_lightning.extras import EXTRAS, missing_modules, require
 
 #: Extras that no command of the package needs.
-OTHERS = {"test", "examples", "notebook"}
+OTHERS = {"test", "examples", "notebook", "docs"}
 
 
 def test_the_extras_are_those_of_pyproject():

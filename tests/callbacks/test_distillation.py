@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT, SMALL
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 
 from cifar_lightning import CIFAR10DataModule, Distillation, MLPClassifier
@@ -104,6 +105,13 @@ def test_teachers_leave_with_the_training(teachers):
     assert set(module.state_dict()) == before
 
 
+def test_the_recipe_takes_the_newest_teachers(run):
+    small = [*SMALL, "--trainer.max_epochs=1", "--model.hidden_sizes=2x8"]
+    run("fit", f"--config={ROOT}/configs/best/bottleneck.yaml", *small, "--trainer.default_root_dir=runs/best")
+    said = run("fit", f"--config={ROOT}/configs/best/distilled.yaml", *small)
+    assert "epoch   1" in said
+
+
 class Other(LightningModule):
     def training_step(self, batch):
         raise NotImplementedError
@@ -139,5 +147,5 @@ def test_wrong_options(arguments, message):
 
 
 def test_a_missing_teacher_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"no checkpoint: .*gone\.ckpt"):
+    with pytest.raises(ValueError, match=r"no such checkpoint: .*gone\.ckpt"):
         trainer(callbacks=[Distillation([str(tmp_path / "gone.ckpt")])]).fit(classifier(), datamodule=data())

@@ -114,7 +114,7 @@ def test_what_is_not_one_optimizer(form):
 
 def test_a_schedule_is_drawn_without_training(run):
     printed = run("fit", f"--config={ROOT}/configs/one_cycle.yaml", *SMALL, "--trainer.callbacks+=SchedulePlot")
-    assert "30 steps: rate 0.005 at first, 0.05 at most" in printed
+    assert "30 steps: learning rate 0.005 at first, 0.05 at the peak" in printed
     with Image.open(next(Path().rglob("schedule.png"))) as picture:
         assert min(picture.size) > 300
     assert not list(Path().rglob("*.ckpt"))

@@ -47,7 +47,7 @@ def test_plot_schedule(capfd):
     assert is_untrained()
     printed = capfd.readouterr().out
     assert f"written to {only('schedule.png').parent}:\n  schedule.png\n" in printed
-    assert "15 steps: rate 0.005 at first" in printed
+    assert "15 steps: learning rate 0.005 at first" in printed
 
 
 def test_training_images(capfd):

@@ -109,7 +109,7 @@ def test_a_training_whose_disk_fills_goes_on_when_there_is_room(disk, fail_for_r
     printed = fail_for_room("fit", *FLAGS, "--trainer.default_root_dir=full")
     (last,) = disk.folder.rglob("last.ckpt")
     assert read_checkpoint(last)["epoch"] == 0
-    assert f"to go on: cifar-lightning fit --ckpt_path {last.relative_to(disk.folder)}" in printed
+    assert f"to resume: cifar-lightning fit --ckpt_path {last.relative_to(disk.folder)}" in printed
     again = ["fit", *FLAGS, f"--ckpt_path={last}"]
     fail_for_room(*again, "--trainer.default_root_dir=full")
     disk.make_room()
@@ -153,7 +153,7 @@ def test_a_disk_that_becomes_read_only(disk, fail_for_room, monkeypatch):
 
     monkeypatch.setattr(WholeCheckpoints, "save_checkpoint", save_read_only)
     printed = fail_for_room("fit", *FLAGS, reason="Read-only file system")
-    assert "to go on: cifar-lightning fit --ckpt_path" in printed
+    assert "to resume: cifar-lightning fit --ckpt_path" in printed
 
 
 @pytest.mark.usefixtures("undrawn")

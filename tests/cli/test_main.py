@@ -21,8 +21,8 @@ def only(paths):
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_trains(run, config):
-    if config.stem == "two_classes_pretrained":
-        pytest.skip("needs a pretrained network: see test_freeze_pretrained.py")
+    if config.stem in ("two_classes_pretrained", "distilled"):
+        pytest.skip("needs a trained network: see test_freeze_pretrained.py and test_distillation.py")
     enough = ["--data.synthetic_size=2000"] if "two_classes" in config.stem else []  # for 200 of two classes
     printed = run("fit", f"--config={config}", *SMALL, *enough, "--trainer.max_epochs=1")
     assert "Training on synthetic" in printed

@@ -268,9 +268,9 @@ def test_an_ensemble_and_a_start_from_layers_of_a_subclass(run):
 @pytest.mark.parametrize(
     ("callback", "message"),
     [
-        ("LRFinder", "of channels, rate; got 'lr'"),
-        ("SignalPicture", "expected MLPClassifier and"),
-        ("FreezePretrained", "expected a network that reuses layers"),
+        ("LRFinder", "hyperparameters, channels, rate; got 'lr'"),
+        ("SignalPicture", "needs an MLPClassifier and"),
+        ("FreezePretrained", "expected reused layers"),
     ],
 )
 def test_our_callbacks_say_what_they_are_for(fail, callback, message):

@@ -142,9 +142,9 @@ def test_an_archive_with_members_that_escape_is_not_even_opened(official, kind, 
         (lambda file: file.write_text("<html>Not found</html>"), r"expected the official MD5 .* \(22 bytes\)"),
         (lambda file: file.write_bytes(b""), r"expected the official MD5 .* \(0 bytes\)"),
         (lambda file: os.truncate(file, 10**12), r"expected the official MD5 .* \(1,000,000,000,000 bytes\)"),
-        (lambda file: (file.unlink(), os.mkfifo(file)), "received a folder, a device or a pipe"),
-        (lambda file: (file.unlink(), file.symlink_to("/dev/zero")), "received a folder, a device or a pipe"),
-        (lambda file: (file.unlink(), file.mkdir()), "received a folder, a device or a pipe"),
+        (lambda file: (file.unlink(), os.mkfifo(file)), "got a folder, a device or a pipe"),
+        (lambda file: (file.unlink(), file.symlink_to("/dev/zero")), "got a folder, a device or a pipe"),
+        (lambda file: (file.unlink(), file.mkdir()), "got a folder, a device or a pipe"),
     ],
     ids=["HTML", "empty", "endless", "pipe", "device", "folder"],
 )
@@ -153,7 +153,7 @@ def test_what_is_in_the_place_of_a_file_is_refused_in_bounded_memory(official, f
     folder, archive = official
     harm(folder / "data_batch_3" if form == "folder" else archive)
     with pytest.raises(
-        ValueError, match=message if form == "folder" or not archive.is_dir() else "incomplete CIFAR-10"
+        ValueError, match=message if form == "folder" or not archive.is_dir() else "CIFAR-10 is incomplete"
     ):
         load_official(folder if form == "folder" else archive)
 
