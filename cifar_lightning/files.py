@@ -1,4 +1,4 @@
-"""Writing files that are whole or not there."""
+"""Atomic file writes: a file is either complete or not there at all."""
 
 import errno
 import os
@@ -7,24 +7,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeGuard
 
-#: What the system says of a place that is full, beyond a quota or the largest size of a file, read-only, or broken.
+#: Error codes: disk full, quota exceeded, file too large, read-only, input/output error.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def is_no_room(error: BaseException) -> TypeGuard[OSError]:
-    """Whether an error says that a place takes no more data, whoever asks."""
+    """Whether an error means that nothing more can be written to a place, by anyone."""
     return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
 def name_place(error: BaseException, place: Path | str) -> None:
-    """Name a place in an error of a full disk, which the system raises without a name when it writes."""
+    """Add the name of a place to an error about a full disk: the system leaves it out when a write fails."""
     if is_no_room(error) and error.filename is None:
         error.filename = str(place)
 
 
 @contextmanager
 def naming(place: Path | str) -> Iterator[None]:
-    """Call `name_place` with what is raised."""
+    """Call `name_place` on any `OSError` raised in the context."""
     try:
         yield
     except OSError as error:
@@ -34,21 +34,21 @@ def naming(place: Path | str) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a name beside `path` to write to; the file written there then replaces `path`.
+    """Yield a temporary path to write to; the file written there then replaces `path` atomically.
 
-    It does so once it is on the disk. Until then, and if writing fails or the process dies, the old file stays. The
-    name is in the same folder, since a file can't be moved in one go from one file system to another.
+    The replacement happens once the data is on disk. Until then, and if writing fails or the process dies, the old file
+    stays. The temporary file is in the same folder, since moves between file systems are not atomic.
 
     Raises:
-        OSError: If writing fails; it names the file, as the system's own, of a full disk say, does not.
+        OSError: If writing fails. It names the file, which the system's own error, of a full disk say, does not.
     """
-    # Another process may write the same file. The suffix stays, by which some libraries choose a format.
+    # Another process may write the same file, hence the id. The suffix stays: some libraries choose the format by it.
     beside = path.with_name(f".new-{os.getpid()}-{path.name}")
     try:
         yield beside
         _flush(beside, os.O_RDWR)
         os.replace(beside, path)
-        if os.name == "posix":  # elsewhere a folder can't be opened
+        if os.name == "posix":  # folders can't be opened elsewhere
             _flush(path.parent, os.O_RDONLY)
     except OSError as error:
         if error.filename is not None or error.errno is None:
@@ -59,7 +59,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file as `replacing` does."""
+    """Write a file atomically, with `replacing`."""
     with replacing(path) as beside:
         beside.write_bytes(content)
 

@@ -1,6 +1,6 @@
-"""The style that all pictures share: colours, type, scales, and how a figure becomes a file.
+"""The common style of all pictures: colours, fonts and scales, and how figures are saved.
 
-A module that draws decorates its functions with `@style()`, begins with `new_picture`, and ends with `save`.
+Drawing functions are decorated with `@style()`, start with `new_picture` and end with `save`.
 """
 
 import io
@@ -24,12 +24,12 @@ from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullFormatter
 
 from cifar_lightning.files import write_whole
 
-#: Pixels per inch of a picture's size on the screen, and of the file, which has twice as many each way.
+#: Pixels per inch on the screen, and in files, which have twice the resolution.
 SCREEN_DPI = 100
 DPI = 200
 
-# Okabe and Ito, "Color Universal Design", 2008: told apart in any kind of colour blindness. Their yellow is left out,
-# since a thin line of it can't be seen on white.
+# Okabe and Ito, "Color Universal Design", 2008: distinguishable with any kind of colour blindness. Their yellow is left
+# out because thin yellow lines are invisible on white.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
@@ -40,7 +40,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 TRAINING, VALIDATION = BLUE, VERMILLION
 RIGHT, WRONG = BLUE, VERMILLION
 
-#: Colours for numbers: viridis without its pale end.
+#: Colour map for numbers: viridis without its pale end.
 SEQUENCE = ListedColormap(colormaps["viridis"].resampled(256).colors[:226], "sequence")  # type: ignore[attr-defined]
 
 _TITLE_SIZE = 12
@@ -66,7 +66,7 @@ _PARAMETERS: dict[Any, Any] = {
     "lines.linewidth": 1.6,
     "lines.markersize": 5,
     "text.color": TEXT,
-    "text.parse_math": False,  # a $ in the name of a class or a file is one
+    "text.parse_math": False,  # a $ in a class or file name is just a $
     "xtick.color": GREY,
     "xtick.labelcolor": TEXT,
     "xtick.labelsize": 8.5,
@@ -78,7 +78,7 @@ _PARAMETERS: dict[Any, Any] = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Within the context, or the function that this decorates, matplotlib draws in our style, whatever the user's."""
+    """Make matplotlib use our style in a context or a decorated function, regardless of the user's settings."""
     with rc_context():
         rcdefaults()
         rcParams.update(_PARAMETERS)
@@ -86,7 +86,7 @@ def style() -> Iterator[None]:
 
 
 class Picture(Figure):
-    """A figure that a notebook shows where it is a cell's value, at twice the screen's resolution."""
+    """A figure that a notebook displays as a cell's value, at twice the screen's resolution."""
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         width, height = (round(inches * SCREEN_DPI) for inches in self.get_size_inches())
@@ -94,29 +94,29 @@ class Picture(Figure):
 
 
 def new_picture(width: float, height: float, title: str = "") -> Picture:
-    """An empty picture of a size in inches; a title that is too long for a line has several."""
+    """An empty picture with a size in inches; long titles are wrapped."""
     picture = Picture(figsize=(width, height), dpi=SCREEN_DPI, layout="constrained")
     if title:
-        per_line = int(width * 72 / (0.63 * _TITLE_SIZE))  # a character of the bold type is 0.63 of its size wide
+        per_line = int(width * 72 / (0.63 * _TITLE_SIZE))  # a bold character is about 0.63 of the font size wide
         picture.suptitle("\n".join(textwrap.wrap(title, per_line)), x=0.01, ha="left")
     return picture
 
 
 def save(figure: Figure, path: Path | None) -> None:
-    """Write a figure to a file, whole or not at all; to none if there is no path."""
+    """Write a figure to a file atomically; do nothing if there is no path."""
     if path is not None:
         write_whole(path, _render(figure, path.suffix[1:] or "png"))
 
 
 def _render(figure: Figure, kind: str) -> bytes:
     file = io.BytesIO()
-    with style():  # ticks and their labels are made now
+    with style():  # ticks and their labels are created here
         figure.savefig(file, format=kind, dpi=DPI)
     return file.getvalue()
 
 
 def look(index: int) -> dict[str, Any]:
-    """Colour and line style of the line of this index: 28 lines can be told apart."""
+    """Colour and line style of the line with this index; 28 lines are distinguishable."""
     style = LINE_STYLES[index // len(COLOURS) % len(LINE_STYLES)]
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": style}
 
@@ -129,14 +129,14 @@ def beside(axes: Axes, handles: Sequence[Artist], title: str = "") -> None:
 
 
 def shorten(text: str, most: int) -> str:
-    """At most so many characters of a text, its beginning and its end."""
+    """Shorten a text to at most `most` characters by cutting out its middle."""
     if len(text) <= most:
         return text
     return text[: most - most // 2 - 1] + "…" + text[len(text) - most // 2 :]
 
 
 def widest(texts: Sequence[str], size: float, weight: str = "normal") -> float:
-    """Inches that the widest of some lines of text takes."""
+    """Width of the widest text, in inches."""
     font, renderer = FontProperties(size=size, weight=weight), RendererAgg(1, 1, DPI)  # type: ignore[no-untyped-call]
     measure: Any = renderer.get_text_width_height_descent
     return max(float(measure(text, font, ismath=False)[0]) for text in texts) / DPI
@@ -146,7 +146,7 @@ def widest(texts: Sequence[str], size: float, weight: str = "normal") -> float:
 
 
 def plain(value: float, digits: int = 3) -> str:
-    """A number of so many digits, as people write it: 0.003, 2.5e-5, 1,200."""
+    """A number with this many significant digits, as people write it: 0.003, 2.5e-5, 1,200."""
     if 1000 <= abs(value) < 1e7 and value == round(value):
         return f"{value:,.0f}"
     mantissa, _, exponent = f"{value:.{digits}g}".partition("e")
@@ -154,10 +154,10 @@ def plain(value: float, digits: int = 3) -> str:
 
 
 class PlainFormatter(Formatter):
-    """Writes ticks as `plain` numbers, with no offset or factor at the axis's end.
+    """Formats ticks as `plain` numbers, without an offset or factor at the end of the axis.
 
     Args:
-        unit: 1, or 0.01 for percents.
+        unit: 1, or 0.01 for percentages.
     """
 
     def __init__(self, unit: float = 1.0) -> None:
@@ -169,35 +169,35 @@ class PlainFormatter(Formatter):
         if self.axis.get_scale() == "log":  # type: ignore[union-attr]
             return plain(x)
         span, largest = high - low, max(abs(low), abs(high))
-        x = 0.0 if abs(x) < 1e-9 * span else x  # which rounding may have missed
+        x = 0.0 if abs(x) < 1e-9 * span else x  # 0, up to rounding
         return plain(x / self._unit, 3 + max(0, ceil(log10(largest / span))) if span else 3) + self._sign
 
 
 def plain_axis(axes: Axes) -> None:
-    """Write plain numbers at the y axis."""
+    """Label the y axis with plain numbers."""
     axes.yaxis.set_major_formatter(PlainFormatter())
 
 
 def percent_axis(axis: Axis) -> None:
-    """Write percents at an axis of shares."""
+    """Label an axis of fractions with percentages."""
     axis.set_major_formatter(PlainFormatter(0.01))
 
 
 def whole_axis(axes: Axes, label: str) -> None:
-    """Label the x axis, whose ticks are whole numbers."""
+    """Label the x axis, with ticks at whole numbers only."""
     axes.set_xlabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(PlainFormatter())
 
 
 def log_axis(axes: Axes) -> None:
-    """Make the y axis, whose data must have been drawn, logarithmic."""
+    """Make the y axis logarithmic; the data must have been drawn."""
     axes.set_yscale("log")
     log_ticks(axes.yaxis)
 
 
 def log_ticks(axis: Axis) -> None:
-    """Write a few plain numbers at a logarithmic axis."""
+    """Label a logarithmic axis with a few plain numbers."""
     low, high = axis.get_view_interval()
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,), numticks=9))
     axis.set_major_formatter(PlainFormatter())

@@ -1,4 +1,4 @@
-"""A network as a row of layers, as far as that is certain to be the same function."""
+"""A network as a sequence of layers, as far as the two certainly compute the same."""
 
 from collections.abc import Callable
 
@@ -9,10 +9,10 @@ from cifar_lightning.compiled.hooks import has_hooks
 
 
 def split_at_first_dropout(module: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """Split `module` into the layers before the first that drops or may drop something, and the rest.
+    """Split `module` before the first layer that drops or may drop something.
 
-    The two in a row are the same function as `module`. The first is the identity where that can't be told: for a
-    module of neither torch's nor ours, one with hooks, and one whose forward pass is not its class's.
+    Applied in order, the two parts compute the same as `module`. The first part is the identity where that can't be
+    guaranteed: for modules that are neither torch's nor ours, that have hooks, or whose forward pass was replaced.
     """
     layers = _flatten(module)
     first = next((i for i, layer in enumerate(layers) if any(map(_may_drop, layer.modules()))), len(layers))
@@ -24,10 +24,10 @@ def _may_drop(module: nn.Module) -> bool:
 
 
 def _flatten(module: nn.Module) -> list[nn.Module]:
-    """The layers that a call of `module` runs one after another; `module` itself where that is not certain."""
+    """The layers that `module` applies in order; only `module` itself where that is uncertain."""
     if is_foreign(module) or has_hooks(module) or type(module).__call__ is not nn.Module.__call__:
         return [module]
-    as_sequential = getattr(type(module), "as_sequential", None)  # of a class of ours, as `is_foreign` made sure
+    as_sequential = getattr(type(module), "as_sequential", None)  # the class is ours: `is_foreign` has checked that
     if as_sequential is not None and "as_sequential" not in vars(module):
         module = as_sequential(module)
     if type(module) is not nn.Sequential:

@@ -1,4 +1,4 @@
-"""Pictures of trainings: what is measured of each epoch, of one run or of the runs of a sweep."""
+"""Learning curves of a single run, or of all runs of a sweep."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -30,19 +30,19 @@ from cifar_lightning.style import (
     whole_axis,
 )
 
-#: Figures of an epoch by name: "epoch", from 1 on, "lr", and what is known, such as "val_loss".
+#: Results of an epoch by name: "epoch", counted from 1, "lr", and metrics such as "val_loss".
 Row = Mapping[str, float]
 
-#: A curve with at most so many points marks each of them.
+#: Curves with at most this many points have a marker at each.
 MARKED = 30
-#: A loss that spans more than this factor is drawn on a logarithmic scale.
+#: Losses that span more than this factor are drawn on a logarithmic scale.
 WIDE = 30.0
-#: The runs of a sweep that a legend names.
+#: The most runs of a sweep that the legend lists.
 NAMED = 20
 
 
 def best_epoch(rows: Sequence[Row]) -> Row | None:
-    """The row of the lowest validation loss, of which one that is no number is the highest; None without any."""
+    """The row with the lowest validation loss, where NaN counts as highest; None if no row has one."""
     validated = [row for row in rows if "val_loss" in row]
     return min(validated, key=lambda row: (isnan(row["val_loss"]), row["val_loss"]), default=None)
 
@@ -54,14 +54,14 @@ def draw_learning_curves(
     title: str = "Learning curves",
     rates: Sequence[tuple[float, float]] = (),
 ) -> Figure:
-    """Draw loss, accuracy and learning rate against the epoch, and mark the epoch of the lowest validation loss.
+    """Draw loss, accuracy and learning rate by epoch, and mark the epoch with the lowest validation loss.
 
     Args:
-        rows: One an epoch, with "epoch", "lr" (at its end) and what is known of the losses and accuracies of "train"
-            and "val", as in "val_loss".
-        path: The file to write, if any.
+        rows: One per epoch, with "epoch", "lr" (at its end) and, where known, "train_loss", "train_accuracy",
+            "val_loss" and "val_accuracy".
+        path: File to write; None writes none.
         title: The figure's title.
-        rates: Epochs since the training's start, with a fraction, and the learning rate from then on.
+        rates: Pairs of time, in (fractional) epochs since the start of training, and the learning rate from then on.
     """
     figure = new_picture(12, 3.9, title)
     loss, accuracy, rate = figure.subplots(1, 3, sharex=True)
@@ -94,7 +94,7 @@ def _draw_curve(axes: Axes, points: Sequence[tuple[float, float]], **looks: Any)
 
 
 def _values(axes: Axes) -> list[float]:
-    """What has been drawn."""
+    """The y values of all lines."""
     return [float(value) for line in axes.lines for value in np.asarray(line.get_ydata(), dtype=float)]
 
 
@@ -107,7 +107,7 @@ def _say_if_empty(axes: Axes) -> None:
 
 
 def _scale_loss(axes: Axes) -> None:
-    """Choose a scale on which all losses can be told apart, those of a training that diverges too."""
+    """Choose a scale on which all losses can be distinguished, even if training diverged."""
     values = _values(axes)
     finite = [value for value in values if isfinite(value)]
     if finite and max(finite) > WIDE * min(finite) > 0:
@@ -117,13 +117,13 @@ def _scale_loss(axes: Axes) -> None:
 
 
 def _draw_rate(axes: Axes, rows: Sequence[Row], rates: Sequence[tuple[float, float]]) -> None:
-    """Draw the rate, which holds until the next one that is known."""
+    """Draw the learning rate as steps: each value holds until the next known one."""
     points = sorted(({row["epoch"]: row["lr"] for row in rows if "lr" in row} | dict(rates)).items())
     axes.set_title("learning rate")
     if points:
         looks: dict[str, Any] = {"marker": "o", "markersize": 4} if len(points) == 1 else {"drawstyle": "steps-post"}
         axes.plot(*zip(*points, strict=True), color=BLACK, label="_rate", **looks)
-        axes.set_ylim(0, 1.05 * max(rate for _, rate in points) or None)  # a constant rate is not on the edge
+        axes.set_ylim(0, 1.05 * max(rate for _, rate in points) or None)  # keeps a constant rate off the edge
     axes.set_xlim(left=0)
     plain_axis(axes)
 
@@ -144,14 +144,15 @@ def _mark_best(panels: Sequence[Axes], best: Row) -> None:
 
 @style()
 def draw_sweep_curves(curves: Mapping[str, Sequence[Row]], path: Path | None = None, title: str = "Sweep") -> Figure:
-    """Draw validation loss and accuracy of several runs in one picture: a darker line has a lower rate.
+    """Draw validation loss and accuracy of several runs in one picture; darker lines have lower learning rates.
 
-    Runs of equal rate, of several seeds say, have one colour and other line styles; runs whose names tell no rate have
-    colours of their own. The run of the lowest validation loss is marked. Of many runs the best are named.
+    Runs with the same rate, such as different seeds, share a colour and differ in line style. If the name of any run
+    contains no rate, each has its own colour. The run with the lowest validation loss is marked. With many runs, the
+    legend lists only the best.
 
     Args:
-        curves: The rows of each run, as in `draw_learning_curves`, by a name such as "lr=0.01" or "seed=1_lr=0.01".
-        path: The file to write, if any.
+        curves: The rows of each run, as in `draw_learning_curves`, keyed by names like "lr=0.01" or "seed=1_lr=0.01".
+        path: File to write; None writes none.
         title: The figure's title.
     """
     names = sorted(curves, key=lambda name: (_rate(name), list(curves).index(name)))
@@ -181,14 +182,14 @@ def draw_sweep_curves(curves: Mapping[str, Sequence[Row]], path: Path | None = N
         if name in named
     ]
     if len(names) > NAMED:
-        handles.append(Line2D([], [], linestyle="", label=f"and {len(names) - NAMED} with a higher loss"))
+        handles.append(Line2D([], [], linestyle="", label=f"and {len(names) - NAMED} more with a higher loss"))
     beside(accuracy, handles, "lowest validation loss")
     save(figure, path)
     return figure
 
 
 def _rate(name: str) -> float:
-    """The learning rate in a run's name, such as "lr=0.01" or "schedule.max_lr=1e-2"; infinite if there is none."""
+    """The learning rate in a run's name, such as "lr=0.01" or "schedule.max_lr=1e-2"; infinity if there is none."""
     found = re.search(r"(?:^|[^a-zA-Z])lr=(\d*\.?\d+(?:e[+-]?\d+)?)", name, re.IGNORECASE)
     return float(found[1]) if found else inf
 
@@ -204,7 +205,7 @@ def _label(name: str, rows: Sequence[Row]) -> str:
 
 
 def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour by rate, and line style by the place among those of equal rate."""
+    """Colour the runs by rate, and tell those with the same rate apart by line style."""
     rates = sorted({_rate(name) for name in names})
     if inf in rates or len(rates) == 1:
         return {name: look(index) for index, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: how far probabilities can be relied on, and which classes are taken for which."""
+"""Pictures of an evaluation: reliability diagrams and confusion matrices."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,9 +23,9 @@ from cifar_lightning.style import (
     widest,
 )
 
-#: With more classes than these the cells of a confusion matrix are too small for numbers.
+#: With more classes than this, the cells of a confusion matrix are too small for numbers.
 NUMBERED = 20
-#: Inches of a cell with numbers, and the most that the cells of all classes take.
+#: Inches: side of a cell with numbers, maximum side of the matrix.
 CELL, MATRIX = 0.56, 13.0
 
 
@@ -33,13 +33,13 @@ CELL, MATRIX = 0.56, 13.0
 def draw_reliability(
     curves: Mapping[str, Mapping[str, Tensor]], path: Path | None = None, title: str = "Reliability"
 ) -> Figure:
-    """Draw accuracy against confidence, and how many predictions have which confidence.
+    """Draw accuracy against confidence, and a histogram of the confidences.
 
-    An accuracy has its standard error, which is large where a bin has few predictions.
+    Error bars are the standard error of the accuracy, which is large in bins with few predictions.
 
     Args:
-        curves: What `Reliability` computes, by the name of the way to predict.
-        path: The file to write, if any.
+        curves: Results of `Reliability`, keyed by the name of the prediction method.
+        path: File to write; None writes none.
         title: The figure's title.
     """
     figure = new_picture(7, 7 + 0.2 * len(curves), title)
@@ -67,7 +67,7 @@ def draw_reliability(
 
 
 def _draw_counts(axes: Axes, counts: list[float], index: int, ways: int) -> None:
-    """Draw the counts of the bins of a way as bars beside those of the others, with numbers if it is alone."""
+    """Draw one method's counts per bin next to those of the others; with numbers if it is the only one."""
     width = 0.86 / len(counts) / ways
     left = [(bin + 0.07) / len(counts) + index * width for bin in range(len(counts))]
     bars = axes.bar(left, counts, width, align="edge", color=look(index)["color"])
@@ -80,12 +80,12 @@ def _draw_counts(axes: Axes, counts: list[float], index: int, ways: int) -> None
 def draw_confusion_matrix(
     counts: Tensor, classes: Sequence[str], path: Path | None = None, title: str = "Confusion matrix"
 ) -> Figure:
-    """Draw how many images of each true class, a row, are predicted as each class, a column, and their share of it.
+    """Draw how many images of each true class (row) are predicted as each class (column), and what share that is.
 
     Args:
-        counts: (K, K), integers.
+        counts: (K, K), integers; rows are true classes.
         classes: The classes' names.
-        path: The file to write, if any.
+        path: File to write; None writes none.
         title: The figure's title.
     """
     names = [shorten(name, 40) for name in classes]
@@ -114,7 +114,7 @@ def draw_confusion_matrix(
 
 
 def _write_numbers(axes: Axes, counts: list[list[int]], shares: list[list[float]]) -> None:
-    """Write share and count into each cell that has any."""
+    """Write share and count into each nonzero cell."""
     for row, (line, parts) in enumerate(zip(counts, shares, strict=True)):
         for column, (count, share) in enumerate(zip(line, parts, strict=True)):
             if not count:

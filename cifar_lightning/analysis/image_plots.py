@@ -1,4 +1,4 @@
-"""A picture of images beside what is predicted of them."""
+"""A picture of images with their predictions."""
 
 import textwrap
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ from cifar_lightning.style import (
     widest,
 )
 
-#: The most classes that have a bar: the most probable ones, and the true one.
+#: Number of most probable classes that get a bar; the true class gets one too.
 BARS = 10
-#: Inches that a picture may be wide, of the side of an image, of the longest bar, and of a gap.
+#: Inches: maximum width of the picture, side of an image, length of the longest bar, gap between columns.
 WIDTH, IMAGE, LENGTH, GAP = 17.5, 1.4, 1.1, 0.22
-#: Inches of a line above or below an image, and characters that it may have.
+#: Height in inches of a line of text above or below an image, and its maximum length in characters.
 LINE, CHARACTERS = 0.135, 24
 
-#: Left, bottom, width and height, as shares of the picture.
+#: Left, bottom, width and height, as fractions of the picture.
 Box = tuple[float, float, float, float]
 
 
@@ -46,17 +46,17 @@ def draw_images(
     std: Tensor | None = None,
     labels: Sequence[int | None] | None = None,
 ) -> Figure:
-    """Draw images, each beside bars of its probabilities; where the true class is known, right and wrong are marked.
+    """Draw images, each next to a bar chart of its probabilities, and mark correct and wrong predictions if known.
 
     Args:
-        images: (N, 3, H, W), uint8; floats are drawn from their least to their greatest value, each image by itself.
+        images: (N, C, H, W), uint8; floating images are each scaled to their own minimum and maximum.
         probabilities: (N, K).
-        captions: What is said above each image.
+        captions: Text below each image.
         classes: The classes' names.
-        path: The file to write, if any.
+        path: File to write; None writes none.
         title: The figure's title.
-        std: (N, K), drawn as the bars' errors.
-        labels: The true class of each image, or None where it is not known.
+        std: (N, K), drawn as error bars.
+        labels: The true class of each image; None where unknown.
     """
     names = [shorten(name, 40) for name in classes]
     known = labels if labels is not None else [None] * len(images)
@@ -70,7 +70,7 @@ def draw_images(
         colour = TEXT if known[index] is None else RIGHT if known[index] == _best(row) else WRONG
         if image.is_floating_point():
             image = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-12)
-        picture.imshow(image.permute(1, 2, 0).cpu().numpy(), cmap="gray", vmin=0, vmax=255)  # (of grey images)
+        picture.imshow(image.permute(1, 2, 0).cpu().numpy(), cmap="gray", vmin=0, vmax=255)  # for grayscale images
         picture.set(xticks=[], yticks=[])
         picture.spines[:].set(visible=colour != TEXT, color=colour, linewidth=3)
         picture.set_title("\n".join(heads[index]), fontsize=8, color=colour, fontweight="bold", loc="left")
@@ -81,13 +81,13 @@ def draw_images(
 
 
 class _Places:
-    """Where the images and their bars stand: computed, since matplotlib's layout of fifty axes takes seconds.
+    """Positions of the images and their bars, computed here because matplotlib's layout of fifty axes takes seconds.
 
     Args:
         count: Number of images.
-        names: The classes' names, which stand between an image and its bars.
-        above: Lines above an image.
-        below: Lines below it.
+        names: The class names, shown between an image and its bars.
+        above: Number of lines above an image.
+        below: Number of lines below an image.
     """
 
     def __init__(self, count: int, names: Sequence[str], above: int, below: int) -> None:
@@ -98,7 +98,7 @@ class _Places:
         self.rows = -(-count // self.columns)
 
     def new_picture(self, title: str, key: Sequence[Patch]) -> Picture:
-        """An empty picture with room for all of them, a title and a legend."""
+        """An empty picture with room for all images, a title and a legend."""
         width = max(self.columns * self.width + 0.3, 4.5)
         columns = len(key) if width > 2.2 * len(key) else 1
         self.bottom = 0.2 + 0.2 * len(key) / columns
@@ -113,14 +113,14 @@ class _Places:
         return picture
 
     def boxes(self, index: int) -> tuple[Box, Box]:
-        """Where an image and its bars stand."""
+        """The positions of an image and its bars."""
         row, column = divmod(index, self.columns)
         x = 0.15 + column * self.width
         y = self.bottom + self.below + (self.rows - 1 - row) * self.height
         return self._box(x, y, IMAGE), self._box(x + IMAGE + self.names, y, LENGTH)
 
     def _box(self, x: float, y: float, width: float) -> Box:
-        """A box of an image's height, from inches."""
+        """A box as tall as an image, given in inches."""
         whole, height = self.size
         return x / whole, y / height, width / whole, IMAGE / height
 
@@ -134,7 +134,7 @@ def _best(probabilities: Sequence[float]) -> int:
 
 
 def _verdict(probabilities: Sequence[float], label: int | None, names: Sequence[str]) -> list[str]:
-    """The lines that say what is predicted, whether that is right, and if not, what would be."""
+    """The lines that give the prediction, whether it is correct, and if not, the true class."""
     best = _best(probabilities)
     predicted = f"{names[best]} {probabilities[best]:.0%}"
     if label is None:
@@ -145,7 +145,7 @@ def _verdict(probabilities: Sequence[float], label: int | None, names: Sequence[
 def _draw_bars(
     axes: Axes, probabilities: Sequence[float], label: int | None, names: Sequence[str], std: Sequence[float] | None
 ) -> None:
-    """Draw the bars of all classes, or of the most probable ones and the true one."""
+    """Draw a bar for every class, or with many classes for the most probable and the true ones."""
     shown = sorted(range(len(names)), key=lambda k: -probabilities[k])[:BARS]
     shown = sorted(
         {*shown, *([label] if label is not None else [])}, key=lambda k: -probabilities[k] if len(names) > BARS else k

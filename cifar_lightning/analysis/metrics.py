@@ -1,4 +1,4 @@
-"""What is measured of a classifier, from its logits while it trains and from its probabilities when it is evaluated."""
+"""Metrics of a classifier: of its logits during training, and of its probabilities during evaluation."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from cifar_lightning.analysis.exact_metric import (
 )
 from cifar_lightning.analysis.mc_dropout import entropy
 
-#: Bins of equal width for reliability diagrams and the expected calibration error, as in Guo et al. 2017.
+#: Number of equal-width bins in reliability diagrams and the expected calibration error, as in Guo et al. 2017.
 BINS = 15
 
 
@@ -27,7 +27,7 @@ class CrossEntropy(MeanMetric):
     higher_is_better = False
 
     def check_predictions(self, predictions: Tensor) -> None:
-        """Raise a ValueError unless they are (B, K) and floating."""
+        """Raise a ValueError unless the predictions have the shape (B, K) and a floating dtype."""
         check_predictions(self, predictions)
 
     def terms(self, predictions: Tensor, target: Tensor) -> Tensor:
@@ -38,8 +38,8 @@ class CrossEntropy(MeanMetric):
 class NegativeLogLikelihood(MeanMetric):
     """Mean negative log-likelihood, in nats, of probabilities (B, K) against labels (B,).
 
-    A probability counts as no smaller than 1.2e-38, float32's smallest normal number, so that one 0 does not make the
-    mean infinite: it costs 87.3.
+    Probabilities are clamped to at least 1.2e-38, float32's smallest normal number, so a single 0 costs 87.3 instead of
+    making the mean infinite.
     """
 
     higher_is_better = False
@@ -56,19 +56,19 @@ class BrierScore(MeanMetric):
     higher_is_better = False
 
     def terms(self, predictions: Tensor, target: Tensor) -> Tensor:
-        """The squared distance of each example from its label's corner."""
+        """The squared distance between each example's probabilities and its one-hot label."""
         return (predictions - F.one_hot(target, predictions.shape[1])).square().sum(1)
 
 
 class TopKAccuracy(MeanMetric):
     """Share of examples whose label is among the k classes with the highest scores (B, K).
 
-    Of equal scores that of the first class counts as the highest, as in `argmax`. (`torch.topk`, which torchmetrics
-    uses, takes any of them, so that its top-3 accuracy can be lower than its accuracy.) A score that is NaN is higher
-    than any number, as in `argmax`, but never right.
+    Ties go to the class with the lowest index, as in `argmax`. (torchmetrics uses `torch.topk`, which breaks ties
+    arbitrarily, so its top-3 accuracy can be lower than its accuracy.) A NaN score ranks above every number, as in
+    `argmax`, but is never correct.
 
     Args:
-        k: Number of classes.
+        k: Number of top classes.
 
     Raises:
         ValueError: If k is below 1.
@@ -83,11 +83,11 @@ class TopKAccuracy(MeanMetric):
         self.k = k
 
     def check_predictions(self, predictions: Tensor) -> None:
-        """Raise a ValueError unless they are (B, K) and floating."""
+        """Raise a ValueError unless the predictions have the shape (B, K) and a floating dtype."""
         check_predictions(self, predictions)
 
     def terms(self, predictions: Tensor, target: Tensor) -> Tensor:
-        """1 where fewer than k classes come before the label, and 0 elsewhere."""
+        """1 where fewer than k classes rank above the label, 0 elsewhere."""
         score = predictions.gather(1, target[:, None])
         classes = torch.arange(predictions.shape[1], device=predictions.device)
         before = ~(predictions <= score) | (predictions == score) & (classes < target[:, None])
@@ -95,10 +95,10 @@ class TopKAccuracy(MeanMetric):
 
 
 class PredictiveEntropy(MeanMetric):
-    """Mean entropy, in nats, of probabilities (B, K); the target is not looked at."""
+    """Mean entropy, in nats, of probabilities (B, K); the target is ignored."""
 
     def check(self, predictions: Tensor, target: Tensor) -> Tensor:
-        """Return any `target`."""
+        """Accept any `target`."""
         return target
 
     def terms(self, predictions: Tensor, target: Tensor) -> Tensor:
@@ -107,20 +107,21 @@ class PredictiveEntropy(MeanMetric):
 
 
 class MutualInformation(MeanMetric):
-    """Mean mutual information, in nats, of Monte-Carlo samples: their mean (B, K) and, as target, their mean entropy.
+    """Mean mutual information, in nats, of Monte-Carlo samples.
 
-    That is predictive minus expected entropy (Houlsby et al. 2011, BALD): what the samples disagree about.
+    The predictions are the mean (B, K) of the samples, the target is their mean entropy (B,). The mutual information is
+    predictive minus expected entropy (Houlsby et al. 2011, BALD); it measures how much the samples disagree.
     """
 
     def check(self, predictions: Tensor, target: Tensor) -> Tensor:
         """Return `target`, (B,), in the dtype of the sums.
 
         Raises:
-            ValueError: If it has another shape, or is not floating.
+            ValueError: If its shape is different or its dtype is not floating.
         """
         if target.shape != predictions.shape[:1] or not target.is_floating_point():
             raise ValueError(
-                f"MutualInformation: wrong target: expected the mean entropy of the samples of each example, of shape "
+                f"MutualInformation: wrong target: expected the mean entropy of each example's samples, with shape "
                 f"({len(predictions)},) and a floating dtype; got {target.dtype} of shape {tuple(target.shape)}"
             )
         return target.to(self.dtype)
@@ -131,13 +132,13 @@ class MutualInformation(MeanMetric):
 
 
 class Reliability(ExactMetric):
-    """Confidence and accuracy in bins of confidence, from probabilities (B, K) and labels (B,).
+    """Mean confidence and accuracy per confidence bin, from probabilities (B, K) and labels (B,).
 
-    Bin i of n holds the confidences in (i/n, (i+1)/n] (Guo et al. 2017, equation 3), and the first one 0 too. The edges
-    are rounded to the dtype of the probabilities: 0.2 lies at the edge of 0.2 in any precision.
+    Bin i of n holds the confidences in (i/n, (i+1)/n] (Guo et al. 2017, equation 3); the first bin includes 0. The
+    edges are rounded to the dtype of the probabilities, so that 0.2 is exactly on the edge 0.2 in any precision.
 
     Args:
-        bins: Number of bins of equal width.
+        bins: Number of equal-width bins.
     """
 
     counts: Tensor
@@ -156,7 +157,7 @@ class Reliability(ExactMetric):
         """Add a batch.
 
         Raises:
-            ValueError: For wrong shapes, dtypes or labels.
+            ValueError: If a shape, a dtype or a label is wrong.
         """
         check_probabilities(self, probabilities)
         labels = check_labels(self, probabilities, labels)
@@ -170,7 +171,7 @@ class Reliability(ExactMetric):
         self.confidence = self.confidence.index_add(0, index, confidence)
 
     def compute(self) -> Any:
-        """Counts, mean confidence and accuracy of each bin, each (bins,); 0 where a bin is empty."""
+        """The count, mean confidence and accuracy of each bin, each (bins,); 0 for empty bins."""
         counts = self.counts.clamp(min=1)
         return {
             "counts": self.counts,
@@ -180,7 +181,7 @@ class Reliability(ExactMetric):
 
 
 class ExpectedCalibrationError(Reliability):
-    """Mean gap between the accuracy and the confidence of the bins of `Reliability`, weighted by their counts."""
+    """Mean gap between accuracy and confidence over the bins of `Reliability`, weighted by their counts."""
 
     higher_is_better = False
 
@@ -192,11 +193,11 @@ class ExpectedCalibrationError(Reliability):
 class AURC(ExactMetric):
     """Area under the risk-coverage curve (Geifman and El-Yaniv 2017), from probabilities (B, K) and labels (B,).
 
-    The error rate among the n most confident predictions, averaged over n: what is to be expected of a classifier
-    that may decline the rest. 0 is best. Nothing says which of equally confident predictions comes first, so the mean
-    over all their orders is taken: each of them counts as wrong by the share of them that is,
+    This is the error rate among the n most confident predictions, averaged over n: the expected error rate of a
+    classifier that may abstain from the rest. 0 is best. The order of equally confident predictions is arbitrary, so
+    the result is averaged over all orders; each such prediction counts as the error rate of its group,
 
-        AURC = 1/N Σ_n 1/n Σ_(i <= n) e_i,  with e_i the error rate among the predictions as confident as the i-th.
+        AURC = 1/N Σ_n 1/n Σ_(i <= n) e_i,  where e_i is the error rate among the predictions as confident as the i-th.
     """
 
     higher_is_better = False
@@ -212,18 +213,18 @@ class AURC(ExactMetric):
         """Add a batch.
 
         Raises:
-            ValueError: For wrong shapes, dtypes or labels.
+            ValueError: If a shape, a dtype or a label is wrong.
         """
         check_probabilities(self, probabilities)
         labels = check_labels(self, probabilities, labels)
         confidence, right = _judge(probabilities, labels)
-        # In the metric's own dtype, in which a rank without examples takes part.
+        # In the metric's own dtype, since a rank without examples gathers an empty state of that dtype.
         self.confidence.append(confidence.to(self.dtype))
         self.wrong.append((~right).to(self.dtype))
 
     def compute(self) -> Tensor:
-        """The mean over coverages of the error rate; NaN for no examples."""
-        if len(self.confidence) == 0:  # a list, or a tensor of all ranks
+        """The error rate averaged over all coverages; NaN without examples."""
+        if len(self.confidence) == 0:  # a list, or a tensor gathered from all ranks
             return torch.tensor(torch.nan)
         confidence, order = dim_zero_cat(self.confidence).sort(descending=True)
         wrong = dim_zero_cat(self.wrong)[order]
@@ -234,7 +235,7 @@ class AURC(ExactMetric):
 
 
 def _judge(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Confidences (B,), and whether each prediction is right (B,): one that is NaN never is."""
+    """Confidences (B,), and whether each prediction is correct (B,); NaN never is."""
     confidence, predicted = probabilities.max(1)
     return confidence, (predicted == labels) & ~confidence.isnan()
 
@@ -258,5 +259,5 @@ def evaluation_metrics(num_classes: int, prefix: str = "") -> MetricCollection:
 
 def _collect(num_classes: int, metrics: dict[str, Metric], prefix: str) -> MetricCollection:
     accuracies: dict[str, Metric] = {"accuracy": TopKAccuracy(), "top3_accuracy": TopKAccuracy(min(3, num_classes))}
-    # torchmetrics would merge metrics whose first states happen to be equal, as accuracy's and top-3's can be.
+    # Otherwise torchmetrics merges metrics whose states are equal after the first batch, such as accuracy and top-3.
     return MetricCollection({**metrics, **accuracies}, prefix=prefix, compute_groups=False)

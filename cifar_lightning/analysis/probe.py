@@ -1,4 +1,4 @@
-"""Which modules drop something in training mode: torch's and ours by their type, any other by a trial run."""
+"""Which modules drop something in training mode: those of torch and this package by type, others by a trial run."""
 
 import warnings
 from contextlib import AbstractContextManager, nullcontext
@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from cifar_lightning.compiled.hooks import is_compiled
 from cifar_lightning.nn.alpha_dropout import AlphaDropout
 
-#: Everything in torch.nn, and of ours, that only drops.
+#: The dropout layers of torch.nn and of this package.
 DROPOUTS = (
     nn.Dropout,
     nn.Dropout1d,
@@ -24,23 +24,23 @@ DROPOUTS = (
 
 
 def drops(module: nn.Module) -> bool:
-    """Whether the training mode of `module` itself, of a class of torch's or ours, is known to drop something."""
+    """Whether `module`, if its class is torch's or ours, itself drops something in training mode."""
     if isinstance(module, DROPOUTS):
         return bool(module.p > 0)
     if isinstance(module, nn.MultiheadAttention):
         return bool(module.dropout > 0)
     if isinstance(module, nn.RNNBase):
         return module.dropout > 0 and module.num_layers > 1
-    if isinstance(module, nn.TransformerEncoderLayer):  # its fast path in evaluation mode skips the dropouts inside
+    if isinstance(module, nn.TransformerEncoderLayer):  # in evaluation mode, its fast path skips the dropout inside
         return any(drops(layer) for layer in module.modules() if layer is not module)
     return False
 
 
 def is_foreign(module: nn.Module) -> bool:
-    """Whether the class or the forward pass of `module` is neither torch's nor ours, so that only a trial tells.
+    """Whether the class or forward pass of `module` is neither torch's nor ours, so that it has to be tried out.
 
-    A class that only inherits its layers and their forward pass, as a `DeepMLP` with other hyperparameters or an
-    `MLPClassifier` with another optimizer, counts as ours.
+    A subclass that inherits its layers and forward pass, such as a `DeepMLP` with different hyperparameters or an
+    `MLPClassifier` with a different optimizer, counts as ours.
     """
     cls = type(module)
     owner = next(base for base in cls.__mro__ if "forward" in vars(base))
@@ -51,18 +51,18 @@ def is_foreign(module: nn.Module) -> bool:
 
 
 def _inherits_layers(cls: type, owner: type) -> bool:
-    """Whether `cls` has the `as_sequential` of `owner`, by which a class of ours says what its forward pass runs."""
+    """Whether `cls` inherits `as_sequential`, which lists the layers that run, from `owner`, a class of ours."""
     layers = vars(owner).get("as_sequential")
     ours = owner.__module__.startswith("cifar_lightning.") and layers is not None
     return ours and getattr(cls, "as_sequential", None) is layers
 
 
 def watch(module: nn.Module) -> list[RemovableHandle]:
-    """Arrange a trial of each foreign module inside `module`, to take place just before its first call.
+    """Register a trial of each foreign module inside `module`, to run just before its first call.
 
-    A trial runs the module on the inputs of that call, once in evaluation and once in training mode. If training mode
-    draws more random numbers, the module stays in it: it has a functional dropout, an attention with one, or a
-    dropout written by hand. A trial leaves parameters, buffers, tensors that are passed, and generators as they were.
+    A trial runs the module on the inputs of that call, once in evaluation mode and once in training mode. If training
+    mode draws more random numbers, the module stays in it: it uses functional dropout, attention with dropout, or
+    hand-written dropout. A trial leaves parameters, buffers, input tensors and generators unchanged.
 
     Returns:
         Handles that remove the trials.
@@ -76,11 +76,11 @@ def watch(module: nn.Module) -> list[RemovableHandle]:
 
 
 class _Trial:
-    """A hook before a foreign module's first call, which sets the mode that the module samples in.
+    """A hook that runs before a foreign module's first call and sets the mode to sample the module in.
 
     Args:
-        name: What messages call the module.
-        waiting: The modules whose trials have not taken place, and what removes these.
+        name: The module's name in messages.
+        waiting: The modules that have not been tried yet, with the handles that remove their hooks.
     """
 
     def __init__(self, name: str, waiting: dict[nn.Module, RemovableHandle]) -> None:
@@ -89,20 +89,20 @@ class _Trial:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.waiting.pop(module).remove()
         if is_compiled(module):
-            _run(module, args, kwargs)  # the trials of the network in it, whose mode is its own too
+            _run(module, args, kwargs)  # this tries the network inside, which has a mode of its own
             return
         module.training = False
         without, changed_without = _run(module, args, kwargs)
-        # Foreign parts that this run did not call are run by `module` in another way, as by a method, if at all.
+        # If foreign parts were not called in this run, `module` uses them in another way, such as through a method.
         group = [module, *(part for part in module.modules() if part in self.waiting)]
         self._set_modes(group, True)
         try:
             drawn, changed = _run(module, args, kwargs)
-        except Exception as error:  # whatever the module raises, such as for targets that only a training has
+        except Exception as error:  # anything, such as an error about targets, which only exist in training
             self._set_modes(group, False)
             warnings.warn(
-                f"Monte-Carlo dropout can't look for dropout in {self.name} itself: expected a forward pass that works "
-                f"in training mode too, got {error!r}. It stays in evaluation mode",
+                f"Monte-Carlo dropout can't look for dropout in {self.name} itself: expected a forward pass that also "
+                f"works in training mode, got {error!r}. The module stays in evaluation mode",
                 stacklevel=2,
             )
             return
@@ -110,21 +110,21 @@ class _Trial:
         if draws and changed - changed_without:
             raise ValueError(
                 f"Monte-Carlo dropout can't sample {self.name}: expected a training mode that only drops, got one "
-                f"that also changes {', '.join(sorted(changed))}. Move its dropout into an nn.Dropout"
+                f"that also changes {', '.join(sorted(changed))}. Use an nn.Dropout module in it instead"
             )
         self._set_modes(group, draws)
 
     def _set_modes(self, group: list[nn.Module], training: bool) -> None:
-        """Set the modes of a module and of those of its parts whose own trials have not set theirs meanwhile."""
+        """Set the mode of a module and of those parts that have not been tried themselves in the meantime."""
         for part in (group[0], *(part for part in group if part in self.waiting)):
             part.training = training
 
 
 def _run(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Tensor], set[str]]:
-    """Run `module` without lasting effect; return the states that the generators had then, and the changed buffers."""
+    """Run `module` without side effects; return the generators' states after the run, and the changed buffers."""
     before = {name: (buffer, buffer.clone()) for name, buffer in module.named_buffers()}
     changed = set()
-    eager = torch.compiler.set_stance("force_eager") if is_compiled(module) else nullcontext()  # trials are Python
+    eager = torch.compiler.set_stance("force_eager") if is_compiled(module) else nullcontext()  # trials run in Python
     with torch.no_grad(), fork_generators(), eager:
         try:
             module.forward(*_copied(args), **_copied(kwargs))
@@ -140,7 +140,7 @@ def _run(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tu
 
 
 def _copied(value: Any) -> Any:
-    """Copies of the tensors in nested tuples, lists and dicts, for a dropout in place overwrites its input."""
+    """Copy the tensors in nested tuples, lists and dicts, since in-place dropout overwrites its input."""
     if isinstance(value, Tensor):
         return value.clone()
     if type(value) in (tuple, list):
@@ -151,11 +151,11 @@ def _copied(value: Any) -> Any:
 
 
 def fork_generators() -> AbstractContextManager[None]:
-    """Leave torch's generators, of the CPU and of every CUDA device, as they were."""
+    """Restore torch's generators, for the CPU and every CUDA device, at the end of the context."""
     forked: AbstractContextManager[None] = torch.random.fork_rng(range(torch.cuda.device_count()))
     return forked
 
 
 def generator_states() -> list[Tensor]:
-    """The states of these generators."""
+    """The states of torch's generators, for the CPU and every CUDA device."""
     return [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]

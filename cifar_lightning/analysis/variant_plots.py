@@ -1,4 +1,4 @@
-"""A picture of training images as a network is shown them, epoch by epoch."""
+"""A picture of training images as the network sees them, epoch by epoch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cifar_lightning.style import new_picture, save, style
 
-#: Inches of an image's side and of the line below it.
+#: Inches: side of an image, height of the line below it.
 SIDE, LINE = 1.0, 0.25
 
 
@@ -20,13 +20,13 @@ def draw_variants(
     path: Path | None = None,
     title: str = "Training images",
 ) -> Figure:
-    """Draw variants of images, a row for each image.
+    """Draw variants of images, one row per image.
 
     Args:
-        variants: (N, V, C, H, W), from 0 to 255.
-        captions: What is said below each, N rows of V.
-        columns: What is said above each column.
-        path: The file to write, if any.
+        variants: (N, V, C, H, W), 0 to 255.
+        captions: Text below each variant, N rows of V.
+        columns: Text above each column.
+        path: File to write; None writes none.
         title: The figure's title.
     """
     rows, count = variants.shape[:2]
@@ -36,7 +36,7 @@ def draw_variants(
     for row in range(rows):
         for column in range(count):
             place = places[row, column]
-            place.imshow(shown[row, column], cmap="gray", vmin=0, vmax=255)  # (of grey images)
+            place.imshow(shown[row, column], cmap="gray", vmin=0, vmax=255)  # for grayscale images
             place.set(xticks=[], yticks=[])
             place.spines[:].set(visible=False)
             place.set_xlabel(captions[row][column], fontsize=6)

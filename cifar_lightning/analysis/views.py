@@ -1,4 +1,4 @@
-"""Predictions from several views of an image: test-time augmentation."""
+"""Test-time augmentation: predictions averaged over several views of an image."""
 
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def views(images: Tensor, flip: bool, shift: int) -> Iterator[Tensor]:
-    """Yield images (N, C, H, W) as they are, then moved by up to `shift` pixels each way, then the same mirrored.
+    """Yield images (N, C, H, W) unchanged, then shifted by up to `shift` pixels each way, then all of these mirrored.
 
-    What comes in at an edge is the image's own reflection, as in training (`data.augment`).
+    Pixels that enter at an edge are a reflection of the image, as in training (`data.augment`).
 
     Raises:
-        ValueError: If a shift is negative, or leaves nothing of an image.
+        ValueError: If the shift is negative, or not smaller than the image.
     """
     height, width = images.shape[2:]
     if not 0 <= shift < min(height, width):
@@ -31,15 +31,15 @@ def _moved(size: int, by: int, device: torch.device) -> Tensor:
 
 
 def count_views(flip: bool, shift: int) -> int:
-    """The number of views of an image."""
+    """The number of views per image."""
     return (1 + flip) * (2 * shift + 1) ** 2
 
 
 def predict_by_views(predict: Callable[[Tensor], Tensor], images: Tensor, flip: bool, shift: int) -> Tensor:
-    """Average the probabilities (N, K) that `predict` gives for each of the `views` of images (N, C, H, W)."""
+    """Average the probabilities (N, K) that `predict` returns over the `views` of images (N, C, H, W)."""
     mean: Tensor | None = None
     for count, view in enumerate(views(images, flip, shift), start=1):
         probabilities = predict(view)
         mean = probabilities.clone() if mean is None else mean.lerp_(probabilities, 1 / count)
-    assert mean is not None, "there is the image itself"
+    assert mean is not None, "there is always at least one view"
     return mean

@@ -1,4 +1,4 @@
-"""Distillation: a network that learns from the predictions of trained ones."""
+"""Distillation: a network learns from the predictions of trained networks."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,20 +16,20 @@ from cifar_lightning.training.stacked_classifier import StackedClassifier
 
 
 class Distillation(Callback):
-    """Train an `MLPClassifier`, or each of a stack, on trained networks' predictions as well as on the labels.
+    """Train an `MLPClassifier`, or each one in a stack, on trained networks' predictions as well as on the labels.
 
-    The teachers see the same images as the network, varied and mixed, and their mean probabilities replace a share of
-    the targets (Hinton et al. 2015, https://arxiv.org/abs/1503.02531, at temperature 1). They are not trained.
+    The teachers see the same images as the network, after augmentation and mixup. Their mean probabilities replace a
+    share of the targets (Hinton et al. 2015, https://arxiv.org/abs/1503.02531, at temperature 1). They are not trained.
 
     Args:
         teachers: Checkpoints, or patterns such as runs/best/bottleneck/*/checkpoints/last.ckpt, which stand for all
-            files that match. Several teachers are an ensemble.
+            matching files. Several teachers form an ensemble.
         weight: Share of the target that comes from the teachers, 0 to 1.
-        precision: What the teachers compute in; bf16-mixed is faster on processors and GPUs that support it.
+        precision: Precision of the teachers; bf16-mixed is faster on processors and GPUs that support it.
 
     Raises:
-        ValueError: If there are no teachers, or the weight is out of range; from `fit`, if a file is no checkpoint, or
-            a teacher's classes or image size differ.
+        ValueError: If there are no teachers or the weight is out of range; during `fit`, if a file is not a checkpoint
+            or a teacher's classes or image size differ.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -47,7 +47,7 @@ class Distillation(Callback):
         self.teachers, self.weight, self.precision = list(teachers), weight, precision
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the teachers, and give them their share of the targets."""
+        """Load the teachers, and use their predictions in the targets from now on."""
         students = _students(pl_module)
         if not students:
             raise ValueError(f"distillation teaches an MLPClassifier, got {type(pl_module).__name__}")
@@ -58,21 +58,21 @@ class Distillation(Callback):
             student.soft_labels = replace(student.soft_labels, teacher=teacher, teacher_weight=self.weight)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the network without a teacher."""
+        """Remove the teacher."""
         for student in _students(pl_module):
             student.soft_labels = replace(student.soft_labels, teacher=None, teacher_weight=0.0)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the network without a teacher."""
+        """Remove the teacher."""
         self.on_fit_end(trainer, pl_module)
 
 
 class Teacher:
-    """The mean probabilities of trained networks.
+    """Predicts the mean probabilities of trained networks.
 
     Args:
-        networks: At least one.
-        precision: What they compute in.
+        networks: At least one network.
+        precision: Precision to predict in.
     """
 
     def __init__(self, networks: Sequence[MLPClassifier], precision: Literal["32-true", "bf16-mixed"]) -> None:
@@ -90,7 +90,7 @@ def _students(module: LightningModule) -> list[MLPClassifier]:
 
 
 def _read_teacher(path: str, student: MLPClassifier) -> MLPClassifier:
-    read_checkpoint(Path(path))  # which says so if it is none
+    read_checkpoint(Path(path))  # raises a clear error if it is not a checkpoint
     teacher = MLPClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
     for name, expected, received in (
         ("classes", student.classes, teacher.classes),

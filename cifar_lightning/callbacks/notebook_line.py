@@ -1,4 +1,4 @@
-"""A line in a notebook that is drawn anew in its place."""
+"""A line in a notebook that is updated in place."""
 
 from typing import Any
 
@@ -6,24 +6,24 @@ from rich.console import Console, RenderableType
 
 
 class NotebookLine:
-    """The part of rich's `Live` that a progress line needs, for a notebook.
+    """Replaces rich's `Live` in a notebook, as far as a progress line needs it.
 
-    `Live` itself draws with a widget there. A notebook that was saved, or is read on GitHub, has no widgets: it shows
-    the text "Output()" in place of each. An output with an identity needs none, and can be emptied.
+    `Live` itself draws with a widget there. Saved notebooks, and those viewed on GitHub, show the text "Output()" in
+    place of each widget. An output with a display id needs no widget and can be cleared.
 
     Args:
-        console: The console, which knows its width.
+        console: The console, which knows the width.
     """
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._output: Any = None  # IPython's handle of the output; None until there is something to show
+        self._output: Any = None  # IPython's display handle; None until there is something to show
 
     def start(self) -> None:
-        """Do nothing: a line that is never drawn leaves no output."""
+        """Do nothing, so that a line that is never drawn leaves no output."""
 
     def update(self, line: RenderableType, refresh: bool = True) -> None:
-        """Draw the line in the cell that runs, at the first call, and from then on in its place."""
+        """Draw the line in the running cell on the first call, and update it on later ones."""
         from IPython.display import display
 
         if self._output is None:
@@ -32,7 +32,7 @@ class NotebookLine:
             self._output.update(line)
 
     def stop(self) -> None:
-        """Empty the output."""
+        """Clear the output."""
         if self._output is not None:
             self._output.update({"text/plain": "", "text/html": ""}, raw=True)
             self._output = None

@@ -1,5 +1,5 @@
-"""Importing this makes the callbacks known that options name without a path, as in `--trainer.callbacks+=LRFinder`."""
-# ruff: noqa: F401 (jsonargparse looks for short names among the classes that are imported)
+"""Import this so that options can name callbacks without a path, as in `--trainer.callbacks+=LRFinder`."""
+# ruff: noqa: F401 (jsonargparse resolves short names among imported classes)
 
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 

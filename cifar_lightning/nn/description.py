@@ -1,4 +1,4 @@
-"""A network in a few words."""
+"""A short description of a network."""
 
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def describe_network(network: "DeepMLP") -> str:
-    """The network's choices in short, such as "20 x 100 selu, lecun_normal, batch norm"."""
+    """Describe a network briefly, as in "20 x 100 selu, lecun_normal, batch norm"."""
     groups = [(len(list(group)), size) for size, group in groupby(network.hidden_sizes)]
     sizes = ", ".join(f"{count} x {size}" if count > 1 else str(size) for count, size in groups)
     parts = [f"{sizes} {network.activation}", network.init]

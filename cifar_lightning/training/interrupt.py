@@ -8,12 +8,12 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-#: Seconds that a rank has to stop together with the others.
+#: Seconds for a rank to stop together with the others.
 PATIENCE = 20.0
 
 
 class HeldInterrupt:
-    """Holds the first Ctrl-C until `act`, so that it does not interrupt a step; a second one acts at once."""
+    """Holds the first Ctrl-C until `act`, so that it does not interrupt a step; a second one takes effect at once."""
 
     def __init__(self) -> None:
         self._holding = self._pending = False
@@ -31,7 +31,7 @@ class HeldInterrupt:
         self._pending = True
 
     def act(self) -> None:
-        """Raise a held Ctrl-C.
+        """Raise a held Ctrl-C, if there is one.
 
         Raises:
             KeyboardInterrupt: If Ctrl-C was pressed.
@@ -48,13 +48,13 @@ class HeldInterrupt:
 
 
 class LoneTermination(Callback):
-    """Ends a rank that SIGTERM has told to stop, if it can't do so together with the others.
+    """Ends a rank that received SIGTERM if it can't stop together with the others.
 
-    Lightning's handler exchanges the news with all ranks. If this rank alone was told, and it is not the first, they
-    then wait for each other without end. Once this process has ended, the others notice.
+    Lightning's handler exchanges the news with all ranks. If only this rank received the signal, and it is not the
+    first one, the ranks then wait for each other forever. Once this process has ended, the others notice.
 
     Args:
-        seconds: How long it may take to stop together.
+        seconds: Time to wait for the ranks to stop together.
     """
 
     def __init__(self, seconds: float = PATIENCE) -> None:
@@ -62,9 +62,9 @@ class LoneTermination(Callback):
         self._timer: threading.Timer | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to wait as soon as the signal comes, and then do what Lightning does."""
+        """Install a signal handler that starts a timer and then calls Lightning's handler."""
         theirs = signal.getsignal(signal.SIGTERM)
-        is_main = threading.current_thread() is threading.main_thread()  # others can't have a signal's handler
+        is_main = threading.current_thread() is threading.main_thread()  # other threads can't install signal handlers
         if trainer.global_rank == 0 or not (is_main and callable(theirs)):
             return
 
@@ -74,17 +74,17 @@ class LoneTermination(Callback):
             self._timer.start()
             theirs(number, frame)
 
-        signal.signal(signal.SIGTERM, take)  # until Lightning, at the end, puts back what there was before its own
+        signal.signal(signal.SIGTERM, take)  # until Lightning restores the original handler at the end
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """It did stop."""
+        """Stop the timer: the process did stop."""
         if self._timer is not None:
             self._timer.cancel()
 
     def _end(self) -> None:
         print(
-            f"error: this process was told to stop, by SIGTERM, and ends without the others of its training: expected "
-            f"them to stop with it within {self.seconds:g} s, got no answer. Send SIGTERM to the first process, "
+            f"error: this process was told to stop by SIGTERM and ends alone: expected the other processes of this "
+            f"training to stop with it within {self.seconds:g} s, got no answer. Send SIGTERM to the first process, "
             "or to all",
             file=sys.stderr,
             flush=True,

@@ -329,7 +329,7 @@ def test_mutual_information_wants_an_entropy_of_each_example(target):
 @pytest.mark.parametrize("predictions", [LOGITS, PROBABILITIES * 100, -PROBABILITIES])
 def test_logits_in_the_place_of_probabilities_are_refused(make, predictions):
     target = torch.zeros(N) if make is MutualInformation else LABELS
-    with pytest.raises(ValueError, match=f"{make.__name__}: wrong predictions: expected probabilities, from 0 to 1"):
+    with pytest.raises(ValueError, match=f"{make.__name__}: wrong predictions: expected probabilities between 0 and 1"):
         make().update(predictions, target)
 
 

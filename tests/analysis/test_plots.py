@@ -210,7 +210,7 @@ def test_a_large_sweep_names_its_best():
     figure = draw_sweep_curves({f"lr={lr}": epochs(1, val_loss=float(lr)) for lr in range(1, 61)})
     texts = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
     assert texts[0] == "1.0000  lr=1"
-    assert texts[19:] == ["20.0000  lr=20", "and 40 with a higher loss"]
+    assert texts[19:] == ["20.0000  lr=20", "and 40 more with a higher loss"]
     assert len(figure.axes[0].lines) == 61  # with the mark
 
 
