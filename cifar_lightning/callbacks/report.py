@@ -192,7 +192,7 @@ def _table(rows: list[Row], data_set: str, folder: Path) -> Table:
         if isnan(best["val_loss"]):
             table.add_row(shown.pop(0)[0], "none: the loss was never a number")
         elif best is newest:
-            shown = [(f"best epoch, by validation loss, and {last}", best)]
+            shown = [(f"best and {last}", best)]
         for which, row in shown:
             table.add_row(which, f"{row['epoch']:.0f}")
             table.add_row("  validation loss", f"{row['val_loss']:.4f}")
