@@ -1,4 +1,4 @@
-"""Put pictures of runs on one sheet: python docs/contact_sheet.py docs/pictures.png RUN/learning_curves.png ..."""
+"""Combine pictures of runs in one sheet: python docs/contact_sheet.py docs/pictures.png RUN/learning_curves.png ..."""
 
 import sys
 from pathlib import Path
@@ -10,13 +10,13 @@ MOST_BYTES = 500 * 1024
 
 
 def read(path: Path) -> Image.Image:
-    """A picture, as wide as a column of the sheet."""
+    """Read a picture and scale it to the width of a column."""
     with Image.open(path) as picture:
         return picture.convert("RGB").resize((WIDTH, WIDTH * picture.height // picture.width), Image.Resampling.LANCZOS)
 
 
 def main(target: Path, paths: list[Path]) -> None:
-    """Put each picture below the shortest column, and write them in as few colours as it takes to stay small."""
+    """Add each picture to the shortest column, and reduce colours until the file is small enough."""
     columns: list[list[Image.Image]] = [[] for _ in range(COLUMNS)]
 
     def height(column: list[Image.Image]) -> int:

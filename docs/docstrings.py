@@ -1,4 +1,4 @@
-"""An extension of griffe, which reads the docstrings: it would set an `Example:` as prose, knowing `Examples:` only."""
+"""An extension of griffe, which parses the docstrings but only knows `Examples:`, and treats `Example:` as text."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from griffe import Extension, Object
 
 
 class SingleExamples(Extension):
-    """Takes an `Example:` for `Examples:`."""
+    """Treats `Example:` as `Examples:`."""
 
     def on_object(self, *, obj: Object, **kwargs: Any) -> None:
         """Rename the section."""

@@ -1,4 +1,4 @@
-"""Execute examples/exercise.ipynb on CIFAR-10, and keep the outputs in it: CIFAR10_DIR=... python docs/notebook.py."""
+"""Execute examples/exercise.ipynb on CIFAR-10 and store the outputs in it: CIFAR10_DIR=... python docs/notebook.py."""
 
 import base64
 import io
@@ -11,15 +11,15 @@ from nbformat import NotebookNode
 from PIL import Image
 
 NOTEBOOK = Path(__file__).parent.parent / "examples" / "exercise.ipynb"
-#: Coarser pictures than usual, in few colours, so that the file is small enough for a repository.
+#: Lower resolution and fewer colours than usual keep the file small enough for a repository.
 DPI, COLOURS = 130, 40
-#: It keeps the colour of a thin line, where others keep the many greys of its edge.
+#: Keeps the colours of thin lines; other methods spend the palette on the greys at their edges.
 QUANTIZE = Image.Quantize.MAXCOVERAGE
 SETUP = f"from cifar_lightning import style\nstyle.DPI = {DPI}"
 
 
 def reduce_picture(png: str) -> str:
-    """The same picture with a palette, in base64."""
+    """Convert a base64 PNG to one with a palette."""
     with Image.open(io.BytesIO(base64.b64decode(png))) as picture:
         reduced, file = picture.convert("RGB").quantize(COLOURS, QUANTIZE, dither=Image.Dither.NONE), io.BytesIO()
     reduced.save(file, "PNG", optimize=True)
@@ -27,7 +27,7 @@ def reduce_picture(png: str) -> str:
 
 
 def execute(notebook: NotebookNode) -> None:
-    """Execute the notebook in an empty folder, after a cell of our own that is not kept."""
+    """Execute the notebook in an empty folder, after a setup cell that is then removed."""
     notebook.cells.insert(0, nbformat.v4.new_code_cell(SETUP))
     with tempfile.TemporaryDirectory() as folder:
         resources = {"metadata": {"path": folder}}
@@ -50,13 +50,13 @@ def execute(notebook: NotebookNode) -> None:
 
 
 def main() -> None:
-    """Execute the notebook, and write it in the place of the one that was there."""
+    """Execute the notebook and overwrite it with the result."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     execute(notebook)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
-    }  # and not the version of whoever ran it
+    }  # without the Python version of whoever ran it
     nbformat.write(notebook, NOTEBOOK)
 
 

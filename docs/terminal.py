@@ -1,6 +1,6 @@
-"""Write what commands print in terminals of two widths: CIFAR10_DIR=... python docs/terminal.py docs/terminal.md.
+"""Record what commands print in terminals of two widths: CIFAR10_DIR=... python docs/terminal.py docs/terminal.md.
 
-Each command runs under a pseudo-terminal, and what it has written is replayed on a screen of that width.
+Each command runs in a pseudo-terminal, and its output is replayed on a screen of that width.
 """
 
 import os
@@ -10,10 +10,10 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "callbacks"))
-from screen import Screen, record  # the screen of the tests
+from screen import Screen, record  # the tests' screen
 
 WIDTHS = (80, 120)
-#: Each command, what it shows, and after which words Ctrl-C is pressed, if it is.
+#: Each command, a caption, and the output after which Ctrl-C is pressed, if at all.
 SESSIONS = (
     ("fit --config one_cycle --trainer.max_epochs 3", "Training: one line per epoch, and what you can do next.", None),
     ("test --config one_cycle --ckpt_path best --evaluation.mc_samples 10", "Testing.", None),
@@ -31,7 +31,7 @@ writes this page.
 
 
 def bar(screen: Screen) -> str:
-    """The progress line as it was amid the recording; "" if there was none."""
+    """A progress line from the middle of the recording; "" if there was none."""
     bars = [row.rstrip() for row in screen.drawn if "━" in row and " left" in row]
     return bars[len(bars) // 2] if bars else ""
 

@@ -1,7 +1,7 @@
-"""A hook of mkdocs: whatever the pages link to outside docs/ becomes part of the website.
+"""A hook for mkdocs that makes everything the pages link to outside docs/ part of the website.
 
-GitHub needs links such as ../configs/selu.yaml. The website gets a page for each such file, with its text. The README
-is its home page. mkdocs.yml names this hook.
+GitHub needs links such as ../configs/selu.yaml. The website gets a page with the text of each such file. The README is
+the home page. The hook is enabled in mkdocs.yml.
 """
 
 import re
@@ -14,12 +14,12 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
-#: The language of the files that become pages, by what their names end with; others are copied.
+#: Language of the files that become pages, by suffix; other files are copied.
 LANGUAGES = {"": "text", ".cff": "yaml", ".py": "python", ".yaml": "yaml"}
 
 
 def site_path(path: str) -> str:
-    """Where the website has a file of the repository."""
+    """The path on the website of a file in the repository."""
     if path == "README.md":
         return "index.md"
     if path.startswith("docs/"):
@@ -30,12 +30,12 @@ def site_path(path: str) -> str:
 
 
 def files_in(folder: str) -> list[str]:
-    """The files of a folder."""
+    """The files in a folder."""
     return [f"{folder}/{file.name}" for file in sorted((ROOT / folder).iterdir()) if file.is_file()]
 
 
 def linked_files(path: str) -> list[str]:
-    """The files of the repository that one of its pages, or a folder, leads to."""
+    """The files in the repository that a page links to, or that a folder contains."""
     if (ROOT / path).is_dir():
         return files_in(path)
     if not path.endswith(".md"):
@@ -44,7 +44,7 @@ def linked_files(path: str) -> list[str]:
 
 
 def make_file(path: str, config: MkDocsConfig) -> File:
-    """The page of a file outside docs/, or its copy."""
+    """Make a page from a file outside docs/, or copy the file."""
     if (ROOT / path).is_dir():
         lines = [f"- [{Path(file).name}]({relpath(file, path)}){summary(file)}" for file in files_in(path)]
         return File.generated(config, site_path(path), content="\n".join([f"# {path}", "", *lines]))
@@ -57,13 +57,13 @@ def make_file(path: str, config: MkDocsConfig) -> File:
 
 
 def summary(path: str) -> str:
-    """The first line of a program's docstring, to follow its name; "" for other files."""
+    """The first line of a program's docstring, to put after its name; "" for other files."""
     text = (ROOT / path).read_text("utf-8")
     return ": " + text[3:].split('"""')[0].splitlines()[0] if text.startswith('"""') else ""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the README, and what it and all other pages lead to."""
+    """Add the README, and everything that it and the other pages link to."""
     open_ends, seen = ["README.md", *(f"docs/{file.src_uri}" for file in files.documentation_pages())], set()
     while open_ends:
         path = open_ends.pop()
@@ -79,7 +79,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lead the links of a page to where the website has their targets."""
+    """Point the links of a page to the paths of their targets on the website."""
     path = getattr(page.file, "repository_path", f"docs/{page.file.src_uri}")
     is_folder = (ROOT / path).is_dir()
     if not (path.endswith(".md") or is_folder):

@@ -1,4 +1,4 @@
-"""`CIFAR10DataModule` with another LightningModule: its batches come standardized, since the module does not do so.
+"""`CIFAR10DataModule` with another LightningModule, which then gets standardized batches.
 
 python examples/cifar10_for_a_cnn.py
 """
@@ -12,7 +12,7 @@ from cifar_lightning import CIFAR10DataModule
 
 
 def main(epochs: int = 3, **data: Any) -> Trainer:
-    """Train the network; `data` is what the data module takes."""
+    """Train the network; `data` are arguments of the data module."""
     module = CIFAR10DataModule(**{"scaling": "channel", "batch_size": 64} | data)
     trainer = Trainer(max_epochs=epochs, accelerator="cpu", logger=False)
     trainer.fit(SmallCNN(), module)

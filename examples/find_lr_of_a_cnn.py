@@ -1,4 +1,4 @@
-"""`LRFinder` and `OneCycle` with another LightningModule and its own data module: the found rate becomes the peak.
+"""`LRFinder` and `OneCycle` with another LightningModule and its own data module: the rate it finds becomes the peak.
 
 python examples/find_lr_of_a_cnn.py
 """
@@ -16,23 +16,23 @@ class Digits(LightningDataModule):
     """scikit-learn's 1,797 handwritten digits: images (B, 1, 8, 8), float32, and labels (B,)."""
 
     def setup(self, stage: str) -> None:
-        """Load and split."""
+        """Load and split the data."""
         digits = load_digits()
         images = torch.from_numpy(digits.images).float()[:, None] / 16
         data = TensorDataset(images, torch.from_numpy(digits.target).long())
         self.train, self.val = torch.utils.data.random_split(data, [1500, 297])
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled batches."""
+        """Shuffled training batches."""
         return DataLoader(self.train, 32, shuffle=True)
 
     def val_dataloader(self) -> DataLoader:
-        """Those that are held out."""
+        """The held-out images, in one batch."""
         return DataLoader(self.val, 297)
 
 
 def main(epochs: int = 5, num_steps: int = 150) -> Trainer:
-    """Find a rate and train with it."""
+    """Find a learning rate and train with it."""
     finder = LRFinder(min_lr=1e-4, max_lr=10, num_steps=num_steps)
     trainer = Trainer(max_epochs=epochs, accelerator="cpu", callbacks=[finder], logger=False)
     trainer.fit(SmallCNN(channels=1), Digits())

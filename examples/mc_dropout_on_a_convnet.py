@@ -1,4 +1,4 @@
-"""Monte-Carlo dropout on a network of torchvision's, unchanged: what a hundred passes say of each image.
+"""Monte-Carlo dropout on an unmodified torchvision network: a hundred passes per image.
 
 python examples/mc_dropout_on_a_convnet.py
 """
@@ -10,11 +10,11 @@ from cifar_lightning import MCPrediction, mc_predict
 
 
 def main(samples: int = 100, images: int = 8, size: int = 64) -> MCPrediction:
-    """Predict random images by a network with random weights, whose dropout is before its last convolution.
+    """Predict random images with a randomly initialized network that has dropout before its last convolution.
 
-    For a network of yours, load its weights; what comes before the first dropout is computed once for all samples.
+    For a network of your own, load its weights. Everything before the first dropout is computed once for all samples.
     """
-    network = squeezenet1_1(weights=None, num_classes=10)  # in training mode, and left so
+    network = squeezenet1_1(weights=None, num_classes=10)  # stays in training mode
     prediction = mc_predict(network, torch.randn(images, 3, size, size), samples=samples, seed=0)
     print(prediction)
     print("mutual information by image:", prediction.mutual_information)

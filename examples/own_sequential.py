@@ -1,4 +1,4 @@
-"""The layers in one's own `nn.Sequential` under `torch.compile`: alpha dropout and LeCun initialization, by themselves.
+"""Alpha dropout and LeCun initialization in your own `nn.Sequential`, under `torch.compile`.
 
 python examples/own_sequential.py
 """
@@ -13,7 +13,7 @@ from cifar_lightning import AlphaDropout, initialize_
 
 
 def make_network(in_features: int, num_classes: int, width: int = 64, p: float = 0.05) -> nn.Sequential:
-    """Three self-normalizing layers, and an output."""
+    """Three self-normalizing layers and an output layer."""
     sizes = [in_features, width, width, width]
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(sizes):
@@ -25,7 +25,7 @@ def make_network(in_features: int, num_classes: int, width: int = 64, p: float =
 
 
 def train(steps: int = 200, backend: str = "inductor") -> list[float]:
-    """Learn which of two noisy rings a point is on; returns the losses."""
+    """Learn which of two noisy rings a point is on, and return the losses."""
     network = make_network(2, 2)
     compiled = torch.compile(network, backend=backend)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)

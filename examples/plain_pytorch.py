@@ -1,4 +1,4 @@
-"""`DeepMLP` in a plain PyTorch loop: uint8 images, a standardization, a 1cycle schedule, and no Lightning.
+"""`DeepMLP` in a plain PyTorch loop: uint8 images, standardization and a 1cycle schedule, without Lightning.
 
 python examples/plain_pytorch.py
 """
@@ -12,7 +12,7 @@ from cifar_lightning import DeepMLP, OneCycle, Standardize, compute_statistics
 
 
 def train(images: Tensor, labels: Tensor, epochs: int = 10, batch_size: int = 128, lr: float = 0.02) -> nn.Module:
-    """Train on images (N, 3, 32, 32), uint8, and labels (N,); returns a module that maps such images to logits."""
+    """Train on images (N, 3, 32, 32), uint8, and labels (N,); return a module that maps such images to logits."""
     standardize = Standardize()
     standardize.set_statistics(compute_statistics(images, "feature"))
     model = nn.Sequential(standardize, DeepMLP(hidden_sizes="20x100", dropout="alpha"))

@@ -1,4 +1,4 @@
-"""Somebody else's LightningModule: a small convolutional network that knows nothing of this package but `OneCycle`."""
+"""A LightningModule from elsewhere: a small convolutional network that uses only `OneCycle` from this package."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ class SmallCNN(LightningModule):
     """Two convolutions and a linear layer, for images of any size.
 
     Args:
-        channels: Channels of an image.
+        channels: Number of image channels.
         num_classes: Number of classes.
-        lr: The peak of the 1cycle schedule.
+        lr: Peak learning rate of the 1cycle schedule.
     """
 
     def __init__(self, channels: int = 3, num_classes: int = 10, lr: float = 0.05) -> None:
@@ -34,7 +34,7 @@ class SmallCNN(LightningModule):
         return logits
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The loss of a batch."""
+        """Compute the loss of a batch."""
         return F.cross_entropy(self(batch[0]), batch[1])
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -44,7 +44,7 @@ class SmallCNN(LightningModule):
         self.log("val_accuracy", torch.eq(logits.argmax(1), batch[1]).float().mean(), prog_bar=True)
 
     def configure_optimizers(self) -> Any:
-        """SGD under the 1cycle policy."""
+        """Use SGD with the 1cycle policy."""
         optimizer = torch.optim.SGD(self.parameters(), self.hparams["lr"], momentum=0.9)
         scheduler = OneCycle().build(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

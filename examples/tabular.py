@@ -1,6 +1,6 @@
-"""`DeepMLP` on tabular data in the style of scikit-learn: a pipeline and a grid search, by way of skorch.
+"""`DeepMLP` on tabular data in the style of scikit-learn: a pipeline and a grid search, with skorch.
 
-Self-normalizing networks were made for such data (Klambauer et al. 2017). pip install "cifar_lightning[examples]"
+Self-normalizing networks were made for this (Klambauer et al. 2017). Needs pip install "cifar_lightning[examples]"
 
 python examples/tabular.py
 """
@@ -23,7 +23,7 @@ def search(x: np.ndarray, y: np.ndarray, epochs: int = 20) -> GridSearchCV:
         module__in_features=x.shape[1],
         module__num_classes=len(np.unique(y)),
         module__dropout="alpha",
-        criterion=torch.nn.CrossEntropyLoss,  # of logits; predict_proba then gives probabilities
+        criterion=torch.nn.CrossEntropyLoss,  # takes logits; predict_proba then returns probabilities
         optimizer=torch.optim.NAdam,
         lr=1e-3,
         max_epochs=epochs,

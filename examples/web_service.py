@@ -1,4 +1,4 @@
-"""A web service that answers an uploaded image with probabilities, from an exported file: no torch, no Lightning.
+"""A web service that classifies uploaded images with an exported network, without torch or Lightning.
 
 pip install "cifar_lightning[examples]" onnxruntime
 cifar-lightning export --config one_cycle --ckpt_path best --format onnx --out net.onnx
@@ -20,7 +20,7 @@ session = onnxruntime.InferenceSession(os.environ.get("MODEL", "net.onnx"))
 metadata = session.get_modelmeta().custom_metadata_map
 CLASSES: list[str] = json.loads(metadata["classes"])
 CHANNELS, HEIGHT, WIDTH = json.loads(metadata["shape"])
-LARGEST = 10_000_000  # pixels of an image that is taken
+LARGEST = 10_000_000  # most pixels of an accepted image
 app = FastAPI(title="Image classifier")
 
 
@@ -30,10 +30,12 @@ def predict(image: Annotated[bytes, File()]) -> dict[str, float]:
     try:
         with Image.open(BytesIO(image)) as opened:
             if opened.width * opened.height > LARGEST:
-                raise HTTPException(413, f"image too large: at most {LARGEST:,} pixels, got {opened.size}")
+                raise HTTPException(
+                    413, f"image too large: expected at most {LARGEST:,} pixels, got {opened.width} x {opened.height}"
+                )
             pixels = np.asarray(opened.convert("L" if CHANNELS == 1 else "RGB").resize((WIDTH, HEIGHT)))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise HTTPException(422, "not an image: expected a PNG, a JPEG or another format that Pillow reads") from error
+        raise HTTPException(422, "not an image: expected PNG, JPEG or another format that Pillow reads") from error
     batch = pixels.reshape(1, HEIGHT, WIDTH, CHANNELS).transpose(0, 3, 1, 2)
     (probabilities,) = session.run(["probabilities"], {"images": np.ascontiguousarray(batch)})
     return dict(zip(CLASSES, map(float, probabilities[0]), strict=True))

@@ -97,20 +97,20 @@ def test_gpu_check_writes_each_result_twice(tmp_path):
     table = (tmp_path / "gpu_check.md").read_text()
     assert table in done.stdout
     assert "| devices | an absent device's message | ok | devices cpu" in table
-    assert "| floors | the launch floor | left out | why a CPU launches nothing |" in table
+    assert "| floors | the launch floor | skipped | why a CPU launches nothing |" in table
 
 
 def test_gpu_check_ends_a_part_that_takes_too_long(tmp_path):
     done, lines = check_gpu(tmp_path, "--cpu", "--parts", "resumes", "--slower=0.0001")
     assert done.returncode == 1
-    assert lines[-1] == {"part": "resumes", "what": "the rest", "ok": False, "why": "not at its end after 0 s"}
+    assert lines[-1] == {"part": "resumes", "what": "the rest", "ok": False, "why": "not finished after 0 s"}
 
 
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="there is a GPU")
 def test_gpu_check_without_a_gpu(tmp_path):
     done, lines = check_gpu(tmp_path / "out")
     assert done.returncode == 2
-    assert "no CUDA device: expected one, or --device cpu, which tries the script itself; found none" in done.stderr
+    assert "no CUDA device: expected one, or --device cpu to try out the script itself; found none" in done.stderr
     assert not lines
 
 

@@ -1,1 +1,1 @@
-"""The parts of scripts/gpu_check: each is a function that yields the rows of a table."""
+"""The parts of scripts/gpu_check: functions that yield the rows of a table."""

@@ -1,4 +1,4 @@
-"""What the parts share: sizes, small trainings, and the form of a row."""
+"""What the parts share: sizes, small training runs, and the format of a row."""
 
 import resource
 import traceback
@@ -14,21 +14,21 @@ from cifar_lightning import CIFAR10DataModule, MLPClassifier
 from cifar_lightning.training import choice, obstacles
 from cifar_lightning.training.execution import Compile, Executor
 
-#: Figures by name; `what` was checked, whether it is `ok` (None if it was left out), and `why` not.
+#: Figures by name, with `what` was checked, whether it is `ok` (None if skipped), and `why` not.
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the parts run, and how large they are.
+    """Device and sizes for all parts.
 
     Args:
         device: "cuda" or "cpu".
-        images: Number of training images of an epoch that is timed.
-        epochs: Number of epochs that are timed.
+        images: Number of training images per timed epoch.
+        epochs: Number of timed epochs.
         networks: Number of networks in a stack.
-        hidden_sizes: Of the network that is timed.
-        folder: For what trainings write.
+        hidden_sizes: Hidden layers of the timed network.
+        folder: Folder for output files.
     """
 
     device: str
@@ -39,14 +39,14 @@ class Settings:
     folder: Path
 
     def make_data(self, images: int = 2_000, batch_size: int = 64) -> CIFAR10DataModule:
-        """Synthetic training images, and a tenth as many more to validate on."""
+        """Make synthetic training images, plus a tenth as many for validation."""
         size = images * 11 // 10
         return CIFAR10DataModule(
             source="synthetic", synthetic_size=size, val_size=size - images, batch_size=batch_size, order_seed=1
         )
 
     def make_module(self, compile: Compile = "never", **options: Any) -> MLPClassifier:
-        """The same small network each time, unless the options say otherwise; at a rate that it learns at."""
+        """Make the same small network each time, apart from the options, with a learning rate that works."""
         if compile == "always" and self.device == "cpu":
             call_in_place_of_graphs()
         seed_everything(1)
@@ -55,7 +55,7 @@ class Settings:
         return module
 
     def make_trainer(self, **options: Any) -> Trainer:
-        """A trainer on one device that prints and writes nothing by itself."""
+        """Make a trainer on one device that prints and writes nothing by default."""
         quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
         defaults = dict.fromkeys(quiet, False) | {"default_root_dir": self.folder, "num_sanity_val_steps": 0}
         defaults |= {"accelerator": "gpu" if self.device == "cuda" else "cpu", "devices": 1}
@@ -67,40 +67,40 @@ class Settings:
             torch.cuda.synchronize()
 
     def peak_mb(self) -> int:
-        """Most memory that was taken since `reset_peak`, on a CPU since the process began, in MB."""
+        """Peak memory in MB since `reset_peak`, or on a CPU since the process started."""
         if self.device == "cuda":
             return torch.cuda.max_memory_allocated() // 2**20
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
     def reset_peak(self) -> None:
-        """Let `peak_mb` begin anew, where it can."""
+        """Reset `peak_mb`, on a GPU only."""
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
 
 
-class LeftOut(Exception):  # noqa: N818 (no error)
-    """A check has no meaning here, for a reason."""
+class LeftOut(Exception):  # noqa: N818 (not an error)
+    """Raised, with the reason, to skip a check that makes no sense here."""
 
 
 def check(what: str, function: Callable[[], Row]) -> Row:
-    """The row of what a function checks: it returns figures, or raises."""
+    """Run a check and make its row: the function returns figures, or raises if the check fails."""
     try:
         return {"what": what, "ok": True, **function()}
     except LeftOut as why:
         return {"what": what, "ok": None, "why": str(why)}
-    except Exception as error:  # whatever it is: the other rows are still wanted
+    except Exception as error:  # any error: the other rows are still needed
         traceback.print_exc()
         (first, *_) = str(error).strip().splitlines() or [""]
         return {"what": what, "ok": False, "why": f"{type(error).__name__}: {first}"}
 
 
 def expect(is_so: bool, otherwise: str) -> None:
-    """Fail a check, with a text that says what was seen, unless something is so."""
+    """Fail a check unless `is_so`; `otherwise` describes what was seen instead."""
     if not is_so:
         raise AssertionError(otherwise)
 
 
 def call_in_place_of_graphs() -> None:
-    """Let `--execution.compile always` take the way of CUDA graphs on a CPU too, where a direct call replaces each."""
+    """Make `--execution.compile always` use the code path of CUDA graphs on a CPU, with direct calls as graphs."""
     for module in (choice, obstacles):
         vars(module)["makes_graphs"] = lambda device: True

@@ -1,4 +1,4 @@
-"""Whether everything computes on the GPU what it computes on the CPU."""
+"""Checks that the GPU computes the same as the CPU."""
 
 import os
 import re
@@ -21,9 +21,9 @@ from cifar_lightning.training.resume import ExactResume
 from gpu_parts.common import LeftOut, Row, Settings, check, expect
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-#: The tests that take a device, or whose results it must not change.
+#: The tests that depend on the device, or must not.
 TESTS = ("nn/test_*.py", "compiled/test_*.py", "optim/test_*.py", "analysis/test_mc_dropout.py")
-#: Largest difference between a step on the CPU and on the GPU, relative or absolute.
+#: Largest allowed difference between a step on the CPU and on the GPU, relative or absolute.
 TOLERANCE = 1e-5
 
 
@@ -87,7 +87,7 @@ def _moments(settings: Settings, dtype: torch.dtype, p: float) -> Row:
     values, counts = y.unique(return_counts=True)
     mean, variance = y.double().mean().item(), y.double().var().item()
     share = (y == values[counts.argmax()]).double().mean().item()
-    # (Five standard errors, and what a last digit of the dtype can move.)
+    # Five standard errors, plus the rounding of the dtype.
     slack = 5e-3 + torch.finfo(dtype).eps
     expect(y.dtype == dtype, f"the result is {y.dtype}")
     expect(abs(mean) < slack and abs(variance - 1) < 2 * slack, f"mean {mean:.4f}, variance {variance:.4f}")
@@ -99,7 +99,7 @@ def _moments(settings: Settings, dtype: torch.dtype, p: float) -> Row:
 
 
 def fits(settings: Settings) -> Iterator[Row]:
-    """Trainings by each flag that concerns the device."""
+    """Training runs with each option that involves the device."""
     accelerator, devices = ("gpu", [0]) if settings.device == "cuda" else ("cpu", 1)
     kinds: dict[str, Row] = {
         f"accelerator {accelerator}": {"accelerator": accelerator},
@@ -117,7 +117,7 @@ def fits(settings: Settings) -> Iterator[Row]:
 
 def _fit(settings: Settings, flags: Row, compile: Any, **options: Any) -> Row:
     if flags.get("precision") == "16-mixed" and settings.device == "cpu":
-        raise LeftOut("Lightning has it for GPUs only")
+        raise LeftOut("Lightning supports it on GPUs only")
     module, trainer = settings.make_module(compile, **options), settings.make_trainer(max_epochs=2, **flags)
     if settings.device == "cuda":
         expect(trainer.strategy.root_device.type == "cuda", f"it runs on {trainer.strategy.root_device}")
@@ -128,7 +128,7 @@ def _fit(settings: Settings, flags: Row, compile: Any, **options: Any) -> Row:
 
 
 def resumes(settings: Settings) -> Iterator[Row]:
-    """A training that is stopped within an epoch goes on to the last bit."""
+    """Training that is stopped within an epoch resumes bit for bit."""
     for compile, what in (("never", "plain steps"), ("always", "CUDA graphs")):
         yield check(f"resume within an epoch, {what}", partial(_resume, settings, compile))
 
@@ -136,7 +136,7 @@ def resumes(settings: Settings) -> Iterator[Row]:
 def _resume(settings: Settings, compile: Any) -> Row:
     states = []
     path = settings.folder / f"resume_{compile}.ckpt"
-    for stop in (None, 40):  # of 32 steps an epoch
+    for stop in (None, 40):  # with 32 steps per epoch
         module = settings.make_module(compile, dropout="alpha", dropout_position="all")
         flags: Row = {"deterministic": True, "max_epochs": 3}
         if stop:
@@ -146,7 +146,7 @@ def _resume(settings: Settings, compile: Any) -> Row:
             module = settings.make_module(compile, dropout="alpha", dropout_position="all")
         trainer = settings.make_trainer(**flags, callbacks=[ExactResume()])
         trainer.fit(module, settings.make_data(), ckpt_path=path if stop else None)
-        expect(trainer.global_step == 96, f"{trainer.global_step} steps, and not 96")
+        expect(trainer.global_step == 96, f"{trainer.global_step} steps instead of 96")
         states.append({name: value.cpu() for name, value in module.state_dict().items()})
     torch.use_deterministic_algorithms(False)
     other = [name for name, value in states[0].items() if not torch.equal(states[1][name], value)]
@@ -163,7 +163,9 @@ def finders(settings: Settings) -> Iterator[Row]:
         module = settings.make_module(lr=1e-4)
         trainer.fit(module, settings.make_data())
         expect(module.hparams["lr"] == finder.found["found"], f"it trains at {module.hparams['lr']}")
-        expect(trainer.optimizers[0].param_groups[0]["lr"] == finder.found["found"], "the optimizer has another rate")
+        expect(
+            trainer.optimizers[0].param_groups[0]["lr"] == finder.found["found"], "the optimizer has a different rate"
+        )
         return {
             "lr": f"{finder.found['found']:.2e}",
             "train_loss": round(trainer.callback_metrics["train_loss"].item(), 4),
@@ -176,7 +178,7 @@ def finders(settings: Settings) -> Iterator[Row]:
 
 
 def predictions(settings: Settings) -> Iterator[Row]:
-    """Predictions and evaluations of one trained network, and its checkpoint."""
+    """Predictions and evaluations of a trained network, and its checkpoint."""
     module, data = settings.make_module(dropout="alpha", dropout_position="all"), settings.make_data()
     saver = ModelCheckpoint(settings.folder / "predictions", save_last=True)
     trainer = settings.make_trainer(max_epochs=1, callbacks=[saver], enable_checkpointing=True)
@@ -190,7 +192,7 @@ def predictions(settings: Settings) -> Iterator[Row]:
     def predict() -> Row:
         batches = settings.make_trainer().predict(module, data)
         probabilities = torch.cat(batches).cpu()
-        expect(torch.allclose(probabilities.sum(-1), torch.ones(len(probabilities))), "probabilities sum to others")
+        expect(torch.allclose(probabilities.sum(-1), torch.ones(len(probabilities))), "probabilities do not sum to 1")
         return {"images": len(probabilities)}
 
     def load_elsewhere() -> Row:
@@ -204,7 +206,7 @@ def predictions(settings: Settings) -> Iterator[Row]:
         module.to(settings.device)
         moved = images.to(settings.device)
         first, again = (mc_predict(module, moved, samples=200, seed=3) for _ in range(2))
-        expect(torch.equal(first.mean, again.mean), "the same seed gives other probabilities")
+        expect(torch.equal(first.mean, again.mean), "the same seed gives different probabilities")
         on_cpu = mc_predict(module.cpu(), images, samples=200, seed=3)
         difference = (first.mean.cpu() - on_cpu.mean).abs().mean().item()
         # (Other masks there: the mean of 200 samples has a standard error of 0.035 at most.)
@@ -262,7 +264,7 @@ def command(settings: Settings) -> Iterator[Row]:
 
 
 def tests(settings: Settings) -> Iterator[Row]:
-    """The tests that take a device."""
+    """The tests that depend on the device."""
 
     def run() -> Row:
         files = [file for pattern in TESTS for file in sorted((ROOT / "tests").glob(pattern)) if _can_run(file)]
@@ -281,7 +283,7 @@ def tests(settings: Settings) -> Iterator[Row]:
 
 
 def _can_run(file: Path) -> bool:
-    """Whether what a test file imports is installed; those that train by the command line need its parser."""
+    """Whether a test file's imports are installed; tests of the command line need its parser."""
     needs = {"scipy": "scipy", "sklearn": "sklearn", "hypothesis": "hypothesis", "cifar_lightning.cli": "jsonargparse"}
     imports = re.findall(r"^(?:from|import) (\S+)", file.read_text(), re.MULTILINE)
     return all(find_spec(module) for name, module in needs.items() if any(each.startswith(name) for each in imports))

@@ -1,4 +1,4 @@
-"""The fast path without Lightning: which kind of graph is the fastest, whether it is right, and stacks of networks."""
+"""The fast path without Lightning: speed and correctness of CUDA graphs and of stacks of networks."""
 
 import copy
 import os
@@ -18,9 +18,9 @@ from cifar_lightning.compiled.step import has_compiler
 from gpu_parts.common import LeftOut, Row, Settings, check, expect
 
 BATCH_SIZES = (128, 32, 512)
-#: In which results are compared: NAdam makes a step of a gradient's rounding where there is no more to it.
+#: Precision for comparisons: where a gradient is only rounding error, NAdam still takes a full step.
 EXACT = torch.float64
-#: Steps that are made at once, as in one of Lightning's hooks.
+#: Number of steps at once, as in one of Lightning's hooks.
 HOOK = 50
 NEVER = 10**9
 
@@ -42,7 +42,7 @@ def _make_images(settings: Settings) -> tuple[Tensor, Tensor]:
 def _train_epoch(
     steps: GraphedSteps, images: Tensor, labels: Tensor, batch_size: int, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Train on the images once, in an order of the default generator; the last loss."""
+    """Train on the images once, in an order drawn from the default generator, and return the last loss."""
     for hook in torch.randperm(len(images)).split(HOOK * batch_size):
         chosen = hook.to(images.device)
         batches = zip(
@@ -73,7 +73,7 @@ def _time(settings: Settings, steps: GraphedSteps, batch_size: int) -> Row:
 
 
 def graphs(settings: Settings) -> Iterator[Row]:
-    """Whether graphs change anything, and how many steps a graph is best."""
+    """Checks that graphs change nothing, and times graphs of different numbers of steps."""
     for dropout in ("none", "alpha"):
         yield check(f"graphs compute what direct calls do, dropout {dropout}", partial(_compare, settings, dropout))
 
@@ -99,13 +99,13 @@ def _compare(settings: Settings, dropout: str) -> Row:
         steps.close()
         results.append([*network.parameters(), torch.rand(3, device=settings.device)])
     differences = [(ours - theirs).abs().max().item() for ours, theirs in zip(*results, strict=True)]
-    expect(differences.pop() == 0, "the generator stands somewhere else")
+    expect(differences.pop() == 0, "the generator is in a different state")
     expect(max(differences) < 1e-9, f"parameters differ by {max(differences):.1e}")
     return {"bitwise": max(differences) == 0, "greatest_difference": f"{max(differences):.1e}"}
 
 
 def inductor(settings: Settings) -> Iterator[Row]:
-    """The code that Inductor makes of a step, within graphs."""
+    """Inductor's code for a step, within graphs."""
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(settings.folder / "inductor")
 
     def run(batch_size: int) -> Row:
@@ -123,12 +123,12 @@ def inductor(settings: Settings) -> Iterator[Row]:
 
 
 def replace_images(settings: Settings, images: int) -> Settings:
-    """Other settings: so many images."""
+    """Return the settings with a different number of images."""
     return Settings(**vars(settings) | {"images": images})
 
 
 def reduce_overhead(settings: Settings) -> Iterator[Row]:
-    """`torch.compile(mode="reduce-overhead")`, as most would use it."""
+    """`torch.compile(mode="reduce-overhead")`, used in the common way."""
 
     def run(batch_size: int) -> Row:
         if settings.device == "cpu" and not has_compiler():
@@ -162,7 +162,7 @@ def reduce_overhead(settings: Settings) -> Iterator[Row]:
 
 
 def stacks(settings: Settings) -> Iterator[Row]:
-    """Several networks at once against one: under twice its time is the aim."""
+    """Several networks at once compared with one; the aim is under twice its time."""
     yield check("a stack computes what its networks do", partial(_compare_stack, settings))
     times: dict[int, float] = {}
 

@@ -1,4 +1,4 @@
-"""How long an epoch takes: by our fit and by others, and what launching kernels alone takes."""
+"""Epoch times of our fit and of other systems, and the time of the kernel launches alone."""
 
 import os
 import time
@@ -22,27 +22,27 @@ from gpu_parts.common import LeftOut, Row, Settings, check
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 BATCH_SIZES = (128, 32, 512)
-#: Files that are between the place and its warning.
+#: Files between a place in the code and its warning.
 NOT_THE_PLACE = (__file__, "/warnings.py")
-#: Kernels that are launched in a row to time a launch.
+#: Number of consecutive launches used to time one.
 LAUNCHES = 5_000
 
 
 class Synchronizations:
-    """Counts the calls that wait for the GPU, and where in the code they are."""
+    """Counts calls that wait for the GPU, by place in the code."""
 
     def __init__(self) -> None:
         self.places: Counter[str] = Counter()
 
     def start(self) -> None:
-        """Count from now on."""
+        """Start counting."""
         self._show = warnings.showwarning
         warnings.simplefilter("always")
         warnings.showwarning = self._count
         torch.cuda.set_sync_debug_mode("warn")
 
     def stop(self) -> None:
-        """Count no more."""
+        """Stop counting."""
         torch.cuda.set_sync_debug_mode("default")
         warnings.showwarning = self._show
 
@@ -54,7 +54,7 @@ class Synchronizations:
 
 
 class Clock(ProgressBar):
-    """Times epochs, and counts synchronizations in one more at the end. A progress bar may follow several steps."""
+    """Times epochs, and counts synchronizations in the last one. Progress bars allow several steps at once."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
@@ -62,25 +62,25 @@ class Clock(ProgressBar):
         self.times: list[float] = []
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
-        """Take the time, when the last epoch has been computed."""
+        """Record the time, once the previous epoch has finished on the device."""
         self._settings.synchronize()
         self.times.append(time.perf_counter())
         if trainer.current_epoch + 1 == trainer.max_epochs and self._settings.device == "cuda":
             self.synchronizations.start()
 
     def on_train_end(self, *args: Any) -> None:
-        """Count no more."""
+        """Stop counting."""
         if self._settings.device == "cuda":
             self.synchronizations.stop()
 
     @property
     def seconds(self) -> float:
-        """Of the fastest epoch but the first and the last."""
+        """Seconds of the fastest epoch, except for the first and the last."""
         return min(after - before for before, after in zip(self.times[1:], self.times[2:], strict=False))
 
 
 def fits(settings: Settings) -> Iterator[Row]:
-    """Our fit, by CUDA graphs and plainly."""
+    """Our fit, with and without CUDA graphs."""
     for batch_size in BATCH_SIZES:
         for compile, what in (("always", "CUDA graphs"), ("never", "plain")):
             yield check(f"our fit, {what}, batch {batch_size}", partial(_fit, settings, compile, batch_size))
@@ -102,7 +102,7 @@ def _fit(settings: Settings, compile: Any, batch_size: int) -> Row:
 
 
 def others(settings: Settings) -> Iterator[Row]:
-    """What scripts/benchmark times too, here on this device."""
+    """The other systems of scripts/benchmark, on this device."""
     loader = SourceFileLoader("benchmark", str(SCRIPTS / "benchmark"))
     benchmark = module_from_spec(spec_from_loader("benchmark", loader))
     loader.exec_module(benchmark)
@@ -129,7 +129,7 @@ def others(settings: Settings) -> Iterator[Row]:
 
 
 def floors(settings: Settings) -> Iterator[Row]:
-    """What launching a step's kernels takes, one by one and in a graph: no epoch is shorter."""
+    """Time to launch a step's kernels, individually and in a graph: a lower bound for an epoch."""
     if settings.device == "cpu":
         yield check("the launch floor", partial(_refuse, "a CPU launches nothing"))
         return
@@ -155,7 +155,7 @@ def _refuse(why: str) -> Row:
 
 
 def _seconds(settings: Settings, function: Any) -> float:
-    """Seconds of the fastest of five calls, after one."""
+    """Seconds of the fastest of five calls, after one for warm-up."""
     times = []
     for _ in range(6):
         settings.synchronize()
