@@ -132,7 +132,7 @@ def test_the_lightning_script_leaves_unknown_commands_to_lightning_sdk(monkeypat
     assert called == ["ours" if ours else "theirs"]
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
+@pytest.mark.parametrize("shell", ["bash", pytest.param("zsh", marks=pytest.mark.slow)])
 def test_completion_knows_all_commands_and_their_options(shell):
     # In a process of its own, for it lists every class that any test has imported, and takes twice as long.
     command = [sys.executable, "-m", "cifar_lightning", "--print_completion", f"shtab-{shell}"]

@@ -90,6 +90,7 @@ def check_gpu(out, *arguments):
     return done, [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+@pytest.mark.slow
 def test_gpu_check_writes_each_result_twice(tmp_path):
     done, lines = check_gpu(tmp_path, "--cpu", "--parts", "devices", "floors")
     assert done.returncode == 0, done.stderr
