@@ -22,7 +22,7 @@ class Distillation(Callback):
     share of the targets (Hinton et al. 2015, https://arxiv.org/abs/1503.02531, at temperature 1). They are not trained.
 
     Args:
-        teachers: Checkpoints, or patterns such as runs/best/bottleneck/*/checkpoints/last.ckpt, which stand for all
+        teachers: Checkpoints, or patterns such as runs/bottleneck/*/checkpoints/last.ckpt, which stand for all
             matching files. Several teachers form an ensemble.
         weight: Share of the target that comes from the teachers, 0 to 1.
         precision: Precision of the teachers; bf16-mixed is faster on processors and GPUs that support it.

@@ -107,7 +107,7 @@ def test_teachers_leave_with_the_training(teachers):
 
 def test_the_recipe_takes_the_newest_teachers(run):
     small = [*SMALL, "--trainer.max_epochs=1", "--model.hidden_sizes=2x8"]
-    run("fit", f"--config={ROOT}/configs/best/bottleneck.yaml", *small, "--trainer.default_root_dir=runs/best")
+    run("fit", f"--config={ROOT}/configs/best/bottleneck.yaml", *small)
     said = run("fit", f"--config={ROOT}/configs/best/distilled.yaml", *small)
     assert "epoch   1" in said
 
