@@ -247,4 +247,7 @@ def test_a_training_whose_cache_of_code_has_no_room_takes_plain_steps(disk, trai
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(disk.folder))
     disk.fill(20)
     os.chdir(tmp_path)
-    run("fit", *FLAGS, "--execution.compile=auto", "--trainer.max_epochs=1", "--model.hidden_sizes=2x17")
+    long = ["--trainer.max_epochs=3000", "--trainer.max_time=00:00:00:10"]  # long enough to be worth compiling
+    said = run("fit", *FLAGS, "--execution.compile=auto", *long, "--model.hidden_sizes=2x17")
+    assert "plain, because torch could not compile them: OSError: [Errno 28] No space left on device" in said
+    assert "epoch   2" in said
