@@ -39,7 +39,10 @@ class EpochMetrics(nn.Module):
 
     def _measure(self) -> None:
         if self._pending:
-            logits, labels = map(torch.cat, zip(*self._pending, strict=True))
+            # (Restored batches are on the CPU: Lightning moves the module to its device only afterwards.)
+            logits, labels = (
+                torch.cat([part.to(self._device) for part in parts]) for parts in zip(*self._pending, strict=True)
+            )
             self.metrics.update(logits.float(), labels)
             self._pending.clear()
 
@@ -72,7 +75,7 @@ class EpochMetrics(nn.Module):
     def restore(self, trainer: Trainer, saved: Saved) -> None:
         """Continue from a saved state. Only one rank takes it, so that it does not count twice."""
         pending = saved["pending"] if trainer.is_global_zero else []
-        self._pending = [(logits.to(self._device), labels.to(self._device)) for logits, labels in pending]
+        self._pending = list(pending)
         for name, metric in self.metrics.items(keep_base=True):
             # Without an update, torchmetrics warns that nothing was measured; this one's states are replaced.
             example = torch.zeros(1, self._num_classes), torch.zeros(1, dtype=torch.long)

@@ -24,6 +24,7 @@ SCRIPTS = Path(__file__).resolve().parent.parent
 BATCH_SIZES = (128, 32, 512)
 #: Files between a place in the code and its warning.
 NOT_THE_PLACE = (__file__, "/warnings.py")
+TORCH = str(Path(torch.__file__).parent)
 #: Number of consecutive launches used to time one.
 LAUNCHES = 5_000
 
@@ -49,7 +50,7 @@ class Synchronizations:
     def _count(self, message: Any, *args: Any, **kwargs: Any) -> None:
         if "synchroniz" in str(message):
             frames = [frame for frame in traceback.extract_stack() if not frame.filename.endswith(NOT_THE_PLACE)]
-            frames = [frame for frame in frames if "/torch/" not in frame.filename]
+            frames = [frame for frame in frames if not frame.filename.startswith(TORCH)]
             self.places[f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"] += 1
 
 
