@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cifar_lightning.nn.standardize import Standardize, compute_statistics
     from cifar_lightning.nn.transfer import copy_hidden_layers
     from cifar_lightning.optim.lr_range_test import LRSweep, find_lr
+    from cifar_lightning.optim.muon import MuonAdamW
     from cifar_lightning.optim.schedules import (
         Constant,
         Cosine,
@@ -58,6 +59,7 @@ __all__ = [
     "LayerSignal",
     "MCPrediction",
     "MLPClassifier",
+    "MuonAdamW",
     "OneCycle",
     "Performance",
     "PiecewiseConstant",
@@ -94,6 +96,7 @@ _MODULES = {
     "LayerSignal": "analysis.signals",
     "MCPrediction": "analysis.mc_dropout",
     "MLPClassifier": "training.classifier",
+    "MuonAdamW": "optim.muon",
     "Pretrained": "callbacks.pretrained",
     "RunProgressBar": "callbacks.progress_bar",
     "RunReport": "callbacks.report",

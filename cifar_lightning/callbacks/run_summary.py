@@ -64,6 +64,8 @@ def _describe_changes(model: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         changes.append(f"shifted by up to {shift} pixels")
     if mixup := model.get("mixup"):
         changes.append(f"mixed, Beta({mixup:g}, {mixup:g})")
+    if cutmix := model.get("cutmix"):
+        changes.append(f"boxes replaced, Beta({cutmix:g}, {cutmix:g})")
     return ", ".join(changes)
 
 

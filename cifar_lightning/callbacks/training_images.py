@@ -6,8 +6,9 @@ from torch import Tensor
 
 from cifar_lightning.analysis.plots import draw_variants
 from cifar_lightning.callbacks.run_folder import data_set_name, is_writer, run_folder, say_where
-from cifar_lightning.data.augment import Augmentation, SoftLabels, Variants
+from cifar_lightning.data.augment import Augmentation, Variants
 from cifar_lightning.data.batches import BatchOrder
+from cifar_lightning.data.soft_labels import SoftLabels
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.datamodule import CIFAR10DataModule
 from cifar_lightning.training.lightning_internals import stop_before_training

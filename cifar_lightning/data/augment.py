@@ -1,14 +1,11 @@
-"""Data augmentation: training images mirrored, shifted by a few pixels, and mixed with others."""
+"""Data augmentation: training images mirrored and shifted by a few pixels."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import Beta
 
-from cifar_lightning.data.batches import BatchOrder, as_floats, epoch_generator
+from cifar_lightning.data.batches import BatchOrder, epoch_generator
 
 
 @dataclass(frozen=True)
@@ -99,71 +96,3 @@ def _reflect(places: Tensor, size: int) -> Tensor:
     """Reflect places that lie up to size - 1 outside into the range 0 to size - 1."""
     places = places.abs()
     return torch.where(places < size, places, 2 * (size - 1) - places)
-
-
-@dataclass(frozen=True)
-class SoftLabels:
-    """Mixup and label smoothing: turns images and labels into mixed images and class probabilities to learn from.
-
-    Args:
-        num_classes: Number of classes.
-        mixup: Parameter alpha of mixup (Zhang et al. 2018, https://arxiv.org/abs/1710.09412), equation 1: images
-            lambda x_i + (1 - lambda) x_j and targets lambda y_i + (1 - lambda) y_j, with lambda ~ Beta(alpha, alpha).
-            One lambda per batch, as in the authors' code, but at least 1/2 (i and j are swapped otherwise), so that
-            each image's own label counts most. 0 for none.
-        label_smoothing: Share epsilon of the target that is spread evenly over all classes (Szegedy et al. 2016,
-            section 7).
-        teacher: Maps images (B, C, H, W), 0 to 255, to probabilities (B, num_classes); None for no distillation.
-        teacher_weight: Share of the target that the teacher predicts for the very images that are learned from
-            (Hinton et al. 2015, https://arxiv.org/abs/1503.02531, at temperature 1). Cross-entropy is linear in its
-            targets, so this is the weighted sum of both losses.
-
-    Raises:
-        ValueError: If a value is out of range.
-    """
-
-    num_classes: int
-    mixup: float = 0.0
-    label_smoothing: float = 0.0
-    teacher: Callable[[Tensor], Tensor] | None = None
-    teacher_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.mixup < float("inf"):
-            raise ValueError(f"mixup must be 0 or a positive number, got {self.mixup}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
-        if not 0 <= self.teacher_weight <= 1:
-            raise ValueError(f"teacher_weight must be in [0, 1], got {self.teacher_weight}")
-
-    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mix a batch; with several rows, (S, B), each row is mixed separately.
-
-        Args:
-            images: (..., B, C, H, W), uint8 or floating.
-            labels: (..., B), integers.
-
-        Returns:
-            Images of the same shape and targets (..., B, num_classes), or both unchanged if there is nothing to do.
-        """
-        if not (self.mixup or self.label_smoothing or self.teacher):
-            return images, labels
-        targets = F.one_hot(labels, self.num_classes).float()
-        targets = targets * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
-        if self.mixup:
-            lam = Beta(self.mixup, self.mixup).sample(labels.shape[:-1]).to(images.device)
-            lam = torch.maximum(lam, 1 - lam)
-            partners = torch.rand(labels.shape, device=labels.device).argsort(-1)
-            images = _mix(as_floats(images), partners, lam)
-            targets = _mix(targets, partners, lam)
-        if self.teacher is not None:
-            taught = self.teacher(images.flatten(0, labels.ndim - 1)).view_as(targets)
-            targets = targets.lerp(taught, self.teacher_weight)
-        return images, targets
-
-
-def _mix(values: Tensor, partners: Tensor, lam: Tensor) -> Tensor:
-    """Mix each of (..., B, *) with its partner (..., B), keeping a share lam (...) of its own."""
-    dims = values.ndim - lam.ndim
-    others = values.take_along_dim(partners.reshape(partners.shape + (1,) * (dims - 1)), lam.ndim)
-    return others.lerp(values, lam.to(values.dtype).reshape(lam.shape + (1,) * dims))

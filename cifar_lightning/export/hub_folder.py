@@ -127,7 +127,7 @@ DATA_FACTS = ("classes", "train_size", "val_split", "val_size", "scaling", "flip
 #: What a model's hyperparameters say, besides optimizer and schedule.
 NETWORK_FACTS = (
     *("hidden_sizes", "block", "activation", "init", "normalization", "dropout", "dropout_p", "max_norm", "l1", "l2"),
-    *("mixup", "label_smoothing"),
+    *("mixup", "cutmix", "label_smoothing"),
 )
 
 

@@ -16,13 +16,16 @@ from torch.optim import Optimizer
 
 from cifar_lightning.errors import unknown_name
 from cifar_lightning.optim import schedules
+from cifar_lightning.optim.muon import MuonAdamW
 from cifar_lightning.optim.schedule import Schedule
 
 #: Optimizers that can't train this network, each with the reason.
 UNSUITABLE_OPTIMIZERS = {
-    "Muon": "it updates only matrices, and the network has vectors too: its biases",
+    "Muon": "it updates only matrices, and the network has vectors too: its biases. MuonAdamW updates those with AdamW",
     "SparseAdam": "it takes only sparse gradients, and the network's are dense",
 }
+#: Our own optimizers, by name.
+OWN_OPTIMIZERS = {"MuonAdamW": MuonAdamW}
 PRIMITIVES = (str, int, float, bool, list, tuple, type(None))
 
 
@@ -81,10 +84,10 @@ def find_class(path: Any, base: type, namespace: str) -> type:
     cls = path
     if isinstance(path, str):
         module, _, name = path.rpartition(".")
-        cls = getattr(sys.modules.get(module or namespace), name, None)
+        cls = OWN_OPTIMIZERS.get(path) or getattr(sys.modules.get(module or namespace), name, None)
     if not (inspect.isclass(cls) and issubclass(cls, base) and cls is not base):
-        choices = [k for k, v in vars(sys.modules[namespace]).items() if _is_choice(v, base)]
-        known = [name for name in choices if name not in UNSUITABLE_OPTIMIZERS]
+        choices = vars(sys.modules[namespace]) | OWN_OPTIMIZERS
+        known = [k for k, v in choices.items() if _is_choice(v, base) and k not in UNSUITABLE_OPTIMIZERS]
         raise unknown_name(f"{base.__name__.lower()} (or class path of an imported module)", path, sorted(known))
     return cls
 

@@ -13,8 +13,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cifar_lightning.data.augment import SoftLabels
 from cifar_lightning.data.batches import Batches, as_floats
+from cifar_lightning.data.soft_labels import SoftLabels
 from cifar_lightning.nn.mlp import DeepMLP, weight_penalty
 from cifar_lightning.nn.standardize import Standardize
 from cifar_lightning.nn.temperature import Temperature
@@ -54,6 +54,7 @@ class MLPClassifier(LightningModule):
         optimizer: An optimizer: a name from `torch.optim`, or the import path of a class in an imported module.
         schedule: Learning-rate schedule, by name or as an instance.
         mixup: Mixup parameter alpha: training images are mixed with shares from Beta(alpha, alpha); 0 for none.
+        cutmix: CutMix parameter alpha: a box of each training image is replaced by that of another; 0 for none.
         label_smoothing: Share of the training target that is spread evenly over all classes (see `SoftLabels`).
         network: Arguments of `DeepMLP`.
 
@@ -76,6 +77,7 @@ class MLPClassifier(LightningModule):
         optimizer: OptimizerFactory | str = "NAdam",
         schedule: Schedule | str = "Constant",
         mixup: float = 0.0,
+        cutmix: float = 0.0,
         label_smoothing: float = 0.0,
         **network: Any,
     ) -> None:
@@ -85,14 +87,14 @@ class MLPClassifier(LightningModule):
         self.network = DeepMLP(**network)
         # All of the network's options are stored, so a checkpoint still loads if defaults change.
         hparams = NETWORK_DEFAULTS | network | {"hidden_sizes": self.network.hidden_sizes, "lr": lr}
-        hparams |= {"mixup": mixup, "label_smoothing": label_smoothing}
+        hparams |= {"mixup": mixup, "cutmix": cutmix, "label_smoothing": label_smoothing}
         hparams |= {"optimizer": optimizer_component(optimizer), "schedule": schedule_component(schedule)}
         self.save_hyperparameters(hparams)
         self.executor, self.cycle = Executor(), Cycle()
         self.classes: list[str] = []
         self.standardize, self.temperature = Standardize(), Temperature()
         num_classes = self.network.output.out_features
-        self.soft_labels = SoftLabels(num_classes, mixup, label_smoothing)
+        self.soft_labels = SoftLabels(num_classes, mixup, cutmix, label_smoothing)
         self.train_metrics = EpochMetrics(num_classes, "train_")
         self.val_metrics = EpochMetrics(num_classes, "val_")
         self.test_metrics = EpochMetrics(num_classes, "test_")
@@ -185,8 +187,7 @@ class MLPClassifier(LightningModule):
         penalty = partial(weight_penalty, l1=l1, l2=l2) if l1 or l2 else None
         obstacle = find_own_steps(self, MLPClassifier)
         layers = self if has_own_forward(self, MLPClassifier) else self.as_sequential()
-        constrain = self.network.constrain_
-        self.executor.prepare_step(self.trainer, layers, self._batch_size, penalty, obstacle, constrain)
+        self.executor.prepare_step(self.trainer, layers, self._batch_size, penalty, obstacle, self.network.constrain_)
         self.cycle.begin(self.trainer)
 
     # --------------------------------------------------------------------------------------------------- the steps

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cifar_lightning.data.augment import SoftLabels
+from cifar_lightning.data.soft_labels import SoftLabels
 
 IMAGES = torch.randint(256, (16, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(16) % 5
@@ -86,6 +86,8 @@ def test_a_seed_decides():
         ({"mixup": -0.1}, "mixup must be 0 or a positive number, got -0.1"),
         ({"mixup": float("inf")}, "mixup must be"),
         ({"mixup": float("nan")}, "mixup must be"),
+        ({"cutmix": -1.0}, "cutmix must be 0 or a positive number, got -1.0"),
+        ({"cutmix": float("nan")}, "cutmix must be"),
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
         ({"label_smoothing": -0.5}, "label_smoothing must be"),
     ],
@@ -93,3 +95,56 @@ def test_a_seed_decides():
 def test_wrong_options(options, message):
     with pytest.raises(ValueError, match=message):
         SoftLabels(5, **options)
+
+
+def test_cutmix_is_the_papers_equation_1():
+    torch.manual_seed(0)
+    for _ in range(50):
+        images, targets = SoftLabels(16, cutmix=1.0)(IMAGES, torch.arange(16))  # labels that tell the partners
+        own = targets.diagonal()
+        partners = (targets - torch.diag(own)).argmax(1)
+        is_own = (images == IMAGES).all(1) | ((images == IMAGES[partners]).all(1).logical_not())
+        partners = torch.where(own == 1, torch.arange(16), partners)
+        mixed = own < 1
+        if not mixed.any():
+            continue
+        (lam,) = own[mixed].unique()  # one a batch
+        boxes = ~is_own[mixed]
+        box = boxes.any(0)  # (an image and its partner may have equal pixels)
+        rows, columns = box.any(1).nonzero().flatten(), box.any(0).nonzero().flatten()
+        assert box[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all(), "a box"
+        assert len(rows) == len(columns), "of the image's proportions"
+        assert box.float().mean() == pytest.approx(1 - lam.item())
+        expected = torch.where(box, IMAGES[partners], IMAGES)
+        torch.testing.assert_close(images, expected.float())
+
+
+def test_boxes_lie_anywhere_and_have_all_sizes():
+    torch.manual_seed(0)
+    ones = torch.ones(1, 1, 8, 8)
+    batch = torch.cat([ones, 1 - ones])
+    kept = torch.stack([SoftLabels(2, cutmix=1.0)(batch, torch.arange(2))[0][0, 0] for _ in range(4000)])
+    kept = kept[kept.mean((1, 2)) < 1]  # where the partner is another image
+    assert kept.mean((1, 2)).unique().tolist() == [1 - n * n / 64 for n in range(7, 0, -1)]
+    assert (kept.mean(0) - kept.mean(0).flip(0)).abs().max() < 0.06, "symmetric"
+
+
+def test_mixup_and_cutmix_take_turns():
+    torch.manual_seed(0)
+    soften, labels = SoftLabels(16, mixup=1.0, cutmix=1.0), torch.arange(16)
+    whole = 0
+    for _ in range(400):
+        images, targets = soften(IMAGES, labels)
+        whole += torch.allclose(images, torch.tensordot(targets, IMAGES.float(), 1), atol=1e-3)
+    assert 150 < whole < 250
+
+
+def test_each_row_is_cut_by_itself():
+    torch.manual_seed(0)
+    rows, labels = torch.rand(6, 16, 3, 8, 8), torch.arange(16).repeat(6, 1)
+    images, targets = SoftLabels(16, cutmix=1.0)(rows, labels)
+    assert images.shape == rows.shape
+    for row, mixed, target in zip(rows, images, targets, strict=True):
+        kept = (mixed == row).all(1).float().mean((1, 2))
+        torch.testing.assert_close(kept, target.diagonal())
+    assert len({share_of(row, label) for row, label in zip(targets, labels, strict=True)}) > 2

@@ -1,0 +1,184 @@
+"""Muon for the matrices of hidden layers, together with AdamW for all other parameters."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.adamw import adamw
+
+from cifar_lightning.errors import unknown_name
+
+#: Coefficients a, b and c of a Newton-Schulz step X <- a X + b (X X^T) X + c (X X^T)^2 X, from Jordan et al. 2024.
+NEWTON_SCHULZ = 3.4445, -4.7750, 2.0315
+#: Root mean square of AdamW's typical update, in units of the learning rate (Liu et al. 2025, section 2.2).
+RMS_OF_ADAMW = 0.2
+
+#: Precision of the Newton-Schulz steps.
+Precision = Literal["bfloat16", "float32"]
+Group = dict[str, Any]
+
+
+class MuonAdamW(Optimizer):
+    """Muon (Jordan et al. 2024) for hidden matrices, and AdamW (Loshchilov and Hutter 2019) for the rest.
+
+    Muon makes the update of a matrix W orthogonal, so that it changes the layer's output by the same amount in all
+    directions. With G the gradient, M its running mean, mu the momentum and lambda the weight decay:
+
+        M <- mu M + (1 - mu) G
+        W <- (1 - lr lambda) W - 0.2 sqrt(max(m, n)) lr O,  where O = orthogonalize((1 - mu) G + mu M)
+
+    for a matrix of m rows and n columns. The factor before O gives the update the size of AdamW's, so both methods
+    share a learning rate (Liu et al. 2025, https://arxiv.org/abs/2502.16982, equation 4). AdamW updates the last
+    matrix, which is that of the output layer, with the same weight decay, and everything else without any.
+
+    It updates matrices as `torch.optim.Muon` does with `adjust_lr_fn="match_rms_adamw"`, but those of one shape all at
+    once.
+
+    Args:
+        params: The parameters in the network's order, or groups of them. A group may say with `orthogonalize`, a bool,
+            whether Muon or AdamW updates it, and then it is not split.
+        lr: Learning rate.
+        weight_decay: Factor lambda of the decay of matrices.
+        momentum: Muon's mu.
+        ns_steps: Number of Newton-Schulz steps to make an update orthogonal.
+        precision: Precision of these steps: bfloat16, as its authors use, or float32, which is faster on processors
+            without arithmetic in bfloat16.
+        betas: AdamW's coefficients.
+        eps: AdamW's epsilon.
+
+    Raises:
+        ValueError: If a value is out of range.
+
+    Example:
+        >>> from cifar_lightning import DeepMLP, MuonAdamW
+        >>> optimizer = MuonAdamW(DeepMLP(hidden_sizes="3x100").parameters(), lr=2e-3)
+        >>> [(group["orthogonalize"], len(group["params"])) for group in optimizer.param_groups]
+        [(True, 3), (False, 1), (False, 4)]
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[Group],
+        lr: float = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        ns_steps: int = 5,
+        precision: Precision = "bfloat16",
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+    ) -> None:
+        if precision not in get_args(Precision):
+            raise unknown_name("precision", precision, get_args(Precision))
+        for name, value, is_right, right in (
+            ("lr", lr, lr >= 0, "at least 0"),
+            ("weight_decay", weight_decay, weight_decay >= 0, "at least 0"),
+            ("momentum", momentum, 0 <= momentum < 1, "in [0, 1)"),
+            ("ns_steps", ns_steps, ns_steps >= 1, "at least 1"),
+            ("betas", betas, all(0 <= beta < 1 for beta in betas), "in [0, 1)"),
+            ("eps", eps, eps > 0, "positive"),
+        ):
+            if not is_right:
+                raise ValueError(f"{name} must be {right}, got {value}")
+        defaults: Group = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "ns_steps": ns_steps}
+        defaults |= {"precision": precision, "betas": tuple(betas), "eps": eps}
+        super().__init__(_split(list(params)), defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update all parameters that have a gradient; return the closure's loss, if there is a closure."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if group["orthogonalize"]:
+                for same in _by_shape(parameters):
+                    self._step_muon(group, same)
+            elif parameters:
+                self._step_adamw(group, parameters)
+        return loss
+
+    def _step_muon(self, group: Group, parameters: Sequence[Tensor]) -> None:
+        """Update matrices of one shape."""
+        lr, mu, updates = float(group["lr"]), group["momentum"], []
+        for parameter in parameters:
+            state, gradient = self.state[parameter], parameter.grad
+            assert gradient is not None, "only those with a gradient come here"
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            mean = state["momentum_buffer"].lerp_(gradient, 1 - mu)
+            updates.append(gradient.lerp(mean, mu))
+        dtype = getattr(torch, group["precision"])
+        orthogonal = orthogonalize(torch.stack(updates).to(dtype), group["ns_steps"])
+        size = RMS_OF_ADAMW * math.sqrt(max(parameters[0].shape)) * lr
+        for parameter, update in zip(parameters, orthogonal, strict=True):
+            parameter.mul_(1 - lr * group["weight_decay"]).sub_(update.to(parameter.dtype), alpha=size)
+
+    def _step_adamw(self, group: Group, parameters: list[Tensor]) -> None:
+        states = [self.state[parameter] for parameter in parameters]
+        for parameter, state in zip(parameters, states, strict=True):
+            if not state:
+                state |= {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                state["step"] = torch.zeros(())
+        adamw(
+            parameters,
+            [parameter.grad for parameter in parameters if parameter.grad is not None],
+            exp_avgs=[state["exp_avg"] for state in states],
+            exp_avg_sqs=[state["exp_avg_sq"] for state in states],
+            max_exp_avg_sqs=[],
+            state_steps=[state["step"] for state in states],
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=float(group["lr"]),
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+
+def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
+    """Bring the singular values of matrices (..., m, n) near 1, between 0.7 and 1.2, and keep the singular vectors.
+
+    Newton-Schulz steps do this with matrix products alone. They reach all singular values that are not much smaller
+    than the largest: five steps raise one of 0.002 times the matrix's norm to 0.7.
+    """
+    a, b, c = NEWTON_SCHULZ
+    is_tall = matrices.shape[-2] > matrices.shape[-1]
+    x: Tensor = matrices.mT if is_tall else matrices  # the smaller products
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if is_tall else x
+
+
+def _split(params: Sequence[Any]) -> list[Group]:
+    """Groups by kind of update: hidden matrices, the last matrix, and vectors, which do not decay."""
+    groups: list[Group] = []
+    for group in params if params and isinstance(params[0], dict) else [{"params": params}]:
+        if "orthogonalize" in group:
+            groups.append(group)
+            continue
+        parameters = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        *hidden, last = [p for p in parameters if p.ndim == 2] or [None]
+        vectors = [p for p in parameters if p.ndim != 2]
+        parts: list[Group] = [
+            {"params": hidden, "orthogonalize": True},
+            {"params": [last] if last is not None else [], "orthogonalize": False},
+            {"params": vectors, "orthogonalize": False, "weight_decay": 0.0},
+        ]
+        groups += [{**group, **part} for part in parts if part["params"]]
+    return groups
+
+
+def _by_shape(parameters: Sequence[Tensor]) -> list[list[Tensor]]:
+    """The parameters in groups of one shape."""
+    groups: dict[torch.Size, list[Tensor]] = {}
+    for parameter in parameters:
+        groups.setdefault(parameter.shape, []).append(parameter)
+    return list(groups.values())
