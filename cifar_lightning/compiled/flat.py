@@ -18,6 +18,11 @@ class Layout:
 
     shapes: tuple[tuple[int, ...], ...]
 
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> "Layout":
+        """The layout of these tensors."""
+        return cls(tuple(tuple(tensor.shape) for tensor in tensors))
+
     @property
     def order(self) -> list[int]:
         """The tensors' indices in storage order.

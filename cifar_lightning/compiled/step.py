@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from cifar_lightning.compiled.code_cache import Code, CompileError, compile_once
 from cifar_lightning.compiled.flat import Layout, find_split, flatten_, separate_
 from cifar_lightning.compiled.inductor_layers import with_faster_layers
+from cifar_lightning.compiled.muon_update import MuonUpdate
 from cifar_lightning.compiled.torch_internals import Step
 from cifar_lightning.compiled.updates import Gradients, make_update
 
@@ -33,10 +34,10 @@ class CompiledStep:
 
     It computes the same as `F.cross_entropy(model(inputs), targets)`, `backward()` and `optimizer.step()`, from the
     same random numbers, up to rounding; targets are labels (B,) or probabilities (B, C). The updates of NAdam, Adam,
-    AdamW and plain SGD are part of the graph, which leaves the parameters' `grad` alone. The code is compiled for one
-    batch size; other batches, such as a short last one, run eagerly. Put the model in training mode and restore the
-    optimizer's state before creating the step. Neither may swap its tensors afterwards: a module's `load_state_dict`
-    copies into them, but an optimizer's replaces them.
+    AdamW, `MuonAdamW` and plain SGD are part of the graph, which leaves the parameters' `grad` alone. The code is
+    compiled for one batch size; other batches, such as a short last one, run eagerly. Put the model in training mode
+    and restore the optimizer's state before creating the step. Neither may swap its tensors afterwards: a module's
+    `load_state_dict` copies into them, but an optimizer's replaces them.
 
     Until `close` is called, the parameters and Adam's running averages are views of flat tensors, so that one kernel
     updates them all.
@@ -82,11 +83,12 @@ class CompiledStep:
                 f"frozen, tied or sharing memory, all of one dtype and device; got {misfit}"
             )
         names = {id(parameter): name for name, parameter in watched.named_parameters()}
-        self._optimizer, self._update = optimizer, make_update(optimizer)
+        self._optimizer = optimizer
+        self._update = MuonUpdate(optimizer) if MuonUpdate.supports(optimizer) else make_update(optimizer)
         self._parameters = parameters = _parameters_of(optimizer)
-        self._layout = Layout(tuple(tuple(parameter.shape) for parameter in parameters))
+        self._layout = Layout.of(parameters)
         self._kept = self._update.tensors if self._update else [parameters]  # each list in the parameters' order
-        self._flat = [flatten_(self._layout, tensors) for tensors in self._kept]
+        self._flat = [flatten_(Layout.of(tensors), tensors) for tensors in self._kept]
         self._flat[0].requires_grad_()
         self.eager = self._make_eager(watched, clip)
         self._compiled = self._make_compiled(watched, [names[id(parameter)] for parameter in parameters], clip)

@@ -30,12 +30,12 @@ class NAdamUpdate:
         self._optimizer, self._group = optimizer, optimizer.param_groups[0]
         states = _states_of(optimizer, "mu_product")
         # All parameters are at the same step. Each keeps its element of these, so torch can continue with them.
-        self._steps, self._mu_products = _join_(states, "step"), _join_(states, "mu_product")
+        self._steps, self._mu_products = join_(states, "step"), join_(states, "mu_product")
         self._t, self._mu_product = int(self._steps[0]), self._mu_products[0]
         #: Parameters p, running means m, running mean squares v.
         self.tensors = [self._group["params"], *([state[name] for state in states] for name in MOMENTS)]
         #: Factors that do not change from step to step.
-        self.constants: tuple[float, ...] = (*self._group["betas"], self._group["eps"])
+        self.constants: tuple[Any, ...] = (*self._group["betas"], self._group["eps"])
 
     @staticmethod
     def supports(optimizer: Optimizer) -> bool:
@@ -56,7 +56,7 @@ class NAdamUpdate:
         return lr * (1 - mu) / (1 - product), lr * mu_next / (1 - product * mu_next), 1 / (1 - beta2**t)
 
     @staticmethod
-    def apply(constants: tuple[float, ...], factors: Tensor, gradients: Gradients, *tensors: Sequence[Tensor]) -> None:
+    def apply(constants: tuple[Any, ...], factors: Tensor, gradients: Gradients, *tensors: Sequence[Tensor]) -> None:
         """Apply the step in place; factors are (3,), or (3, M) for stacked tensors of M networks."""
         beta1, beta2, eps = constants
         for g, p, m, v in zip(gradients, *tensors, strict=True):
@@ -76,10 +76,10 @@ class AdamUpdate:
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer, self._group = optimizer, optimizer.param_groups[0]
         states = _states_of(optimizer)
-        self._steps = _join_(states, "step")
+        self._steps = join_(states, "step")
         self._t = int(self._steps[0])
         self.tensors = [self._group["params"], *([state[name] for state in states] for name in MOMENTS)]
-        self.constants: tuple[float, ...] = (*self._group["betas"], self._group["eps"])
+        self.constants: tuple[Any, ...] = (*self._group["betas"], self._group["eps"])
 
     @staticmethod
     def supports(optimizer: Optimizer) -> bool:
@@ -98,7 +98,7 @@ class AdamUpdate:
         return lr * self._group["weight_decay"], lr / (1 - beta1**t), 1 / (1 - beta2**t)
 
     @staticmethod
-    def apply(constants: tuple[float, ...], factors: Tensor, gradients: Gradients, *tensors: Sequence[Tensor]) -> None:
+    def apply(constants: tuple[Any, ...], factors: Tensor, gradients: Gradients, *tensors: Sequence[Tensor]) -> None:
         """Apply the step in place; factors are (3,), or (3, M) for stacked tensors of M networks."""
         beta1, beta2, eps = constants
         for g, p, m, v in zip(gradients, *tensors, strict=True):
@@ -110,7 +110,7 @@ class AdamUpdate:
 class SGDUpdate:
     """Gradient descent without momentum as part of a graph: p -= lr g."""
 
-    constants: tuple[float, ...] = ()
+    constants: tuple[Any, ...] = ()
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer, self._group = optimizer, optimizer.param_groups[0]
@@ -127,7 +127,7 @@ class SGDUpdate:
         return (float(self._group["lr"]),)
 
     @staticmethod
-    def apply(constants: tuple[float, ...], factors: Tensor, gradients: Gradients, *tensors: Sequence[Tensor]) -> None:
+    def apply(constants: tuple[Any, ...], factors: Tensor, gradients: Gradients, *tensors: Sequence[Tensor]) -> None:
         """Apply the step in place; factors are (1,), or (1, M) for stacked tensors of M networks."""
         for g, p in zip(gradients, *tensors, strict=True):
             (of_g,) = _broadcast(factors, p)
@@ -175,7 +175,7 @@ def _states_of(optimizer: Optimizer, *products: str) -> list[State]:
     return states
 
 
-def _join_(states: Sequence[State], name: str) -> Tensor:
+def join_(states: Sequence[State], name: str) -> Tensor:
     """Make the numbers called `name` elements of one tensor (N,), and return it."""
     joined = torch.stack([state[name] for state in states]).cpu()  # reading it must not wait for a GPU
     for state, number in zip(states, joined, strict=True):

@@ -7,7 +7,6 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.adamw import adamw
 
 from cifar_lightning.errors import unknown_name
 
@@ -95,50 +94,58 @@ class MuonAdamW(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            for parameter in parameters:
+                add_state(self.state[parameter], parameter, group["orthogonalize"])
+                self.state[parameter]["step"] += 1
             if group["orthogonalize"]:
-                for same in _by_shape(parameters):
-                    self._step_muon(group, same)
+                self._step_muon(group, parameters)
             elif parameters:
                 self._step_adamw(group, parameters)
         return loss
 
     def _step_muon(self, group: Group, parameters: Sequence[Tensor]) -> None:
-        """Update matrices of one shape."""
-        lr, mu, updates = float(group["lr"]), group["momentum"], []
+        lr, mu, mixed = float(group["lr"]), group["momentum"], []
+        for parameter in parameters:
+            assert parameter.grad is not None, "only those with a gradient come here"
+            mean = self.state[parameter]["exp_avg"].lerp_(parameter.grad, 1 - mu)
+            mixed.append(parameter.grad.lerp(mean, mu))
+        directions = find_directions(mixed, group["ns_steps"], group["precision"])
+        for parameter, direction in zip(parameters, directions, strict=True):
+            parameter.mul_(1 - lr * group["weight_decay"]).sub_(direction, alpha=lr)
+
+    def _step_adamw(self, group: Group, parameters: Sequence[Tensor]) -> None:
+        lr, (beta1, beta2) = float(group["lr"]), group["betas"]
         for parameter in parameters:
             state, gradient = self.state[parameter], parameter.grad
             assert gradient is not None, "only those with a gradient come here"
-            if not state:
-                state["momentum_buffer"] = torch.zeros_like(parameter)
-            mean = state["momentum_buffer"].lerp_(gradient, 1 - mu)
-            updates.append(gradient.lerp(mean, mu))
-        dtype = getattr(torch, group["precision"])
-        orthogonal = orthogonalize(torch.stack(updates).to(dtype), group["ns_steps"])
-        size = RMS_OF_ADAMW * math.sqrt(max(parameters[0].shape)) * lr
-        for parameter, update in zip(parameters, orthogonal, strict=True):
-            parameter.mul_(1 - lr * group["weight_decay"]).sub_(update.to(parameter.dtype), alpha=size)
+            mean, square, t = state["exp_avg"], state["exp_avg_sq"], float(state["step"])
+            mean.lerp_(gradient, 1 - beta1)
+            square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+            divisor = (square / (1 - beta2**t)).sqrt_().add_(group["eps"])
+            parameter.mul_(1 - lr * group["weight_decay"]).addcdiv_(mean, divisor, value=-lr / (1 - beta1**t))
 
-    def _step_adamw(self, group: Group, parameters: list[Tensor]) -> None:
-        states = [self.state[parameter] for parameter in parameters]
-        for parameter, state in zip(parameters, states, strict=True):
-            if not state:
-                state |= {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
-                state["step"] = torch.zeros(())
-        adamw(
-            parameters,
-            [parameter.grad for parameter in parameters if parameter.grad is not None],
-            exp_avgs=[state["exp_avg"] for state in states],
-            exp_avg_sqs=[state["exp_avg_sq"] for state in states],
-            max_exp_avg_sqs=[],
-            state_steps=[state["step"] for state in states],
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=float(group["lr"]),
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-        )
+
+def add_state(state: dict[str, Any], parameter: Tensor, orthogonalize: bool) -> None:
+    """Create a parameter's state, if it has none: steps, running mean, and for AdamW the running mean square."""
+    if not state:
+        state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(parameter)}
+        if not orthogonalize:
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+
+
+def find_directions(gradients: Sequence[Tensor], ns_steps: int, precision: Precision) -> list[Tensor]:
+    """Muon's directions 0.2 sqrt(max(m, n)) O for smoothed gradients (m, n), those of one shape all at once."""
+    by_shape: dict[torch.Size, list[int]] = {}
+    for index, gradient in enumerate(gradients):
+        by_shape.setdefault(gradient.shape, []).append(index)
+    directions = list(gradients)
+    for shape, indices in by_shape.items():
+        stacked = torch.stack([gradients[index] for index in indices])
+        orthogonal = orthogonalize(stacked.to(getattr(torch, precision)), ns_steps).to(stacked.dtype)
+        scaled = orthogonal * (RMS_OF_ADAMW * math.sqrt(max(shape)))
+        for index, direction in zip(indices, scaled, strict=True):
+            directions[index] = direction
+    return directions
 
 
 def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
@@ -174,11 +181,3 @@ def _split(params: Sequence[Any]) -> list[Group]:
         ]
         groups += [{**group, **part} for part in parts if part["params"]]
     return groups
-
-
-def _by_shape(parameters: Sequence[Tensor]) -> list[list[Tensor]]:
-    """The parameters in groups of one shape."""
-    groups: dict[torch.Size, list[Tensor]] = {}
-    for parameter in parameters:
-        groups.setdefault(parameter.shape, []).append(parameter)
-    return list(groups.values())

@@ -1,0 +1,114 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import DEVICE
+from torch import nn
+
+from cifar_lightning import CompiledStep, DeepMLP, MuonAdamW
+from cifar_lightning.compiled.muon_update import MuonUpdate
+
+
+def make(**options):
+    """A network with two matrices of one shape among others, and its optimizer."""
+    torch.manual_seed(0)
+    network = DeepMLP(12, 3, [10, 8, 8, 8], activation="elu", normalization="batch").to(DEVICE)
+    return network, MuonAdamW(
+        network.parameters(), **{"lr": 0.02, "weight_decay": 0.2, "precision": "float32"} | options
+    )
+
+
+def train(network, optimizer, step=None, count=8):
+    generator = torch.Generator().manual_seed(1)
+    losses = []
+    for _ in range(count):
+        inputs, targets = torch.randn(16, 12, generator=generator).to(DEVICE), (torch.arange(16) % 3).to(DEVICE)
+        if step is None:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(network(inputs), targets)
+            loss.backward()
+            optimizer.step()
+        else:
+            loss, _ = step(inputs, targets)
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize(
+    "options", [{}, {"momentum": 0.8, "ns_steps": 3, "betas": (0.8, 0.95), "eps": 1e-6}, {"weight_decay": 0.0}], ids=str
+)
+def test_it_does_what_the_optimizer_itself_does(options):
+    (ours, optimizer), (theirs, their_optimizer) = make(**options), make(**options)
+    step = CompiledStep(ours, optimizer)
+    assert step.updates_itself
+    assert train(ours, optimizer, step) == pytest.approx(train(theirs, their_optimizer), rel=1e-4)
+    step.close()
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-3, atol=1e-5)
+    for state, expected in zip(optimizer.state.values(), their_optimizer.state.values(), strict=True):
+        assert state.keys() == expected.keys()
+        assert state["step"] == expected["step"] == 8
+        torch.testing.assert_close(state["exp_avg"], expected["exp_avg"], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_it_continues_from_the_optimizers_state_and_the_optimizer_from_its():
+    (whole, optimizer), (parts, its_optimizer) = make(), make()
+    expected = train(whole, optimizer, count=4) + train(whole, optimizer, count=4) + train(whole, optimizer, count=4)
+    losses = train(parts, its_optimizer, count=4)
+    step = CompiledStep(parts, its_optimizer)
+    losses += train(parts, its_optimizer, step, count=4)
+    step.close()
+    losses += train(parts, its_optimizer, count=4)
+    assert losses == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_compiled_code_does_the_same(precision):
+    (ours, optimizer), (theirs, their_optimizer) = make(precision=precision), make(precision=precision)
+    step = CompiledStep(ours, optimizer)
+    losses, expected = train(ours, optimizer, step), train(theirs, their_optimizer)
+    assert step.is_compiled
+    assert losses == pytest.approx(expected, rel=1e-4 if precision == "float32" else 0.02)
+
+
+def _with_groups_of_his_own(network):
+    return MuonAdamW([{"params": [p], "orthogonalize": p.ndim == 2} for p in network.parameters()])
+
+
+def _with_another_rate(network):
+    optimizer = MuonAdamW(network.parameters())
+    optimizer.param_groups[1]["lr"] = 0.5
+    return optimizer
+
+
+def _after_a_step_of_some(network):
+    optimizer = MuonAdamW(network.parameters())
+    network.output.weight.grad = torch.ones_like(network.output.weight)
+    optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("make_optimizer", [_with_groups_of_his_own, _with_another_rate, _after_a_step_of_some])
+def test_other_optimizers_step_themselves(make_optimizer):
+    network = DeepMLP(12, 3, [8, 8])
+    optimizer = make_optimizer(network)
+    assert not MuonUpdate.supports(optimizer)
+    assert not CompiledStep(network, optimizer).updates_itself
+
+
+@pytest.mark.parametrize("layers", [[], [nn.Linear(12, 12), nn.ReLU()]], ids=["one layer", "a hidden layer"])
+def test_only_a_network_with_hidden_matrices_is_supported(layers):
+    network = nn.Sequential(*layers, nn.Linear(12, 3))
+    assert MuonUpdate.supports(MuonAdamW(network.parameters())) == bool(layers)
+
+
+def test_a_loss_that_is_no_number_leaves_the_parameters_finite():
+    network, optimizer = make()
+    step = CompiledStep(network, optimizer)
+    before = copy.deepcopy(network.state_dict())
+    step(torch.full((16, 12), float("nan"), device=DEVICE), (torch.arange(16) % 3).to(DEVICE))
+    assert all(parameter.isfinite().all() for parameter in network.parameters())
+    torch.testing.assert_close(network.output.weight, before["output.weight"])
