@@ -36,8 +36,8 @@ class Executor:
 
     Args:
         compile: Whether to compile steps, or on a GPU capture them as CUDA graphs: "auto" where it is safe and
-            worthwhile, which means runs of thousands of steps on one CPU; "always", or stop with an error that says why
-            not; or "never".
+            worthwhile, which means on one GPU, and in runs of thousands of steps on one CPU; "always", or stop with an
+            error that says why not; or "never".
         steps: Number of optimizer steps per trainer hook, at most, when steps are compiled. Trainer flags still count
             optimizer steps.
 
@@ -54,8 +54,7 @@ class Executor:
         self.execution: Execution | None = None
         self.resumed: Execution | None = None  # from a checkpoint, until the next choice
         self.step: CompiledStep | GraphedSteps | None = None
-        #: The best device for the training images; None for leaving them where they are.
-        self.device_of_images: torch.device | None = None
+        self._device_of_images: torch.device | None = None
         self._watch: StepWatch | None = None
         self._last_batch: tuple[Tensor, Tensor] | None = None
         self._pace = Pace()
@@ -87,11 +86,19 @@ class Executor:
     def start(self, trainer: Trainer, execution: Execution) -> None:
         """Execute steps this way from now on, and say so."""
         self.execution, self._threads = execution, torch.get_num_threads()
-        self.device_of_images = trainer.strategy.root_device if execution.graphs else None
+        self._device_of_images = trainer.strategy.root_device if execution.graphs else None
         torch.set_num_threads(execution.threads)
         leave_out_backward(trainer, execution.compiled)  # a compiled step includes the gradients
         if not trainer.should_stop:  # as after a learning-rate sweep
             _say(trainer, str(execution))
+
+    def device_for(self, size: int) -> torch.device | None:
+        """The best device for training images of so many bytes; None for leaving them where they are."""
+        device = self._device_of_images
+        if device is None or device.type != "cuda" or 2 * size <= torch.cuda.mem_get_info(device)[0]:
+            return device
+        say(f"Training images: in the computer's memory, since {size / 2**30:.1f} GiB would fill too much of the GPU's")
+        return None
 
     def prepare_step(
         self,
@@ -209,7 +216,7 @@ class Executor:
         """Execute steps plainly from now on, as before `start`."""
         if self._threads is not None:
             torch.set_num_threads(self._threads)
-        self._threads = self.device_of_images = None
+        self._threads = self._device_of_images = None
         self._close(trainer)
 
     def __getstate__(self) -> dict[str, Any]:

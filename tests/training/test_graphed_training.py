@@ -119,6 +119,31 @@ def test_images_are_moved_to_the_device_of_the_graphs(augmented, compile):
     assert data.train_dataloader().dataset.device is None  # there are no steps any more
 
 
+def test_images_that_would_fill_the_gpu_stay_where_they_are(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 * 2**30, 16 * 2**30))
+    executor = Executor()
+    assert executor.device_for(2**30) is None  # no training by graphs
+    executor._device_of_images = torch.device("cuda", 0)
+    assert executor.device_for(4 * 2**30) == torch.device("cuda", 0)
+    assert capsys.readouterr().out == ""
+    assert executor.device_for(5 * 2**30) is None
+    assert "Training images: in the computer's memory, since 5.0 GiB would fill" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("compile", ["never", "always"])
+def test_what_a_progress_bar_shows_is_read_from_the_gpu_once(monkeypatch, compile):
+    """Lightning reads it again after each batch; a Python number would be copied there and back."""
+    module, logged = MLPClassifier(hidden_sizes="1x8"), []
+    module.executor = Executor(compile)
+    monkeypatch.setattr(module, "log_dict", lambda values, **options: logged.append((values, options)))
+    trainer = Trainer(**ACCELERATOR, max_steps=6, log_every_n_steps=2, limit_val_batches=0, logger=False,
+                      enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+    trainer.fit(module, CIFAR10DataModule(source="synthetic", synthetic_size=300, val_size=60))
+    shown = [values for values, options in logged if options.get("prog_bar")]
+    assert len(shown) == 3
+    assert all(value.device.type == "cpu" for values in shown for value in values.values())
+
+
 class Own(torch.nn.ReLU):
     def forward(self, x):
         return x.clamp(min=0)
