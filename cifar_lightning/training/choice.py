@@ -12,6 +12,7 @@ from cifar_lightning.compiled.threads import choose_threads
 from cifar_lightning.compiled.torch_internals import is_newer_than_tested, missing_names
 from cifar_lightning.training.length import count_optimizer_steps
 from cifar_lightning.training.obstacles import find_foreign_layer, find_obstacle, find_watcher
+from cifar_lightning.training.process_settings import MatmulPrecision
 
 Compile = Literal["auto", "always", "never"]
 
@@ -29,6 +30,7 @@ class Execution:
         threads: Number of threads.
         reason: Why steps are not compiled or run one at a time; "" if there is no reason.
         graphs: Whether compiled steps are CUDA graphs.
+        matmul_precision: Precision of float32 matrix products; None for torch's own setting.
     """
 
     compiled: bool
@@ -36,12 +38,14 @@ class Execution:
     threads: int
     reason: str = ""
     graphs: bool = False
+    matmul_precision: MatmulPrecision | None = None
 
     def __str__(self) -> str:
         kind = "CUDA graphs" if self.graphs else "compiled"
         kind = kind + f", {self.steps} at once" * (self.steps > 1) if self.compiled else "plain"
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
-        return f"Training steps: {kind}, {threads}" + (f" ({self.reason})" if self.reason else "")
+        precision = f", float32 products in {self.matmul_precision} precision" if self.matmul_precision else ""
+        return f"Training steps: {kind}, {threads}{precision}" + (f" ({self.reason})" if self.reason else "")
 
 
 def choose_execution(
