@@ -119,11 +119,11 @@ def test_gpu_check_without_a_gpu(tmp_path):
 def test_every_part_of_gpu_check_runs_on_a_cpu(tmp_path):
     done, lines = check_gpu(tmp_path, "--cpu", "--slower=5")
     assert done.returncode == 0, done.stdout
-    assert {line["part"] for line in lines} >= {"steps", "graphs", "speed", "stacks", "tests"}
+    assert {line["part"] for line in lines} >= {"steps", "graphs", "variants", "speed", "stacks", "tests"}
     assert all(line["ok"] is not False for line in lines)
     epochs = [line for line in lines if "seconds" in line]
     assert all(line["seconds"] > 0 for line in epochs)
-    assert sum("our fit" in line["what"] for line in epochs) == 6
+    assert sum("our fit" in line["what"] for line in epochs) == 8
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ NETWORK_OPTIONS = {"classes", "scaling"}
 ONLY_OURS = (
     "execution.compile",
     "execution.steps",
+    "execution.float32_matmul_precision",
     "cycle.resume",
     "pretrained.checkpoint",
     "pretrained.layers",

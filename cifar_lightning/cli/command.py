@@ -36,6 +36,7 @@ def _silence_what_does_not_concern_the_user() -> None:
         "`Trainer.fit` stopped: `max_epochs=",
         "Restoring states from",
         "`weights_only` was not set",
+        "that has Tensor Cores",  # --execution.float32_matmul_precision answers it
     )
     for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
         logging.getLogger(f"lightning.pytorch.{name}").addFilter(

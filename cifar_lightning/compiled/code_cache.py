@@ -206,7 +206,7 @@ def _surroundings() -> list[Any]:
         [[torch.is_autocast_enabled(kind), str(torch.get_autocast_dtype(kind))] for kind in ("cpu", "cuda")],
         torch.is_inference_mode_enabled(),
         torch.are_deterministic_algorithms_enabled(),
-        torch.get_float32_matmul_precision(),
+        [of.matmul.fp32_precision for of in (torch.backends.mkldnn, torch.backends.cuda)],
         str(torch.get_default_dtype()),
         torch.backends.mkldnn.enabled,
         SOURCES,

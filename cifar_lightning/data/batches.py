@@ -84,8 +84,8 @@ class InMemoryImages(Dataset[tuple[Tensor, Tensor]]):
         images: (N, 3, 32, 32), uint8.
         labels: (N,), int64.
         indices: (M,), the split's images in order; all by default. The images are not copied.
-        device: Device to which all images and labels are moved at the first batch, so that batches are gathered there.
-            By default they stay where they are.
+        device: Device to which all images and labels are moved at the first batch, so that batches are gathered there;
+            with variants, those keep the images. By default they stay where they are.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class InMemoryImages(Dataset[tuple[Tensor, Tensor]]):
     ) -> None:
         self.images, self.labels, self.device = images, labels, device
         self.indices = torch.arange(len(labels)) if indices is None else indices
-        #: If set, maps indices of images, (...), to augmented images (..., 3, 32, 32).
+        #: If set, maps indices of images, (...), to augmented images (..., 3, 32, 32) on the indices' device.
         self.variants: Callable[[Tensor], Tensor] | None = None
 
     def __len__(self) -> int:
@@ -113,11 +113,10 @@ class InMemoryImages(Dataset[tuple[Tensor, Tensor]]):
             images, labels = self[torch.cat(index, -1)]
             return Batches(images, labels, index[0].shape[-1])
         if self.device is not None:  # only now, since some loaders are only made to find their length
-            self.images, self.labels = self.images.to(self.device), self.labels.to(self.device)
-        chosen = self.indices[index]
+            self.labels = self.labels.to(self.device)
+            self.images = self.images if self.variants else self.images.to(self.device)
+        chosen = to_device(self.indices[index], self.labels.device)
         flat = chosen.flatten()
-        if self.images.is_cuda:  # pinned memory, so nothing waits for the device
-            flat = flat.pin_memory().to(self.images.device, non_blocking=True)
         # (`index_select` copies whole images; indexing would copy single bytes.)
         images = self.variants(chosen) if self.variants else self.images.index_select(0, flat)
         labels = self.labels.index_select(0, flat)
@@ -126,6 +125,11 @@ class InMemoryImages(Dataset[tuple[Tensor, Tensor]]):
     def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor]]:
         """A list of examples, for a `DataLoader` that collates batches itself."""
         return list(zip(*self[indices], strict=True))
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor from the CPU to a device; to a GPU from pinned memory, so that nothing waits for the device."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def epoch_generator(seed: int, epoch: int, purpose: Literal["order", "variants"]) -> Generator:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Beta
 
-from cifar_lightning.data.batches import as_floats
+from cifar_lightning.data.batches import as_floats, to_device
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class SoftLabels:
         targets = F.one_hot(labels, self.num_classes).float()
         targets = targets * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
         if self.mixup or self.cutmix:
-            of_pixels, of_labels = (_move(share, images) for share in self._draw_shares(images, labels.shape[:-1]))
+            of_pixels, of_labels = (to_device(share, images.device) for share in self._draw_shares(images, labels.shape[:-1]))
             partners = torch.rand(labels.shape, device=labels.device).argsort(-1)
             images = _mix(as_floats(images), partners, of_pixels[..., None, None, :, :])
             targets = _mix(targets, partners, of_labels[..., None, None])
@@ -114,8 +114,3 @@ def _mix(values: Tensor, partners: Tensor, own: Tensor) -> Tensor:
     dim = partners.ndim - 1
     others = values.take_along_dim(partners.reshape(partners.shape + (1,) * (values.ndim - partners.ndim)), dim)
     return others.lerp(values, own.to(values.dtype))
-
-
-def _move(values: Tensor, like: Tensor) -> Tensor:
-    """Move values from the CPU to the device of `like`, without waiting for it."""
-    return values.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else values.to(like.device)

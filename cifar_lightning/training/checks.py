@@ -71,7 +71,7 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
     Raises:
         ValueError: If one is not.
     """
-    low, high = int(labels.min()), int(labels.max())
+    low, high = map(int, torch.stack(labels.aminmax()).tolist())  # one wait for a GPU
     if not 0 <= low <= high < num_classes:
         raise ValueError(f"wrong labels: expected 0 to {num_classes - 1}, got {low} to {high}")
 

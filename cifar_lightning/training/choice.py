@@ -11,7 +11,8 @@ from cifar_lightning.compiled.cuda_graph import makes_graphs
 from cifar_lightning.compiled.threads import choose_threads
 from cifar_lightning.compiled.torch_internals import is_newer_than_tested, missing_names
 from cifar_lightning.training.length import count_optimizer_steps
-from cifar_lightning.training.obstacles import find_obstacle, find_watcher
+from cifar_lightning.training.obstacles import find_foreign_layer, find_obstacle, find_watcher
+from cifar_lightning.training.process_settings import MatmulPrecision
 
 Compile = Literal["auto", "always", "never"]
 
@@ -29,6 +30,7 @@ class Execution:
         threads: Number of threads.
         reason: Why steps are not compiled or run one at a time; "" if there is no reason.
         graphs: Whether compiled steps are CUDA graphs.
+        matmul_precision: Precision of float32 matrix products; None for torch's own setting.
     """
 
     compiled: bool
@@ -36,12 +38,14 @@ class Execution:
     threads: int
     reason: str = ""
     graphs: bool = False
+    matmul_precision: MatmulPrecision | None = None
 
     def __str__(self) -> str:
         kind = "CUDA graphs" if self.graphs else "compiled"
         kind = kind + f", {self.steps} at once" * (self.steps > 1) if self.compiled else "plain"
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
-        return f"Training steps: {kind}, {threads}" + (f" ({self.reason})" if self.reason else "")
+        precision = f", float32 products in {self.matmul_precision} precision" if self.matmul_precision else ""
+        return f"Training steps: {kind}, {threads}{precision}" + (f" ({self.reason})" if self.reason else "")
 
 
 def choose_execution(
@@ -93,7 +97,8 @@ def choose_execution(
         )
     threads = choose_threads(*widths, batch_size) if device.type == "cpu" else torch.get_num_threads()
     if compile == "auto":
-        obstacle = obstacle or _reason_to_train_plainly(trainer, seconds(threads))
+        reason = _reason_against_graphs(module) if graphs else _reason_to_train_plainly(trainer, seconds(threads))
+        obstacle = obstacle or reason
     if compile == "never" or obstacle:
         return Execution(False, 1, threads, "" if compile == "never" else obstacle)
     reason = f"{impatient} follows each batch" if impatient and steps > 1 else ""
@@ -106,10 +111,17 @@ def _missing() -> str:
     return f"torch {torch.__version__} without {', '.join(names)}" if names else ""
 
 
+def _reason_against_graphs(module: LightningModule) -> str:
+    """Why "auto" captures no CUDA graphs, which save time after a few steps; "" if it does.
+
+    A capture that fails leaves torch's generators unusable, so there is no way back to plain steps.
+    """
+    layer = find_foreign_layer(module)
+    return f"{layer} may not work in CUDA graphs; --execution.compile always tries it" if layer else ""
+
+
 def _reason_to_train_plainly(trainer: Trainer, seconds: float) -> str:
     """Why "auto" does not compile a step that could be compiled; "" if it does."""
-    if trainer.strategy.root_device.type != "cpu":
-        return "--execution.compile auto compiles only on CPUs; use always for CUDA graphs"
     length = count_optimizer_steps(trainer)
     if length is not None and length * SAVED_SECONDS < seconds:
         return f"compiling may take {seconds:.0f} s, more than {length:,} steps would save"

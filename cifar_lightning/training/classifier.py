@@ -236,8 +236,9 @@ class MLPClassifier(LightningModule):
         self.train_metrics.update(logits, labels)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:
-            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-            self.log_dict({"train_step_loss": loss, "lr": rate}, prog_bar=True, batch_size=len(labels))
+            rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+            # (Lightning reads these after each batch, if there is a progress bar, and would wait for a GPU each time.)
+            self.log_dict({"train_step_loss": loss.cpu(), "lr": rate}, prog_bar=True, batch_size=len(labels))
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training metrics, taken while the weights were changing."""

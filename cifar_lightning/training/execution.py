@@ -23,6 +23,7 @@ from cifar_lightning.training.divergence import check_loss
 from cifar_lightning.training.lightning_internals import batches_until_an_event, leave_out_backward, one_by_one
 from cifar_lightning.training.messages import say
 from cifar_lightning.training.obstacles import find_obstacle, find_watcher
+from cifar_lightning.training.process_settings import MatmulPrecision, ProcessSettings
 from cifar_lightning.training.step_watch import StepWatch
 
 Batch = tuple[Tensor, Tensor]
@@ -36,31 +37,38 @@ class Executor:
 
     Args:
         compile: Whether to compile steps, or on a GPU capture them as CUDA graphs: "auto" where it is safe and
-            worthwhile, which means runs of thousands of steps on one CPU; "always", or stop with an error that says why
-            not; or "never".
+            worthwhile, which means on one GPU, and in runs of thousands of steps on one CPU; "always", or stop with an
+            error that says why not; or "never".
         steps: Number of optimizer steps per trainer hook, at most, when steps are compiled. Trainer flags still count
             optimizer steps.
+        float32_matmul_precision: Precision of products of float32 matrices during training and its validations, as in
+            `torch.set_float32_matmul_precision`. "high" rounds their factors to TF32 on recent NVIDIA GPUs, which is
+            faster; "medium" rounds to bfloat16 where that is faster, on some CPUs too. By default, torch's own setting:
+            "highest", unless a program changes it.
 
     Raises:
-        ValueError: If the choice is unknown or the number is below 1.
+        ValueError: If a choice is unknown or the number is below 1.
     """
 
-    def __init__(self, compile: Compile = "auto", steps: int = 50) -> None:
+    def __init__(
+        self, compile: Compile = "auto", steps: int = 50, float32_matmul_precision: MatmulPrecision | None = None
+    ) -> None:
         if compile not in get_args(Compile):
             raise unknown_name("compile", compile, get_args(Compile))
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
-        self._compile, self._steps = compile, steps
+        if float32_matmul_precision not in (None, *get_args(MatmulPrecision)):
+            raise unknown_name("float32_matmul_precision", float32_matmul_precision, get_args(MatmulPrecision))
+        self._compile, self._steps, self._matmul_precision = compile, steps, float32_matmul_precision
         self.execution: Execution | None = None
         self.resumed: Execution | None = None  # from a checkpoint, until the next choice
         self.step: CompiledStep | GraphedSteps | None = None
-        #: The best device for the training images; None for leaving them where they are.
-        self.device_of_images: torch.device | None = None
+        self._device_of_images: torch.device | None = None
         self._watch: StepWatch | None = None
         self._last_batch: tuple[Tensor, Tensor] | None = None
         self._pace = Pace()
         self._recipe, self._seconds = "", 0.0  # estimated time of the first step, if it is compiled
-        self._threads: int | None = None  # the process's number of threads before training
+        self._process = ProcessSettings()
 
     @property
     def must_compile(self) -> bool:
@@ -73,7 +81,8 @@ class Executor:
         """Call `choose_execution` for a network with these linear layers, the first being the largest."""
         resumed, self.resumed = self.resumed, None
         widths = layers[0].in_features, layers[0].out_features
-        self._recipe = _recipe(trainer, module, batch_size)
+        precision = self._matmul_precision or (resumed.matmul_precision if resumed else None)
+        self._recipe = f"{_recipe(trainer, module, batch_size)} {precision}"
 
         def seconds(threads: int) -> float:
             return seconds_to_compile(f"{self._recipe} {threads}", len(layers))
@@ -82,16 +91,24 @@ class Executor:
             trainer, module, self._compile, self._steps, widths, batch_size, seconds, resumed, obstacle
         )
         self._seconds = 0.0 if execution.graphs else seconds(execution.threads)
-        return execution
+        return replace(execution, matmul_precision=precision)
 
     def start(self, trainer: Trainer, execution: Execution) -> None:
         """Execute steps this way from now on, and say so."""
-        self.execution, self._threads = execution, torch.get_num_threads()
-        self.device_of_images = trainer.strategy.root_device if execution.graphs else None
-        torch.set_num_threads(execution.threads)
+        self.execution = execution
+        self._device_of_images = trainer.strategy.root_device if execution.graphs else None
+        self._process.change(execution.threads, execution.matmul_precision)
         leave_out_backward(trainer, execution.compiled)  # a compiled step includes the gradients
         if not trainer.should_stop:  # as after a learning-rate sweep
             _say(trainer, str(execution))
+
+    def device_for(self, size: int) -> torch.device | None:
+        """The best device for training images of so many bytes; None for leaving them where they are."""
+        device = self._device_of_images
+        if device is None or device.type != "cuda" or 2 * size <= torch.cuda.mem_get_info(device)[0]:
+            return device
+        say(f"Training images: in the computer's memory, since {size / 2**30:.1f} GiB would fill too much of the GPU's")
+        return None
 
     def prepare_step(
         self,
@@ -207,14 +224,13 @@ class Executor:
 
     def stop(self, trainer: Trainer) -> None:
         """Execute steps plainly from now on, as before `start`."""
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)
-        self._threads = self.device_of_images = None
+        self._process.restore()
+        self._device_of_images = None
         self._close(trainer)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the step out of a copy or a pickle: it belongs to these parameters and this trainer."""
-        return vars(self) | {"step": None, "_watch": None, "_last_batch": None, "_threads": None}
+        return vars(self) | {"step": None, "_watch": None, "_last_batch": None, "_process": ProcessSettings()}
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Save how steps are executed in a checkpoint."""

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import nn
 from torch.optim import LBFGS
 
 from cifar_lightning.compiled.cuda_graph import makes_graphs
@@ -31,6 +32,8 @@ REBUILDERS = (BaseFinetuning, GradientAccumulationScheduler, ModelPruning, Stoch
 #: Hooks that run between a step's gradients and its update.
 GRADIENT_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+#: Packages whose layers work in CUDA graphs, or are not part of a step.
+KNOWN_PACKAGES = ("torch", "torchmetrics", "lightning", "cifar_lightning")
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 #: Methods that make a subclass's steps differ from the compiled ones.
 STEP_METHODS = (
@@ -85,6 +88,14 @@ def has_own_forward(module: LightningModule, base: type[LightningModule]) -> boo
     Otherwise only its layers are compiled, without the hyperparameters, which would otherwise need separate code each.
     """
     return type(module).forward is not base.forward or "forward" in vars(module) or has_hooks(module)
+
+
+def find_foreign_layer(module: nn.Module) -> str:
+    """The name of the first class in a module whose forward pass is neither torch's nor ours; "" if there is none."""
+    for part in module.modules():
+        if type(part).forward.__module__.partition(".")[0] not in KNOWN_PACKAGES or "forward" in vars(part):
+            return type(part).__name__
+    return ""
 
 
 def find_watcher(trainer: Trainer, module: LightningModule) -> str:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -210,11 +211,10 @@ class StackedClassifier(LightningModule):
             self.classifiers[index].train_metrics.update(logits[position], self.steps.labels_of(labels, index))
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:
-            size = labels.shape[-1]
-            for index, loss in losses.items():
-                name = self.copies[index].name
-                rate = self._joined.rate(index)
-                self.log_dict({f"train_step_loss/{name}": loss, f"lr/{name}": rate}, batch_size=size)
+            read = torch.stack(list(losses.values())).detach().cpu()  # all at once, since it waits for a GPU
+            for index, loss in zip(losses, read, strict=True):
+                name, rate = self.copies[index].name, torch.tensor(self._joined.rate(index))
+                self.log_dict({f"train_step_loss/{name}": loss, f"lr/{name}": rate}, batch_size=labels.shape[-1])
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training metrics, and apply early stopping."""

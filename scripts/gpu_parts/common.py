@@ -13,6 +13,7 @@ from lightning.pytorch import Trainer, seed_everything
 from cifar_lightning import CIFAR10DataModule, MLPClassifier
 from cifar_lightning.training import choice, obstacles
 from cifar_lightning.training.execution import Compile, Executor
+from cifar_lightning.training.process_settings import MatmulPrecision
 
 #: Figures by name, with `what` was checked, whether it is `ok` (None if skipped), and `why` not.
 Row = dict[str, Any]
@@ -38,20 +39,27 @@ class Settings:
     hidden_sizes: str
     folder: Path
 
-    def make_data(self, images: int = 2_000, batch_size: int = 64) -> CIFAR10DataModule:
+    def make_data(self, images: int = 2_000, batch_size: int = 64, **options: Any) -> CIFAR10DataModule:
         """Make synthetic training images, plus a tenth as many for validation."""
         size = images * 11 // 10
         return CIFAR10DataModule(
-            source="synthetic", synthetic_size=size, val_size=size - images, batch_size=batch_size, order_seed=1
+            source="synthetic",
+            synthetic_size=size,
+            val_size=size - images,
+            batch_size=batch_size,
+            order_seed=1,
+            **options,
         )
 
-    def make_module(self, compile: Compile = "never", **options: Any) -> MLPClassifier:
+    def make_module(
+        self, compile: Compile = "never", precision: MatmulPrecision | None = None, **options: Any
+    ) -> MLPClassifier:
         """Make the same small network each time, apart from the options, with a learning rate that works."""
         if compile == "always" and self.device == "cpu":
             call_in_place_of_graphs()
         seed_everything(1)
         module = MLPClassifier(**{"hidden_sizes": "5x100", "lr": 1e-3} | options)
-        module.executor = Executor(compile)
+        module.executor = Executor(compile, float32_matmul_precision=precision)
         return module
 
     def make_trainer(self, **options: Any) -> Trainer:

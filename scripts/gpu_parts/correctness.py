@@ -16,13 +16,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from cifar_lightning import AlphaDropout, DeepMLP, LRFinder, mc_predict
 from cifar_lightning.cli.devices import check_devices, describe_devices
+from cifar_lightning.data.augment import Augmentation, Variants
+from cifar_lightning.data.batches import BatchOrder, InMemoryImages
 from cifar_lightning.nn.layers import ACTIVATIONS
 from cifar_lightning.training.resume import ExactResume
 from gpu_parts.common import LeftOut, Row, Settings, check, expect
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: The tests that depend on the device, or must not.
-TESTS = ("nn/test_*.py", "compiled/test_*.py", "optim/test_*.py", "analysis/test_mc_dropout.py")
+TESTS = ("nn/test_*.py", "compiled/test_*.py", "optim/test_*.py", "data/test_augment.py", "analysis/test_mc_dropout.py")
 #: Largest allowed difference between a step on the CPU and on the GPU, relative or absolute.
 TOLERANCE = 1e-5
 
@@ -154,6 +156,36 @@ def _resume(settings: Settings, compile: Any) -> Row:
     return {"bitwise": True}
 
 
+def variants(settings: Settings) -> Iterator[Row]:
+    """Augmented images that the device makes are those of the CPU, and nothing waits for them."""
+    yield check("augmented images", partial(_compare_variants, settings))
+
+
+def _compare_variants(settings: Settings) -> Row:
+    images = torch.randint(256, (2_000, 3, 32, 32), dtype=torch.uint8)
+    order = BatchOrder(range(len(images)), 64, True, seed=1)
+    here, there = (
+        InMemoryImages(images, torch.arange(len(images)), device=device)
+        for device in (None, torch.device(settings.device))
+    )
+    for split in (here, there):
+        split.variants = Variants(images, Augmentation(flip=True, shift=4), order)
+    there[torch.arange(1)]  # moves the pixels
+    for epoch in range(2):
+        order.set_epoch(epoch)
+        for chosen in order:
+            if settings.device == "cuda":
+                torch.cuda.set_sync_debug_mode("error")
+            try:
+                made = there[chosen]
+            finally:
+                if settings.device == "cuda":
+                    torch.cuda.set_sync_debug_mode("default")
+            same = all(torch.equal(ours.cpu(), theirs) for ours, theirs in zip(made, here[chosen], strict=True))
+            expect(same, "they differ from the CPU's")
+    return {"bitwise": True}
+
+
 def finders(settings: Settings) -> Iterator[Row]:
     """The learning-rate finder."""
 
@@ -257,7 +289,7 @@ def command(settings: Settings) -> Iterator[Row]:
 
     yield check("cifar-lightning fit", fit)
     if settings.device == "cuda":
-        yield check("cifar-lightning fit --execution.compile always", partial(fit, "--execution.compile=always"))
+        yield check("cifar-lightning fit --execution.compile never", partial(fit, "--execution.compile=never"))
         yield check(
             "cifar-lightning fit --trainer.precision bf16-mixed", partial(fit, "--trainer.precision=bf16-mixed")
         )

@@ -86,6 +86,8 @@ def graphs(settings: Settings) -> Iterator[Row]:
         for several in (1, 10, 50):
             what = f"graphs of {several} step{'s' * (several > 1)}, batch {batch_size}"
             yield check(what, partial(run, several, 3, batch_size))
+    torch.set_float32_matmul_precision("high")
+    yield check(f"graphs of 10 steps, TF32, batch {BATCH_SIZES[0]}", partial(run, 10, 3, BATCH_SIZES[0]))
 
 
 def _compare(settings: Settings, dropout: str) -> Row:

@@ -81,20 +81,23 @@ class Clock(ProgressBar):
 
 
 def fits(settings: Settings) -> Iterator[Row]:
-    """Our fit, with and without CUDA graphs."""
+    """Our fit, with and without CUDA graphs; at the first batch size with TF32, and with augmentation too."""
     for batch_size in BATCH_SIZES:
         for compile, what in (("always", "CUDA graphs"), ("never", "plain")):
             yield check(f"our fit, {what}, batch {batch_size}", partial(_fit, settings, compile, batch_size))
+    first = partial(_fit, settings, "always", BATCH_SIZES[0])
+    yield check(f"our fit, CUDA graphs, TF32, batch {BATCH_SIZES[0]}", partial(first, "high"))
+    yield check(f"our fit, CUDA graphs, flip and shift, batch {BATCH_SIZES[0]}", partial(first, flip=True, shift=4))
 
 
-def _fit(settings: Settings, compile: Any, batch_size: int) -> Row:
+def _fit(settings: Settings, compile: Any, batch_size: int, precision: Any = None, **augmentation: Any) -> Row:
     clock = Clock(settings)
-    module = settings.make_module(compile, hidden_sizes=settings.hidden_sizes, lr=5e-5)
+    module = settings.make_module(compile, precision, hidden_sizes=settings.hidden_sizes, lr=5e-5)
     trainer = settings.make_trainer(
         max_epochs=settings.epochs + 2, callbacks=[clock], enable_progress_bar=True, limit_val_batches=0
     )
     settings.reset_peak()
-    trainer.fit(module, settings.make_data(settings.images, batch_size))
+    trainer.fit(module, settings.make_data(settings.images, batch_size, **augmentation))
     row: Row = {"seconds": round(clock.seconds, 4), "peak_mb": settings.peak_mb()}
     if settings.device == "cuda":
         places = clock.synchronizations.places

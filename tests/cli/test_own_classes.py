@@ -196,6 +196,7 @@ def test_a_module_that_is_given_its_parts(run, fail):
     [
         (["--execution.compile=always"], "fit"),
         (["--execution.steps=3"], "fit"),
+        (["--execution.float32_matmul_precision=high"], "fit"),
         (["--cycle.resume=new"], "fit"),
         (["--pretrained.checkpoint=mine.py"], "fit"),
         (["--evaluation.calibrate=true"], "validate"),

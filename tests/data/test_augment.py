@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cifar_lightning.data import augment
 from cifar_lightning.data.augment import Augmentation, Variants
 from cifar_lightning.data.batches import BatchOrder, InMemoryImages, JoinedOrder
 
@@ -59,6 +60,41 @@ def test_each_row_of_several_orders_has_its_own_seed():
     of_all = Variants(IMAGES, both, JoinedOrder(range(40), 5, [4, 7, 4]))(rows)
     for row, seed, found in zip(rows, [4, 7, 4], of_all, strict=True):
         assert torch.equal(found, variants(both, seed=seed)(row))
+
+
+@pytest.mark.parametrize("seeds", [[4], [4, 7, 4]])
+def test_variants_made_as_on_a_gpu_are_the_same(monkeypatch, seeds):
+    rows = torch.randint(40, (3, 5) if len(seeds) > 1 else (5,))
+    made = Variants(IMAGES, Augmentation(flip=True, shift=2), JoinedOrder(range(40), 5, seeds))
+    expected = made(rows)
+    monkeypatch.setattr(augment, "take_rows", augment.take_pixels)
+    assert torch.equal(made(rows), expected)
+
+
+@pytest.mark.parametrize("seeds", [[4], [4, 7, 4]])
+def test_a_split_on_a_device_makes_variants_there_without_waiting(device, seeds):
+    """Tensors of the meta device have no values that could be waited for; on a GPU, torch itself finds a wait."""
+    positions = torch.randint(40, (3, 5) if len(seeds) > 1 else (5,))
+    order = JoinedOrder(range(40), 5, seeds)
+    expected = Variants(IMAGES, Augmentation(flip=True, shift=2), order)(positions)
+    for there in (torch.device("meta"), device):
+        split = InMemoryImages(IMAGES, torch.arange(40), device=there)
+        split.variants = Variants(IMAGES, Augmentation(flip=True, shift=2), order)
+        images, labels = split[positions]
+        assert (images.device.type, images.shape, images.dtype) == (there.type, expected.shape, torch.uint8)
+        assert (labels.device.type, split.images.device.type) == (there.type, "cpu")
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        order.set_epoch(1)  # a new table
+        split[positions]
+        order.set_epoch(0)
+        images, labels = split[positions]
+    finally:
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(images.cpu(), expected)
+    assert torch.equal(labels.cpu(), positions)
 
 
 def test_variants_and_order_have_nothing_to_do_with_each_other():

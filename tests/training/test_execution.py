@@ -436,6 +436,9 @@ def test_where_compiling_fails_steps_are_plain_or_the_training_ends(run, fail, m
 
 
 def test_unknown_choices_are_named(fail):
+    assert "float32_matmul_precision" in fail("fit", *BASE, "--execution.float32_matmul_precision=tf32")
+    with pytest.raises(ValueError, match="unknown float32_matmul_precision: .* highest, high, medium; got 'tf32'"):
+        Executor(float32_matmul_precision="tf32")
     assert "steps must be at least 1, got 0" in fail("fit", *BASE, "--execution.steps=0")
     with pytest.raises(ValueError, match="unknown compile: expected one of auto, always, never; got 'on'"):
         Executor("on")

@@ -99,10 +99,13 @@ def test_a_training_by_graphs_resumes_to_the_last_bit(run, tmp_path):
         assert torch.equal(ours["state_dict"][name], value), name
 
 
-def test_images_are_moved_to_the_device_of_the_graphs(monkeypatch):
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("compile", ["auto", "always"])
+@pytest.mark.parametrize("augmented", [False, True])
+def test_images_are_moved_to_the_device_of_the_graphs(augmented, compile):
     module = MLPClassifier(hidden_sizes="1x8")
-    data = CIFAR10DataModule(source="synthetic", synthetic_size=300, val_size=60)
-    module.executor = Executor("always")
+    data = CIFAR10DataModule(source="synthetic", synthetic_size=300, val_size=60, flip=augmented)
+    module.executor = Executor(compile)
     seen = []
 
     class Look(Callback):
@@ -114,6 +117,54 @@ def test_images_are_moved_to_the_device_of_the_graphs(monkeypatch):
     trainer.fit(module, data)
     assert seen == [trainer.strategy.root_device]
     assert data.train_dataloader().dataset.device is None  # there are no steps any more
+
+
+def test_images_that_would_fill_the_gpu_stay_where_they_are(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 * 2**30, 16 * 2**30))
+    executor = Executor()
+    assert executor.device_for(2**30) is None  # no training by graphs
+    executor._device_of_images = torch.device("cuda", 0)
+    assert executor.device_for(4 * 2**30) == torch.device("cuda", 0)
+    assert capsys.readouterr().out == ""
+    assert executor.device_for(5 * 2**30) is None
+    assert "Training images: in the computer's memory, since 5.0 GiB would fill" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("compile", ["never", "always"])
+def test_what_a_progress_bar_shows_is_read_from_the_gpu_once(monkeypatch, compile):
+    """Lightning reads it again after each batch; a Python number would be copied there and back."""
+    module, logged = MLPClassifier(hidden_sizes="1x8"), []
+    module.executor = Executor(compile)
+    monkeypatch.setattr(module, "log_dict", lambda values, **options: logged.append((values, options)))
+    trainer = Trainer(**ACCELERATOR, max_steps=6, log_every_n_steps=2, limit_val_batches=0, logger=False,
+                      enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+    trainer.fit(module, CIFAR10DataModule(source="synthetic", synthetic_size=300, val_size=60))
+    shown = [values for values, options in logged if options.get("prog_bar")]
+    assert len(shown) == 3
+    assert all(value.device.type == "cpu" for values in shown for value in values.values())
+
+
+class Own(torch.nn.ReLU):
+    def forward(self, x):
+        return x.clamp(min=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_by_default_a_gpu_trains_by_graphs(run):
+    assert "Training steps: CUDA graphs, 50 at once, 1 thread" in run("fit", *BASE, "--trainer.max_epochs=1")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("compile", "graphs"), [("auto", False), ("always", True)])
+def test_layers_of_other_people_are_captured_only_on_request(capsys, compile, graphs):
+    module = MLPClassifier(hidden_sizes="1x8", activation=f"{__name__}.Own")
+    module.executor = Executor(compile)
+    trainer = Trainer(**ACCELERATOR, max_steps=3, logger=False, enable_checkpointing=False,
+                      enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0)  # fmt: skip
+    trainer.fit(module, CIFAR10DataModule(source="synthetic", synthetic_size=300, val_size=60))
+    assert ("CUDA graphs" in module.executor.execution.reason) != graphs
+    reason = "plain, 1 thread (Own may not work in CUDA graphs; --execution.compile always tries it)"
+    assert (reason in capsys.readouterr().out) != graphs
 
 
 @pytest.mark.usefixtures("uncompiled")
