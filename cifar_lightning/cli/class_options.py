@@ -4,28 +4,42 @@ jsonargparse keeps arguments that the new class also takes: with `--model.optimi
 eps 1e-7, AdamW would get that eps.
 """
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info
+from torch.optim import Optimizer
 
 from cifar_lightning.cli.arguments import CommandLine
+from cifar_lightning.optim import schedules
+from cifar_lightning.optim.class_paths import find_class
+from cifar_lightning.optim.schedule import Schedule
 
-OPTIONS = ("model.optimizer", "model.schedule")
+#: Options that name a class, each with the base of its classes and the module of their short names.
+OPTIONS = {"model.optimizer": (Optimizer, "torch.optim"), "model.schedule": (Schedule, schedules.__name__)}
 
 
 def drop_arguments_of_other_classes(config: Namespace, line: CommandLine) -> None:
-    """Remove arguments from the parsed options of a subcommand that were given for a class since replaced."""
-    for option in OPTIONS:
+    """Remove arguments from the parsed options of a subcommand that were given for a class since replaced.
+
+    Arguments that nobody gave get the present class's defaults: jsonargparse copies those of the option's default class
+    where both take an argument of that name, and AdamW would get NAdam's weight decay of 0.
+    """
+    for option, (base, namespace) in OPTIONS.items():
         value = config.get(option)
         arguments = value.get("init_args") if isinstance(value, Namespace) else None
         if not isinstance(arguments, Namespace):
             continue
         replaced, stale, given = _sort_arguments(_statements(option, line))
         dropped = {name: arguments.pop(name) for name in sorted(stale) if name in arguments}
-        for name in set(vars(arguments)) - given:  # defaults, but maybe those of the class that is the option's default
-            arguments.pop(name)
+        parameters = inspect.signature(find_class(value["class_path"], base, namespace)).parameters
+        for name in set(vars(arguments)) - given:
+            if name in parameters and parameters[name].default is not inspect.Parameter.empty:
+                arguments[name] = parameters[name].default
+            else:
+                arguments.pop(name)
         if dropped:
             said = ", ".join(f"{name} = {value}" for name, value in dropped.items())
             rank_zero_info(f"{option} is no longer {replaced}: its {said} is dropped")

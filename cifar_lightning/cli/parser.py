@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from cifar_lightning.cli.arguments import CommandLine
 from cifar_lightning.cli.class_checks import check_classes
+from cifar_lightning.cli.class_options import drop_arguments_of_other_classes
 from cifar_lightning.cli.mistakes import DEBUG_VARIABLE
 from cifar_lightning.cli.option_names import OptionNames
 from cifar_lightning.cli.own_classes import GROUPS
@@ -27,6 +28,7 @@ class Parser(LightningArgumentParser):
         command: The command's name; "" for none.
         known: The names of its options.
         flags: The words of the command line.
+        line: The command line, once it has been checked; None in the parsers of classes.
         has_our_model: Whether the model is an `MLPClassifier`.
         class_paths: The user's own classes by group, which a printed or saved config must name.
         needed: Options without a default, which a checkpoint may give.
@@ -38,6 +40,7 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
+        self.line: CommandLine | None = None
         self.has_our_model = True
         self.class_paths: dict[str, str] = {}
         self.needed: list[str] = []
@@ -78,6 +81,7 @@ class Parser(LightningArgumentParser):
         if not Parser.command:
             return
         parser = parsers[Parser.command]
+        parser.line = line
         Parser.known = parser.options
         try:
             names = OptionNames(parser.options, parser.class_paths)
@@ -100,7 +104,10 @@ class Parser(LightningArgumentParser):
         return re.sub(rf",\s*torch\.optim\.({names})\)", ")", text)
 
     def dump(self, config: Namespace, **kwargs: Any) -> str:
-        """The config as YAML, with a user's own class among its options."""
+        """The config as YAML, as `fit` would use it, and with a user's own class among its options."""
+        if self.line is not None and self.has_our_model:  # --print_config comes here straight from parsing
+            config = config.clone()
+            drop_arguments_of_other_classes(config, self.line)
         text: str = super().dump(config, **kwargs)
         for group, path in self.class_paths.items():
             named = f"{group}:\n  class_path: {path}\n"

@@ -4,9 +4,11 @@ import logging
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT, SMALL
 
 from cifar_lightning.cli.main import CLI
+from cifar_lightning.optim.class_paths import optimizer_component, schedule_component
 
 SELU = f"--config={ROOT}/configs/selu.yaml"
 
@@ -70,3 +72,43 @@ def test_schedules():
     config = "--config={model: {schedule: {class_path: Performance, init_args: {factor: 0.3}}}}"
     parsed = Parsed(["fit", config, "--model.schedule=Exponential"]).subconfig.model.schedule
     assert parsed.init_args.as_dict().get("factor", 0.1) == 0.1
+
+
+def components(*flags):
+    """Optimizer and schedule as a training with these flags stores them."""
+    model = Parsed(["fit", *SMALL, *flags]).subconfig.model
+    optimizer, schedule = (each.as_dict() for each in (model.optimizer, model.schedule))
+    return optimizer_component(optimizer), schedule_component(schedule)
+
+
+@pytest.mark.parametrize("how", ["", "=skip_default"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--model.optimizer=AdamW"],
+        ["--model.optimizer=MuonAdamW"],
+        ["--model.optimizer=MuonAdamW", "--model.optimizer.momentum=0.9", "--model.optimizer.weight_decay=0.0"],
+        ["--model.optimizer=SGD", "--model.optimizer.momentum=0.9"],
+        [SELU],
+        [SELU, "--model.optimizer=AdamW"],
+        [SELU, "--model.optimizer=MuonAdamW", "--model.schedule=Exponential"],
+        [SELU, "--model.schedule=OneCycle", "--model.schedule.pct_start=0.2"],
+        ["--config={model: {schedule: {class_path: Performance, init_args: {factor: 0.3}}}}", "--model.schedule=Power"],
+    ],
+)
+def test_the_printed_config_trains_as_the_flags_do(capfd, flags, how):
+    expected = components(*flags)
+    capfd.readouterr()
+    with pytest.raises(SystemExit):
+        Parsed(["fit", *SMALL, *flags, f"--print_config{how}"])
+    Path("printed.yaml").write_text(capfd.readouterr().out)
+    assert components("--config=printed.yaml") == expected
+
+
+def test_the_printed_config_has_the_classs_own_defaults(capfd):
+    with pytest.raises(SystemExit):
+        Parsed(["fit", *SMALL, SELU, "--model.optimizer=MuonAdamW", "--print_config"])
+    printed = yaml.safe_load(capfd.readouterr().out)["model"]["optimizer"]["init_args"]
+    assert printed["weight_decay"] == 0.1
+    assert printed["betas"] == [0.9, 0.99]
+    assert printed["momentum"] == 0.95
