@@ -69,7 +69,9 @@ class SoftLabels:
         targets = F.one_hot(labels, self.num_classes).float()
         targets = targets * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
         if self.mixup or self.cutmix:
-            of_pixels, of_labels = (to_device(share, images.device) for share in self._draw_shares(images, labels.shape[:-1]))
+            of_pixels, of_labels = (
+                to_device(share, images.device) for share in self._draw_shares(images, labels.shape[:-1])
+            )
             partners = torch.rand(labels.shape, device=labels.device).argsort(-1)
             images = _mix(as_floats(images), partners, of_pixels[..., None, None, :, :])
             targets = _mix(targets, partners, of_labels[..., None, None])

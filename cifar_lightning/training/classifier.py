@@ -86,15 +86,14 @@ class MLPClassifier(LightningModule):
             raise ValueError(f"lr must be a positive number, got {lr}")
         self.network = DeepMLP(**network)
         # All of the network's options are stored, so a checkpoint still loads if defaults change.
-        hparams = NETWORK_DEFAULTS | network | {"hidden_sizes": self.network.hidden_sizes, "lr": lr}
-        hparams |= {"mixup": mixup, "cutmix": cutmix, "label_smoothing": label_smoothing}
+        hparams = NETWORK_DEFAULTS | network | {"hidden_sizes": self.network.hidden_sizes}
+        hparams |= {"lr": lr, "mixup": mixup, "cutmix": cutmix, "label_smoothing": label_smoothing}
         hparams |= {"optimizer": optimizer_component(optimizer), "schedule": schedule_component(schedule)}
         self.save_hyperparameters(hparams)
         self.executor, self.cycle = Executor(), Cycle()
         self.classes: list[str] = []
         self.standardize, self.temperature = Standardize(), Temperature()
-        num_classes = self.network.output.out_features
-        self.soft_labels = SoftLabels(num_classes, mixup, cutmix, label_smoothing)
+        self.soft_labels = SoftLabels(num_classes := self.network.output.out_features, mixup, cutmix, label_smoothing)
         self.train_metrics = EpochMetrics(num_classes, "train_")
         self.val_metrics = EpochMetrics(num_classes, "val_")
         self.test_metrics = EpochMetrics(num_classes, "test_")
@@ -236,8 +235,8 @@ class MLPClassifier(LightningModule):
         self.train_metrics.update(logits, labels)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:
+            # (On the CPU: Lightning reads these after each batch for a bar, and would wait for a GPU each time.)
             rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
-            # (Lightning reads these after each batch, if there is a progress bar, and would wait for a GPU each time.)
             self.log_dict({"train_step_loss": loss.cpu(), "lr": rate}, prog_bar=True, batch_size=len(labels))
 
     def on_train_epoch_end(self) -> None:
