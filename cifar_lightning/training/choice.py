@@ -96,9 +96,8 @@ def choose_execution(
             f"cannot compile the training step: got {obstacle}. Remove that, or pass --execution.compile auto or never"
         )
     threads = choose_threads(*widths, batch_size) if device.type == "cpu" else torch.get_num_threads()
-    if compile == "auto":
-        reason = _reason_against_graphs(module) if graphs else _reason_to_train_plainly(trainer, seconds(threads))
-        obstacle = obstacle or reason
+    if compile == "auto" and not obstacle:
+        obstacle = _reason_against_graphs(module) if graphs else _reason_to_train_plainly(trainer, seconds(threads))
     if compile == "never" or obstacle:
         return Execution(False, 1, threads, "" if compile == "never" else obstacle)
     reason = f"{impatient} follows each batch" if impatient and steps > 1 else ""
