@@ -47,9 +47,9 @@ class CopyCheckpoints(Checkpoint):
         if trainer.sanity_checking:
             return
         assert isinstance(pl_module, StackedClassifier), "only a sweep adds this callback"
-        for each in pl_module.copies:
+        for index, each in enumerate(pl_module.copies):
             if each.is_new_best:
-                save_copy(trainer, each, "best", self.more)
+                save_copy(pl_module, index, "best", self.more)
                 each.is_new_best = False
         if not trainer.is_last_batch:
             self._save_last(trainer, pl_module)
@@ -66,18 +66,20 @@ class CopyCheckpoints(Checkpoint):
 
     def _save_last(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, StackedClassifier), "only a sweep adds this callback"
-        for each in pl_module.copies:
+        for index, each in enumerate(pl_module.copies):
             if each.stopped_epoch in (None, trainer.current_epoch + 1):
-                save_copy(trainer, each, "last", self.more)
+                save_copy(pl_module, index, "last", self.more)
 
 
-def save_copy(trainer: Trainer, each: Copy, name: str, more: Mapping[str, Any]) -> None:
-    """Write a copy's checkpoint into its folder, atomically."""
+def save_copy(stack: StackedClassifier, index: int, name: str, more: Mapping[str, Any]) -> None:
+    """Write a copy's checkpoint into its folder, atomically. Where weights are averaged, it holds the averages."""
+    trainer, each = stack.trainer, stack.copies[index]
     classifier = each.classifier
+    *_, saved = classifier, *stack.averages(index)
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     checkpoint = {
         # (Clones: the tensors may be views of the stack, which would be written in full.)
-        "state_dict": {key: value.clone() for key, value in classifier.state_dict().items()},
+        "state_dict": {key: value.clone() for key, value in saved.state_dict().items()},
         "hyper_parameters": dict(classifier.hparams),
         "pytorch-lightning_version": lightning.__version__,
         "epoch": trainer.current_epoch,

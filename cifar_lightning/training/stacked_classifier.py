@@ -22,7 +22,13 @@ from cifar_lightning.training.adopt_data import adopt_data
 from cifar_lightning.training.classifier import Batch, MLPClassifier
 from cifar_lightning.training.copies import Copies, Copy
 from cifar_lightning.training.execution import StopAtException
-from cifar_lightning.training.lightning_internals import finished_epochs, is_fitting, may_stop, validation_is_due
+from cifar_lightning.training.lightning_internals import (
+    averaged_modules,
+    finished_epochs,
+    is_fitting,
+    may_stop,
+    validation_is_due,
+)
 from cifar_lightning.training.position import position_of
 from cifar_lightning.training.stacked_steps import StackedSteps
 
@@ -81,6 +87,10 @@ class StackedClassifier(LightningModule):
         """The standardization of the first copy; all have the same statistics."""
         return self.classifiers[0].standardize
 
+    def averages(self, index: int) -> list[MLPClassifier]:
+        """The averages of a copy's weights: one for each callback `WeightAveraging`."""
+        return [averaged.classifiers[index] for averaged in averaged_modules(self.trainer)]
+
     @property
     def _joined(self) -> JoinedOptimizer:
         (joined,) = self.trainer.optimizers
@@ -105,9 +115,9 @@ class StackedClassifier(LightningModule):
             )
         self.steps.stop(self.trainer)  # clean up after an interrupted fit
         self.cycle.start(self.trainer)
-        for each in self.copies:
+        for index, each in enumerate(self.copies):
             each.classifier.train_metrics.reset()
-            adopt_data(each.classifier, self.trainer.datamodule)  # type: ignore[attr-defined]
+            adopt_data(each.classifier, self.trainer.datamodule, averages=self.averages(index))  # type: ignore[attr-defined]
             for stopper in each.stoppers:
                 stopper.setup(self.trainer, self, stage)
 
@@ -153,6 +163,13 @@ class StackedClassifier(LightningModule):
         """Freeze a copy that has stopped."""
         self._joined.active[index] = False
         self.steps.release(index)
+        if not self.trainer.is_last_batch:  # or else its averages may be updated once more, as the epoch ends
+            self._take_average(index)
+
+    def _take_average(self, index: int) -> None:
+        """Give a copy its averaged weights, as its own training would at its end; updates then leave them unchanged."""
+        for averaged in self.averages(index):
+            self.classifiers[index].load_state_dict(averaged.state_dict())
 
     def on_train_epoch_start(self) -> None:
         """Record the time."""
@@ -223,6 +240,8 @@ class StackedClassifier(LightningModule):
             self._end_epoch(index, is_whole)
         if is_whole:
             self._stop_copies(at_epoch_end=True)
+        for index in set(range(len(self.copies))) - set(self.copies.active):
+            self._take_average(index)
 
     def _end_epoch(self, index: int, is_whole: bool) -> None:
         seconds = time.perf_counter() - self._epoch_start

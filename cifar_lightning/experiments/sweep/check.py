@@ -4,12 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import (
-    BaseFinetuning,
-    ModelPruning,
-    StochasticWeightAveraging,
-    WeightAveraging,
-)
+from lightning.pytorch.callbacks import BaseFinetuning, ModelPruning, StochasticWeightAveraging
 
 from cifar_lightning.callbacks.lr_finder import LRFinder
 from cifar_lightning.callbacks.schedule_plot import SchedulePlot
@@ -25,7 +20,6 @@ UNSUITABLE_CALLBACKS: dict[type[Callback], str] = {
     BaseFinetuning: "it freezes layers of one network, and frozen layers cannot be stacked. Use a study",
     ModelPruning: "it prunes one network. Use a study",
     StochasticWeightAveraging: "it replaces all schedules with one. Use a study",
-    WeightAveraging: "its averages would not reach the networks' checkpoints. Use a study",
 }
 
 

@@ -228,6 +228,49 @@ def test_each_copy_stops_where_its_own_run_does(sweep, run, tmp_path, undrawn, f
     assert len(set(ends.values())) > 1  # or nothing is shown
 
 
+AVERAGING = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9"]
+AVERAGING += ["--trainer.callbacks.update_every_n_steps=3"]
+ONE_STOPS = [*STOPPING, "--trainer.callbacks.patience=1", "--trainer.callbacks.min_delta=0.05"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        AVERAGING,
+        [*AVERAGING, "--model.normalization=batch", "--trainer.val_check_interval=5"],
+        [*AVERAGING, "--execution.compile=always", "--execution.steps=5", "--trainer.log_every_n_steps=6"],
+        [*AVERAGING, "--trainer.callbacks.update_starting_at_step=15"],
+        [*ONE_STOPS, *AVERAGING],
+        [*ONE_STOPS, *AVERAGING, "--execution.compile=always", "--execution.steps=5"],
+        [*ONE_STOPS, *AVERAGING, "--trainer.val_check_interval=5"],
+        [
+            *(*ONE_STOPS, "--trainer.callbacks.check_on_train_epoch_end=false"),
+            *(*AVERAGING, "--trainer.callbacks.update_starting_at_epoch=0"),
+        ],
+        ["--trainer.callbacks+=WeightAveraging"],
+    ],
+    ids=["each epoch", "within", "compiled", "later", "stops", "stops compiled", "stops within", "by epoch", "mean"],
+)
+def test_weights_are_averaged_as_in_a_copys_own_run(sweep, run, tmp_path, undrawn, uncompiled, flags):
+    flags = ["--trainer.max_epochs=4", "--model.schedule=Constant", *flags]
+    _, folder = sweep("{model.lr: [1e-5, 0.003], seed_everything: [1, 2]}", *flags)
+    lengths = set()
+    for rate in ("1e-05", "0.003"):
+        root, copy = tmp_path / rate, folder / f"lr={rate},seed_everything=2"
+        run("fit", *FLAGS, *flags, f"--model.lr={rate}", "--seed_everything=2", f"--trainer.default_root_dir={root}")
+        for name in ("train_loss", "val_loss"):
+            assert column(copy, name) == pytest.approx(column(root, name), rel=1e-5)
+        lengths.add(len(column(root, "train_loss")))
+        # (Lightning saves the best after an epoch's own update of averages: it is not what was validated.)
+        for name in ("last",) if "--trainer.callbacks.update_starting_at_epoch=0" in flags else ("best", "last"):
+            paths = copy / f"checkpoints/{name}.ckpt", *root.rglob(f"{name}.ckpt")
+            ours, theirs = (torch.load(path, weights_only=True)["state_dict"] for path in paths)
+            assert ours.keys() == theirs.keys()
+            for key, value in theirs.items():
+                torch.testing.assert_close(ours[key], value, rtol=1e-5, atol=1e-5)
+    assert (len(lengths) == 2) == ("--trainer.callbacks+=EarlyStopping" in flags)
+
+
 def test_a_copy_that_diverges_is_not_the_best_and_disturbs_no_other(sweep, tmp_path, undrawn):
     flags = ["--model.schedule=Constant"]
     said, folder = sweep("{model.lr: [1e30, 0.01]}", *flags)

@@ -28,6 +28,8 @@ FLAGS = [
     "--trainer.max_epochs=3",
     "--trainer.log_every_n_steps=5",
 ]
+AVERAGING = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9"]
+AVERAGING += ["--trainer.callbacks.update_every_n_steps=5"]
 VARY = "{model.lr: [0.001, 0.003], seed_everything: [1, 2]}"
 
 pytestmark = [pytest.mark.usefixtures("undrawn"), pytest.mark.filterwarnings("ignore")]
@@ -100,8 +102,13 @@ def interrupt(root, steps, *flags):
             *("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss"),
             *("--trainer.callbacks.patience=1", "--trainer.callbacks.min_delta=0.05"),
         ],
+        [*AVERAGING, "--execution.compile=always", "--execution.steps=4"],
+        [
+            *("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss"),
+            *("--trainer.callbacks.patience=1", "--trainer.callbacks.min_delta=0.05", *AVERAGING),
+        ],
     ],
-    ids=["plain", "accumulated", "by a metric", "compiled", "stopping early"],
+    ids=["plain", "accumulated", "by a metric", "compiled", "stopping early", "averaged", "averaged, stopping early"],
 )
 @pytest.mark.parametrize("end", ["within an epoch", "between epochs"])
 def test_interrupted(tmp_path, uncompiled, flags, end):
