@@ -74,7 +74,7 @@ def test_in_a_file_there_are_no_control_characters(run):
     assert len(re.findall(r"^epoch +\d+  train_loss", said, re.MULTILINE)) == 12
 
 
-@pytest.mark.parametrize("columns", [80, pytest.param(100, marks=pytest.mark.slow), 120])
+@pytest.mark.parametrize("columns", [80, *(pytest.param(width, marks=pytest.mark.slow) for width in (100, 120))])
 def test_a_real_terminal(columns):
     screen, status, _ = record(columns, FIT)
     assert status == 0, screen.text

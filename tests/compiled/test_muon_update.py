@@ -65,7 +65,7 @@ def test_it_continues_from_the_optimizers_state_and_the_optimizer_from_its():
     assert losses == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_compiled_code_does_the_same(precision):
     (ours, optimizer), (theirs, their_optimizer) = make(precision=precision), make(precision=precision)
     step = CompiledStep(ours, optimizer)
