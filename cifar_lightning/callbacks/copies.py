@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from cifar_lightning.callbacks.progress_bar import RunProgressBar
 from cifar_lightning.callbacks.run_folder import run_folder
 from cifar_lightning.files import write_whole
+from cifar_lightning.training.averages import averages_of
 from cifar_lightning.training.copies import Copy
 from cifar_lightning.training.lightning_internals import is_within_a_step
 from cifar_lightning.training.stacked_classifier import StackedClassifier
@@ -75,7 +76,7 @@ def save_copy(stack: StackedClassifier, index: int, name: str, more: Mapping[str
     """Write a copy's checkpoint into its folder, atomically. Where weights are averaged, it holds the averages."""
     trainer, each = stack.trainer, stack.copies[index]
     classifier = each.classifier
-    *_, saved = classifier, *stack.averages(index)
+    *_, saved = classifier, *averages_of(stack, index)
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     checkpoint = {
         # (Clones: the tensors may be views of the stack, which would be written in full.)

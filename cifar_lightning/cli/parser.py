@@ -16,7 +16,8 @@ from cifar_lightning.cli.mistakes import DEBUG_VARIABLE
 from cifar_lightning.cli.option_names import OptionNames
 from cifar_lightning.cli.own_classes import GROUPS
 from cifar_lightning.cli.parse_errors import explain
-from cifar_lightning.optim.class_paths import UNSUITABLE_OPTIMIZERS
+from cifar_lightning.optim.class_paths import UNSUITABLE_OPTIMIZERS, public_path
+from cifar_lightning.optim.joined import JoinedOptimizer
 
 
 class Parser(LightningArgumentParser):
@@ -98,10 +99,11 @@ class Parser(LightningArgumentParser):
         return [name.lstrip("-") for name in self._option_string_actions if name.startswith("--")]
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
-        """The help text, without optimizers that are rejected."""
-        names = "|".join(["Optimizer", *UNSUITABLE_OPTIMIZERS])
-        text = re.sub(rf"torch\.optim\.({names}),\s*", "", super().format_help(*args, **kwargs))
-        return re.sub(rf",\s*torch\.optim\.({names})\)", ")", text)
+        """The help text, without optimizers that are rejected, or that join those of a sweep."""
+        paths = [f"torch.optim.{name}" for name in ("Optimizer", *UNSUITABLE_OPTIMIZERS)]
+        names = "|".join(map(re.escape, [*paths, public_path(JoinedOptimizer)]))
+        text = re.sub(rf"({names}),\s*", "", super().format_help(*args, **kwargs))
+        return re.sub(rf",\s*({names})\)", ")", text)
 
     def dump(self, config: Namespace, **kwargs: Any) -> str:
         """The config as YAML, as `fit` would use it, and with a user's own class among its options."""

@@ -59,14 +59,14 @@ class SoftLabels:
 
         Args:
             images: (..., B, C, H, W), uint8 or floating.
-            labels: (..., B), integers.
+            labels: (..., B), int64 or uint8.
 
         Returns:
             Images of the same shape and targets (..., B, num_classes), or both unchanged if there is nothing to do.
         """
         if not (self.mixup or self.cutmix or self.label_smoothing or self.teacher):
             return images, labels
-        targets = F.one_hot(labels, self.num_classes).float()
+        targets = F.one_hot(labels.long(), self.num_classes).float()
         targets = targets * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
         if self.mixup or self.cutmix:
             of_pixels, of_labels = (

@@ -8,6 +8,7 @@ The defaults are those of `OneCycleScheduler` in A. Géron's notebook on trainin
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
@@ -27,8 +28,8 @@ class OneCycle(Schedule):
         pct_start: Fraction of the steps spent climbing, and the same again coming back; h / N by default.
         div_factor: Ratio of the peak rate to the first.
         final_div_factor: Ratio of the first rate to the last.
-        cycle_momentum: Whether to move momentum (SGD) or beta1 (Adam and its relatives) from `max_momentum` to
-            `base_momentum` and back.
+        cycle_momentum: Whether to move momentum (SGD), beta1 (Adam and its relatives) or both (MuonAdamW) from
+            `max_momentum` to `base_momentum` and back.
         base_momentum: Momentum at the peak rate.
         max_momentum: Momentum at the first and last rates.
 
@@ -78,7 +79,7 @@ class OneCycle(Schedule):
             return LambdaLR(optimizer, lambda step: start + (end - start) * min(step / n, 1))
         # N + 1 total steps, because torch counts the rate after the last step too: with N, a linear cycle would end at
         # a negative rate (pytorch#91765).
-        return OneCycleLR(
+        return _OneCycleLR(
             optimizer,
             max_lr=peaks,
             total_steps=n + 1,
@@ -91,3 +92,15 @@ class OneCycle(Schedule):
             base_momentum=self.base_momentum,
             max_momentum=self.max_momentum,
         )
+
+
+class _OneCycleLR(OneCycleLR):
+    """Torch's schedule, which moves beta1 alone where parameter groups have a momentum too, as those of MuonAdamW."""
+
+    def get_lr(self) -> list[float | Tensor]:
+        """The rates of this step; momentum is set here too, as in torch."""
+        rates = super().get_lr()
+        for group in self.optimizer.param_groups if self.cycle_momentum else ():
+            if "betas" in group and "momentum" in group:
+                group["momentum"] = group["betas"][0]
+        return rates

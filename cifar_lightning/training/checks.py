@@ -66,11 +66,16 @@ def check_shape(shape: Sequence[int], network: nn.Module) -> None:
 
 
 def check_labels(labels: Tensor, num_classes: int) -> None:
-    """Check that labels (B,) are from 0 to num_classes - 1.
+    """Check that labels (B,) are indices of classes, from 0 to num_classes - 1.
 
     Raises:
-        ValueError: If one is not.
+        ValueError: If one is not, or if they have a dtype that torch takes no labels in.
     """
+    if labels.dtype not in (torch.int64, torch.uint8):
+        raise ValueError(
+            "wrong labels: expected the index of each image's class, as int64 or uint8, got "
+            f"{labels.dtype} of shape {tuple(labels.shape)}"
+        )
     low, high = map(int, torch.stack(labels.aminmax()).tolist())  # one wait for a GPU
     if not 0 <= low <= high < num_classes:
         raise ValueError(f"wrong labels: expected 0 to {num_classes - 1}, got {low} to {high}")
@@ -91,8 +96,16 @@ def check_images(images: Tensor, standardize: Standardize) -> None:
 
 
 def check_batch(images: Tensor, labels: Tensor, num_classes: int, standardize: Standardize) -> None:
-    """Call `check_labels` and `check_images`."""
+    """Call `check_labels` and `check_images`, and check that each image has one label.
+
+    Raises:
+        ValueError: If labels or images are wrong.
+    """
     check_labels(labels, num_classes)
+    if images.ndim > 3 and labels.shape != images.shape[:-3]:
+        raise ValueError(
+            f"wrong labels: expected one for each image, of shape {tuple(images.shape[:-3])}, got {tuple(labels.shape)}"
+        )
     check_images(images, standardize)
 
 

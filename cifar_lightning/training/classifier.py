@@ -51,7 +51,7 @@ class MLPClassifier(LightningModule):
 
     Args:
         lr: Learning rate; the peak rate of a schedule that has one.
-        optimizer: An optimizer: a name from `torch.optim`, or the import path of a class in an imported module.
+        optimizer: MuonAdamW, an optimizer of `torch.optim`, or the import path of a class in an imported module.
         schedule: Learning-rate schedule, by name or as an instance.
         mixup: Mixup parameter alpha: training images are mixed with shares from Beta(alpha, alpha); 0 for none.
         cutmix: CutMix parameter alpha: a box of each training image is replaced by that of another; 0 for none.

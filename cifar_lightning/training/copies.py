@@ -133,6 +133,11 @@ class Copies(list[Copy]):
         return [index for index, each in enumerate(self) if not each.has_stopped]
 
     @property
+    def stopped(self) -> list[int]:
+        """Indices of the networks that have stopped."""
+        return [index for index, each in enumerate(self) if each.has_stopped]
+
+    @property
     def seeds(self) -> list[int]:
         """The distinct seeds, in order."""
         return list(dict.fromkeys(each.seed for each in self))

@@ -19,16 +19,11 @@ from cifar_lightning.nn.standardize import Standardize
 from cifar_lightning.optim.joined import JoinedOptimizer, join
 from cifar_lightning.training import checks
 from cifar_lightning.training.adopt_data import adopt_data
+from cifar_lightning.training.averages import averages_of, take_averages
 from cifar_lightning.training.classifier import Batch, MLPClassifier
 from cifar_lightning.training.copies import Copies, Copy
 from cifar_lightning.training.execution import StopAtException
-from cifar_lightning.training.lightning_internals import (
-    averaged_modules,
-    finished_epochs,
-    is_fitting,
-    may_stop,
-    validation_is_due,
-)
+from cifar_lightning.training.lightning_internals import finished_epochs, is_fitting, may_stop, validation_is_due
 from cifar_lightning.training.position import position_of
 from cifar_lightning.training.stacked_steps import StackedSteps
 
@@ -87,10 +82,6 @@ class StackedClassifier(LightningModule):
         """The standardization of the first copy; all have the same statistics."""
         return self.classifiers[0].standardize
 
-    def averages(self, index: int) -> list[MLPClassifier]:
-        """The averages of a copy's weights: one for each callback `WeightAveraging`."""
-        return [averaged.classifiers[index] for averaged in averaged_modules(self.trainer)]
-
     @property
     def _joined(self) -> JoinedOptimizer:
         (joined,) = self.trainer.optimizers
@@ -117,7 +108,7 @@ class StackedClassifier(LightningModule):
         self.cycle.start(self.trainer)
         for index, each in enumerate(self.copies):
             each.classifier.train_metrics.reset()
-            adopt_data(each.classifier, self.trainer.datamodule, averages=self.averages(index))  # type: ignore[attr-defined]
+            adopt_data(each.classifier, self.trainer.datamodule, averages=averages_of(self, index))  # type: ignore[attr-defined]
             for stopper in each.stoppers:
                 stopper.setup(self.trainer, self, stage)
 
@@ -164,12 +155,7 @@ class StackedClassifier(LightningModule):
         self._joined.active[index] = False
         self.steps.release(index)
         if not self.trainer.is_last_batch:  # or else its averages may be updated once more, as the epoch ends
-            self._take_average(index)
-
-    def _take_average(self, index: int) -> None:
-        """Give a copy its averaged weights, as its own training would at its end; updates then leave them unchanged."""
-        for averaged in self.averages(index):
-            self.classifiers[index].load_state_dict(averaged.state_dict())
+            take_averages(self, [index])
 
     def on_train_epoch_start(self) -> None:
         """Record the time."""
@@ -181,8 +167,7 @@ class StackedClassifier(LightningModule):
         """Return the sum of the copies' losses; if compiled, train on one or several batches."""
         network = self.classifiers[0].network
         if batch_idx == 0:
-            checks.check_labels(batch[1], network.output.out_features)
-            checks.check_images(batch[0], self.standardize)
+            checks.check_batch(batch[0], batch[1], network.output.out_features, self.standardize)
             checks.check_batch_norm(network, batch.size if isinstance(batch, Batches) else batch[1].shape[-1])
         batches: Iterable[Batch] = batch.split() if isinstance(batch, Batches) else [batch]
         if not self.steps.are_whole:
@@ -240,8 +225,7 @@ class StackedClassifier(LightningModule):
             self._end_epoch(index, is_whole)
         if is_whole:
             self._stop_copies(at_epoch_end=True)
-        for index in set(range(len(self.copies))) - set(self.copies.active):
-            self._take_average(index)
+        take_averages(self, self.copies.stopped)
 
     def _end_epoch(self, index: int, is_whole: bool) -> None:
         seconds = time.perf_counter() - self._epoch_start
@@ -261,8 +245,7 @@ class StackedClassifier(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure a batch."""
         images, labels = batch
-        checks.check_labels(labels, self.classifiers[0].network.output.out_features)
-        checks.check_images(images, self.standardize)
+        checks.check_batch(images, labels, self.classifiers[0].network.output.out_features, self.standardize)
         inputs = self.standardize(images)
         for each in (self.classifiers[index] for index in self.copies.active):
             each.val_metrics.update(each.temperature(each.network(inputs)).float(), labels)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from conftest import rates
 
-from cifar_lightning import OneCycle
+from cifar_lightning import DeepMLP, MuonAdamW, OneCycle
 
 
 def geron(steps, max_lr=0.05):
@@ -70,3 +70,22 @@ def test_cycled_momentum(make):
         scheduler.step()
     assert (max(seen), min(seen)) == (pytest.approx(0.9), pytest.approx(0.8))
     assert seen.index(min(seen)) == (100 - 11) // 2
+
+
+def test_cycled_momentum_of_muon_is_that_of_adamw():
+    optimizer = MuonAdamW(DeepMLP(in_features=8, hidden_sizes=[4, 4]).parameters(), 0.1)
+    assert [group["orthogonalize"] for group in optimizer.param_groups] == [True, False, False]
+    scheduler = OneCycle(cycle_momentum=True, base_momentum=0.8, max_momentum=0.9).build(optimizer, 100)
+    seen = []
+    for _ in range(100):
+        moved = {group[name] for group in optimizer.param_groups for name in ("lr", "momentum")}
+        moved |= {group["betas"][0] for group in optimizer.param_groups}
+        assert len(moved) == 2  # a rate and a momentum, the same in all groups
+        seen.append(optimizer.param_groups[0]["momentum"])
+        optimizer.step()
+        scheduler.step()
+    assert (max(seen), min(seen)) == (pytest.approx(0.9), pytest.approx(0.8))
+    assert seen.index(min(seen)) == (100 - 11) // 2
+    constant = MuonAdamW(DeepMLP(in_features=8, hidden_sizes=[4, 4]).parameters(), 0.1)
+    OneCycle().build(constant, 100)
+    assert {group["momentum"] for group in constant.param_groups} == {0.95}

@@ -1,3 +1,4 @@
+import contextlib
 import functools
 
 import pytest
@@ -185,6 +186,25 @@ def test_wrong_labels_and_images():
         trainer().fit(small(), loader)
     with pytest.raises(ValueError, match=r"wrong image shape: expected \(B, 3, 32, 32\), got \(2, 3, 8, 8\)"):
         small()(torch.zeros(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize("cutmix", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.arange(6), ""),
+        (torch.arange(6, dtype=torch.uint8), ""),
+        (torch.arange(6, dtype=torch.int32), r"as int64 or uint8, got torch.int32 of shape \(6,\)"),
+        (torch.arange(6.0), r"as int64 or uint8, got torch.float32 of shape \(6,\)"),
+        (torch.eye(10)[:6], r"as int64 or uint8, got torch.float32 of shape \(6, 10\)"),
+        (torch.arange(6)[:, None], r"expected one for each image, of shape \(6,\), got \(6, 1\)"),
+    ],
+    ids=["int64", "uint8", "int32", "floats", "probabilities", "a column"],
+)
+def test_labels_are_indices(cutmix, labels, message):
+    expected = pytest.raises(ValueError, match=f"wrong labels: .*{message}") if message else contextlib.nullcontext()
+    with expected:
+        trainer().fit(small(cutmix=cutmix), DataLoader(TensorDataset(IMAGES.float(), labels), batch_size=6))
 
 
 def test_the_data_has_as_many_classes_as_the_network():

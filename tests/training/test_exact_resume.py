@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, OnExcept
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
-from cifar_lightning import CIFAR10DataModule, MLPClassifier
+from cifar_lightning import CIFAR10DataModule, MLPClassifier, OneCycle
 from cifar_lightning.callbacks.report import RunReport
 from cifar_lightning.callbacks.signal_picture import SignalPicture
 from cifar_lightning.training.checkpoints import BestCheckpoint, LastCheckpoint
@@ -115,6 +115,12 @@ STOPS = [
            {"max_epochs": 5, "check_val_every_n_epoch": 2}) for steps in (5, 7, 10)),
     *(Stop(f"accumulation, stopped at {steps}", {"max_steps": steps} | HALF,
            {"max_epochs": 3} | HALF) for steps in (3, 4, 5)),
+    *(Stop(f"{name} within an epoch", {"max_steps": 7}, {"max_epochs": 3}, model=options) for name, options in (
+        ("MuonAdamW", {"optimizer": "MuonAdamW"}),
+        ("MuonAdamW and 1cycle", {"optimizer": "MuonAdamW", "schedule": OneCycle(cycle_momentum=True)}),
+        ("CutMix", {"mixup": 0.0, "cutmix": 1.0}),
+        ("CutMix or mixup", {"cutmix": 1.0}),
+    )),
     Stop("few batches", {"max_steps": 4, "limit_train_batches": 3}, {"max_epochs": 3, "limit_train_batches": 3}),
 ]  # fmt: skip
 

@@ -118,6 +118,37 @@ def test_a_copys_steps_are_those_of_its_own_run(sweep, run, tmp_path, undrawn, v
     assert column(folder / copy, "step") == column(tmp_path / "alone", "step")
 
 
+# (In bfloat16, a rounding of the gradients' last bit becomes one of 1/256 in the updates.)
+MUON = ["--model.optimizer=MuonAdamW", "--model.optimizer.precision=float32", "--config={model: {lr: 1e-3}}"]
+
+
+@pytest.mark.parametrize(
+    ("vary", "copy", "alone", "flags"),
+    [
+        ("{seed_everything: [1, 2]}", "seed_everything=2", ["--seed_everything=2"], []),
+        ("{model.lr: [1e-4, 1e-3]}", "lr=0.001", ["--model.lr=1e-3"], ["--model.cutmix=1.0"]),
+        (
+            "{seed_everything: [1, 2], model.optimizer.momentum: [0.9, 0.95]}",
+            "seed_everything=2,momentum=0.9",
+            ["--seed_everything=2", "--model.optimizer.momentum=0.9"],
+            ["--model.schedule=OneCycle", "--model.schedule.cycle_momentum=true"],
+        ),
+        (
+            "{model.optimizer.weight_decay: [0, 0.3]}",
+            "weight_decay=0.3",
+            ["--model.optimizer.weight_decay=0.3"],
+            ["--execution.compile=always", "--execution.steps=5", "--model.block=residual"],
+        ),
+    ],
+    ids=["seeds", "rates and cutmix", "seeds and momentum", "compiled"],
+)
+def test_muon_in_a_stack(sweep, run, tmp_path, undrawn, uncompiled, vary, copy, alone, flags):
+    _, folder = sweep(vary, *MUON, *flags)
+    run("fit", *FLAGS, *MUON, *flags, *alone, f"--trainer.default_root_dir={tmp_path / 'alone'}")
+    for name in ("train_step_loss", "lr", "train_loss", "val_loss"):
+        assert column(folder / copy, name) == pytest.approx(column(tmp_path / "alone", name), rel=1e-5)
+
+
 #: What a sweep does with a flag of the trainer: the flags, and how often a copy must have logged steps and validations.
 TRAINER_FLAGS = [
     (["max_steps=5"], 5, 0),
