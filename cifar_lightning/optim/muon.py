@@ -58,6 +58,9 @@ class MuonAdamW(Optimizer):
         [(True, 3), (False, 1), (False, 4)]
     """
 
+    #: The last matrix that the optimizer was created with.
+    _output: Tensor | None = None
+
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[Group],
@@ -83,7 +86,31 @@ class MuonAdamW(Optimizer):
                 raise ValueError(f"{name} must be {right}, got {value}")
         defaults: Group = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "ns_steps": ns_steps}
         defaults |= {"precision": precision, "betas": tuple(betas), "eps": eps}
-        super().__init__(_split(list(params)), defaults)
+        given: list[Any] = list(params)
+        are_groups = bool(given) and isinstance(given[0], dict)
+        groups = [{**group, "params": _tensors(group)} for group in (given if are_groups else [{"params": given}])]
+        unmarked = [each for group in groups if "orthogonalize" not in group for each in group["params"]]
+        matrices = [each for each in unmarked if each.ndim == 2]
+        self._output = matrices[-1] if matrices else None
+        super().__init__(groups, defaults)
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add parameters, as up to three groups: hidden matrices, the output's, and vectors, which do not decay.
+
+        Matrices that are added later are taken for hidden ones.
+        """
+        if "orthogonalize" in param_group:
+            super().add_param_group(param_group)
+            return
+        tensors = _tensors(param_group)
+        parts: list[Group] = [
+            {"params": [p for p in tensors if p.ndim == 2 and p is not self._output], "orthogonalize": True},
+            {"params": [p for p in tensors if p is self._output], "orthogonalize": False},
+            {"params": [p for p in tensors if p.ndim != 2], "orthogonalize": False, "weight_decay": 0.0},
+        ]
+        for part in parts:
+            if part["params"]:
+                super().add_param_group({**param_group, **part})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -164,20 +191,6 @@ def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
     return x.mT if is_tall else x
 
 
-def _split(params: Sequence[Any]) -> list[Group]:
-    """Groups by kind of update: hidden matrices, the last matrix, and vectors, which do not decay."""
-    groups: list[Group] = []
-    for group in params if params and isinstance(params[0], dict) else [{"params": params}]:
-        if "orthogonalize" in group:
-            groups.append(group)
-            continue
-        parameters = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
-        *hidden, last = [p for p in parameters if p.ndim == 2] or [None]
-        vectors = [p for p in parameters if p.ndim != 2]
-        parts: list[Group] = [
-            {"params": hidden, "orthogonalize": True},
-            {"params": [last] if last is not None else [], "orthogonalize": False},
-            {"params": vectors, "orthogonalize": False, "weight_decay": 0.0},
-        ]
-        groups += [{**group, **part} for part in parts if part["params"]]
-    return groups
+def _tensors(group: Group) -> list[Tensor]:
+    """The parameters of a group."""
+    return [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])

@@ -87,6 +87,22 @@ def test_groups_may_say_which_method_updates_them() -> None:
     assert [(group["orthogonalize"], group["lr"]) for group in optimizer.param_groups] == [(False, 1e-3), (True, 0.5)]
 
 
+def test_groups_are_split_and_the_output_is_the_last_matrix_of_all() -> None:
+    network = _network()
+    optimizer = MuonAdamW([{"params": layer.parameters(), "lr": 0.1 * n} for n, layer in enumerate(network.children())])
+    matrices = {p: group["orthogonalize"] for group in optimizer.param_groups for p in group["params"] if p.ndim == 2}
+    assert [matrices[linear.weight] for linear in network.linears()] == [True, True, True, False]
+    assert len({group["lr"] for group in optimizer.param_groups}) > 1
+
+
+def test_a_matrix_that_is_added_later_is_a_hidden_one() -> None:
+    network = _network()
+    optimizer = MuonAdamW(network.output.parameters())
+    optimizer.add_param_group({"params": network.hidden.parameters()})
+    assert [group["orthogonalize"] for group in optimizer.param_groups] == [False, False, True, False]
+    _train(network, optimizer, steps=2)
+
+
 def test_training_continues_exactly_from_a_saved_state() -> None:
     whole, halves = _network(), _network()
     _train(whole, optimizer := MuonAdamW(whole.parameters()), steps=3)
