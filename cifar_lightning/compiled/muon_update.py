@@ -61,8 +61,8 @@ class MuonUpdate:
         if type(optimizer) is not MuonAdamW or has_step_hooks(optimizer):
             return False
         groups, decay = optimizer.param_groups, optimizer.param_groups[0]["weight_decay"]
-        expected = [(True, 2, decay), (False, 2, decay), (False, 1, 0.0)]
-        kinds = [(each["orthogonalize"], each["params"][0].ndim, each["weight_decay"]) for each in groups]
+        expected = [(True, {2}, decay), (False, {2}, decay), (False, {1}, 0.0)]
+        kinds = [(each["orthogonalize"], {p.ndim for p in each["params"]}, each["weight_decay"]) for each in groups]
         alike = ("lr", "momentum", "betas", "eps", "ns_steps", "precision")
         if kinds != expected or any(each[name] != groups[0][name] for each in groups for name in alike):
             return False

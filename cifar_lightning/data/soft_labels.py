@@ -72,7 +72,7 @@ class SoftLabels:
             of_pixels, of_labels = (
                 to_device(share, images.device) for share in self._draw_shares(images, labels.shape[:-1])
             )
-            partners = torch.rand(labels.shape, device=labels.device).argsort(-1)
+            partners = torch.rand(labels.shape, dtype=torch.float32, device=labels.device).argsort(-1)
             images = _mix(as_floats(images), partners, of_pixels[..., None, None, :, :])
             targets = _mix(targets, partners, of_labels[..., None, None])
         if self.teacher is not None:
@@ -83,20 +83,27 @@ class SoftLabels:
     def _draw_shares(self, images: Tensor, rows: torch.Size) -> tuple[Tensor, Tensor]:
         """For each row, the shares that images keep of their own: of pixels (..., H, W) or (..., 1, 1), and of labels.
 
-        Both are drawn on the CPU, so they are the same on all devices.
+        Both are drawn on the CPU, so they are the same on all devices, and in float32, since torch can't draw them in
+        the default dtype of a precision like bf16-true.
         """
-        of_labels = torch.ones(rows)
+        of_labels = torch.ones(rows, dtype=torch.float32)
         of_pixels = of_labels[..., None, None]
         if self.mixup:
-            lam = Beta(self.mixup, self.mixup).sample(rows)
+            lam = _draw_beta(self.mixup, rows)
             of_labels = torch.maximum(lam, 1 - lam)
             of_pixels = of_labels[..., None, None]
         if self.cutmix:
-            outside = _draw_outside(Beta(self.cutmix, self.cutmix).sample(rows), images.shape[-2], images.shape[-1])
-            cut = torch.rand(rows) < 0.5 if self.mixup else torch.ones(rows, dtype=torch.bool)
+            outside = _draw_outside(_draw_beta(self.cutmix, rows), images.shape[-2], images.shape[-1])
+            cut = torch.rand(rows, dtype=torch.float32) < 0.5 if self.mixup else torch.ones(rows, dtype=torch.bool)
             of_pixels = torch.where(cut[..., None, None], outside, of_pixels)
             of_labels = torch.where(cut, outside.mean((-2, -1)), of_labels)
         return of_pixels, of_labels
+
+
+def _draw_beta(alpha: float, shape: torch.Size) -> Tensor:
+    """Draw from Beta(alpha, alpha) in float32."""
+    concentration = torch.tensor(alpha, dtype=torch.float32)
+    return Beta(concentration, concentration).sample(shape)
 
 
 def _draw_outside(lam: Tensor, height: int, width: int) -> Tensor:

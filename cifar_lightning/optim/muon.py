@@ -37,8 +37,8 @@ class MuonAdamW(Optimizer):
     once.
 
     Args:
-        params: The parameters in the network's order, or groups of them. A group may say with `orthogonalize`, a bool,
-            whether Muon or AdamW updates it, and then it is not split.
+        params: The parameters in the network's order, named or not, or groups of them. A group may say with
+            `orthogonalize`, a bool, whether Muon or AdamW updates it; then it is not split, and all of it decays.
         lr: Learning rate.
         weight_decay: Factor lambda of the decay of matrices.
         momentum: Muon's mu.
@@ -49,7 +49,7 @@ class MuonAdamW(Optimizer):
         eps: AdamW's epsilon.
 
     Raises:
-        ValueError: If a value is out of range.
+        ValueError: If a value is out of range, or if a group with `orthogonalize` has parameters that are no matrices.
 
     Example:
         >>> from cifar_lightning import DeepMLP, MuonAdamW
@@ -58,12 +58,9 @@ class MuonAdamW(Optimizer):
         [(True, 3), (False, 1), (False, 4)]
     """
 
-    #: The last matrix that the optimizer was created with.
-    _output: Tensor | None = None
-
     def __init__(
         self,
-        params: Iterable[Tensor] | Iterable[Group],
+        params: Iterable[Tensor] | Iterable[Group] | Iterable[tuple[str, Tensor]],
         lr: float = 1e-3,
         weight_decay: float = 0.1,
         momentum: float = 0.95,
@@ -86,31 +83,18 @@ class MuonAdamW(Optimizer):
                 raise ValueError(f"{name} must be {right}, got {value}")
         defaults: Group = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "ns_steps": ns_steps}
         defaults |= {"precision": precision, "betas": tuple(betas), "eps": eps}
-        given: list[Any] = list(params)
-        are_groups = bool(given) and isinstance(given[0], dict)
-        groups = [{**group, "params": _tensors(group)} for group in (given if are_groups else [{"params": given}])]
-        unmarked = [each for group in groups if "orthogonalize" not in group for each in group["params"]]
-        matrices = [each for each in unmarked if each.ndim == 2]
-        self._output = matrices[-1] if matrices else None
-        super().__init__(groups, defaults)
+        super().__init__(_split(list(params)), defaults)
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add parameters, as up to three groups: hidden matrices, the output's, and vectors, which do not decay.
-
-        Matrices that are added later are taken for hidden ones.
-        """
-        if "orthogonalize" in param_group:
-            super().add_param_group(param_group)
-            return
-        tensors = _tensors(param_group)
-        parts: list[Group] = [
-            {"params": [p for p in tensors if p.ndim == 2 and p is not self._output], "orthogonalize": True},
-            {"params": [p for p in tensors if p is self._output], "orthogonalize": False},
-            {"params": [p for p in tensors if p.ndim != 2], "orthogonalize": False, "weight_decay": 0.0},
-        ]
-        for part in parts:
-            if part["params"]:
-                super().add_param_group({**param_group, **part})
+        """Add a group, as when layers are unfrozen. Unless it has `orthogonalize`, Muon updates all its matrices."""
+        for group in _split_group(param_group | {"params": _as_list(param_group["params"])}, output=None):
+            shapes = [tuple(parameter.shape) for parameter in map(_tensor, group["params"])]
+            if group["orthogonalize"] and any(len(shape) != 2 for shape in shapes):
+                raise ValueError(
+                    "only matrices can be made orthogonal: expected parameters of two dimensions, or orthogonalize "
+                    f"False, got the shapes {shapes}"
+                )
+            super().add_param_group(group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -191,6 +175,38 @@ def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
     return x.mT if is_tall else x
 
 
-def _tensors(group: Group) -> list[Tensor]:
-    """The parameters of a group."""
-    return [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+def _split(params: Sequence[Any]) -> list[Group]:
+    """Groups by kind of update. The last matrix is taken for the output layer's."""
+    groups: list[Group] = list(params) if params and isinstance(params[0], dict) else [{"params": params}]
+    groups = [group | {"params": _as_list(group["params"])} for group in groups]
+    unsaid = [each for group in groups if "orthogonalize" not in group for each in group["params"]]
+    output = next((parameter for parameter in map(_tensor, reversed(unsaid)) if parameter.ndim == 2), None)
+    return [part for group in groups for part in _split_group(group, output)]
+
+
+def _split_group(group: Group, output: Tensor | None) -> list[Group]:
+    """A group's hidden matrices, the output matrix, and vectors, which do not decay; itself if it says what it is."""
+    if "orthogonalize" in group:
+        return [group]
+    hidden: list[Any] = []
+    last: list[Any] = []
+    vectors: list[Any] = []
+    for each in group["params"]:
+        parameter = _tensor(each)
+        (last if parameter is output else hidden if parameter.ndim == 2 else vectors).append(each)
+    parts: list[Group] = [
+        {**group, "params": hidden, "orthogonalize": True},
+        {**group, "params": last, "orthogonalize": False},
+        {**group, "params": vectors, "orthogonalize": False, "weight_decay": 0.0},
+    ]
+    return [part for part in parts if part["params"]]
+
+
+def _as_list(params: Any) -> list[Any]:
+    return [params] if isinstance(params, Tensor) else list(params)
+
+
+def _tensor(parameter: Any) -> Tensor:
+    """A parameter, which may come with its name."""
+    tensor: Tensor = parameter[1] if isinstance(parameter, tuple) else parameter
+    return tensor

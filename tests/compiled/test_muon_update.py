@@ -78,6 +78,17 @@ def _with_groups_of_his_own(network):
     return MuonAdamW([{"params": [p], "orthogonalize": p.ndim == 2} for p in network.parameters()])
 
 
+def _with_a_vector_that_decays(network):
+    hidden, output = network.linears()[0], network.linears()[-1]
+    groups = [{"params": [hidden.weight], "orthogonalize": True}, {"params": [output.weight, output.bias]}]
+    groups += [{"params": [hidden.bias], "weight_decay": 0.0}]
+    return MuonAdamW([{"orthogonalize": False} | group for group in groups])
+
+
+def _with_an_empty_group(network):
+    return MuonAdamW([{"params": [], "orthogonalize": True}, {"params": network.parameters()}])
+
+
 def _with_another_rate(network):
     optimizer = MuonAdamW(network.parameters())
     optimizer.param_groups[1]["lr"] = 0.5
@@ -91,9 +102,15 @@ def _after_a_step_of_some(network):
     return optimizer
 
 
-@pytest.mark.parametrize("make_optimizer", [_with_groups_of_his_own, _with_another_rate, _after_a_step_of_some])
+@pytest.mark.parametrize(
+    "make_optimizer",
+    [
+        *(_with_groups_of_his_own, _with_a_vector_that_decays, _with_an_empty_group),
+        *(_with_another_rate, _after_a_step_of_some),
+    ],
+)
 def test_other_optimizers_step_themselves(make_optimizer):
-    network = DeepMLP(12, 3, [8, 8])
+    network = DeepMLP(12, 3, [8])
     optimizer = make_optimizer(network)
     assert not MuonUpdate.supports(optimizer)
     assert not CompiledStep(network, optimizer).updates_itself

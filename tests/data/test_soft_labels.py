@@ -148,3 +148,30 @@ def test_each_row_is_cut_by_itself():
         kept = (mixed == row).all(1).float().mean((1, 2))
         torch.testing.assert_close(kept, target.diagonal())
     assert len({share_of(row, label) for row, label in zip(targets, labels, strict=True)}) > 2
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 28, 28), (4, 3, 5, 9), (1, 3, 8, 8), (4, 3, 1, 1), (2, 4, 3, 5, 9)], ids=str)
+@pytest.mark.parametrize("options", [{"mixup": 0.5}, {"cutmix": 1.0}, {"mixup": 0.5, "cutmix": 1.0}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float64], ids=str)
+def test_images_of_any_shape_and_dtype_are_mixed(shape, options, dtype):
+    torch.manual_seed(0)
+    images, labels = torch.ones(shape, dtype=dtype), torch.zeros(shape[:-3], dtype=torch.long)
+    mixed, targets = SoftLabels(2, **options)(images, labels)
+    assert mixed.dtype == (torch.float32 if dtype == torch.uint8 else dtype)
+    torch.testing.assert_close(mixed, torch.ones(shape, dtype=mixed.dtype))
+    torch.testing.assert_close(targets, torch.tensor([1.0, 0.0]).expand(*shape[:-3], 2))
+
+
+@pytest.mark.parametrize("default", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_the_default_dtype_makes_no_difference(default):
+    """Lightning sets it for precisions like bf16-true, in which torch can't draw shares."""
+    soften = SoftLabels(5, mixup=0.5, cutmix=1.0, label_smoothing=0.1)
+    torch.manual_seed(0)
+    expected = [soften(IMAGES, LABELS)]
+    torch.manual_seed(0)
+    torch.set_default_dtype(default)
+    try:
+        found = [soften(IMAGES, LABELS)]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(found, expected)

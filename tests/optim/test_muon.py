@@ -87,20 +87,53 @@ def test_groups_may_say_which_method_updates_them() -> None:
     assert [(group["orthogonalize"], group["lr"]) for group in optimizer.param_groups] == [(False, 1e-3), (True, 0.5)]
 
 
-def test_groups_are_split_and_the_output_is_the_last_matrix_of_all() -> None:
-    network = _network()
-    optimizer = MuonAdamW([{"params": layer.parameters(), "lr": 0.1 * n} for n, layer in enumerate(network.children())])
-    matrices = {p: group["orthogonalize"] for group in optimizer.param_groups for p in group["params"] if p.ndim == 2}
-    assert [matrices[linear.weight] for linear in network.linears()] == [True, True, True, False]
-    assert len({group["lr"] for group in optimizer.param_groups}) > 1
+def test_the_last_matrix_of_all_groups_is_the_output_layers() -> None:
+    first, second, output, vector = (nn.Parameter(torch.ones(*shape)) for shape in ((4, 5), (4, 4), (2, 4), (4,)))
+    groups = MuonAdamW([{"params": [first, second], "lr": 0.5}, {"params": (p for p in (vector, output))}]).param_groups
+    assert [(group["orthogonalize"], group["params"], group["lr"]) for group in groups] == [
+        (True, [first, second], 0.5),
+        (False, [output], 1e-3),
+        (False, [vector], 1e-3),
+    ]
 
 
-def test_a_matrix_that_is_added_later_is_a_hidden_one() -> None:
+def test_parameters_may_have_names() -> None:
     network = _network()
-    optimizer = MuonAdamW(network.output.parameters())
-    optimizer.add_param_group({"params": network.hidden.parameters()})
-    assert [group["orthogonalize"] for group in optimizer.param_groups] == [False, False, True, False]
-    _train(network, optimizer, steps=2)
+    named, plain = (MuonAdamW(each).param_groups for each in (network.named_parameters(), network.parameters()))
+    assert [group["params"] for group in named] == [group["params"] for group in plain]
+    assert named[1]["param_names"] == ["output.weight"]
+
+
+def test_a_group_that_is_added_later_is_split_too() -> None:
+    new = nn.Linear(3, 4)
+    optimizer = MuonAdamW(_network().parameters(), weight_decay=0.5)
+    optimizer.add_param_group({"params": new.parameters(), "lr": 0.2})
+    expected = [(True, [new.weight], 0.2, 0.5), (False, [new.bias], 0.2, 0.0)]
+    names = ("orthogonalize", "params", "lr", "weight_decay")
+    assert [tuple(group[name] for name in names) for group in optimizer.param_groups[3:]] == expected
+    new(torch.ones(1, 3)).sum().backward()
+    before = new.weight.clone()
+    optimizer.step()
+    assert not torch.equal(new.weight, before)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (3, 4, 5)], ids=str)
+def test_only_matrices_are_made_orthogonal(shape: tuple[int, ...]) -> None:
+    groups = [{"params": [torch.zeros(2, 3), torch.zeros(shape)], "orthogonalize": True}]
+    with pytest.raises(ValueError, match=r"expected parameters of two dimensions, .* got the shapes \[\(2, 3\), \("):
+        MuonAdamW(groups)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_other_dtypes_are_kept(dtype: torch.dtype) -> None:
+    network = _network().to(dtype)
+    optimizer = MuonAdamW(network.parameters(), eps=1e-4)
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    tensors = [tensor for state in optimizer.state.values() for name, tensor in state.items() if name != "step"]
+    assert {tensor.dtype for tensor in (*network.parameters(), *tensors)} == {dtype}
+    assert all(tensor.isfinite().all() for tensor in (*network.parameters(), *tensors))
 
 
 def test_training_continues_exactly_from_a_saved_state() -> None:
