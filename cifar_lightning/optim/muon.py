@@ -15,6 +15,9 @@ NEWTON_SCHULZ = 3.4445, -4.7750, 2.0315
 #: Root mean square of AdamW's typical update, in units of the learning rate (Liu et al. 2025, section 2.2).
 RMS_OF_ADAMW = 0.2
 
+#: More elements than this are a large matrix.
+LARGE = 2**17
+
 #: Precision of the Newton-Schulz steps.
 Precision = Literal["bfloat16", "float32"]
 Group = dict[str, Any]
@@ -33,8 +36,8 @@ class MuonAdamW(Optimizer):
     share a learning rate (Liu et al. 2025, https://arxiv.org/abs/2502.16982, equation 4). AdamW updates the last
     matrix, which is that of the output layer, with the same weight decay, and everything else without any.
 
-    It updates matrices as `torch.optim.Muon` does with `adjust_lr_fn="match_rms_adamw"`, but those of one shape all at
-    once.
+    It updates matrices as `torch.optim.Muon` does with `adjust_lr_fn="match_rms_adamw"`, but small ones
+    of one shape all at once.
 
     Args:
         params: The parameters in the network's order, named or not, or groups of them. A group may say with
@@ -145,18 +148,26 @@ def add_state(state: dict[str, Any], parameter: Tensor, orthogonalize: bool) -> 
 
 
 def find_directions(gradients: Sequence[Tensor], ns_steps: int, precision: Precision) -> list[Tensor]:
-    """Muon's directions 0.2 sqrt(max(m, n)) O for smoothed gradients (m, n), those of one shape all at once."""
-    by_shape: dict[torch.Size, list[int]] = {}
-    for index, gradient in enumerate(gradients):
-        by_shape.setdefault(gradient.shape, []).append(index)
-    directions = list(gradients)
-    for shape, indices in by_shape.items():
-        stacked = torch.stack([gradients[index] for index in indices])
-        orthogonal = orthogonalize(stacked.to(getattr(torch, precision)), ns_steps).to(stacked.dtype)
-        scaled = orthogonal * (RMS_OF_ADAMW * math.sqrt(max(shape)))
-        for index, direction in zip(indices, scaled, strict=True):
+    """Muon's directions 0.2 sqrt(max(m, n)) O for smoothed gradients (m, n)."""
+    dtype, directions = getattr(torch, precision), list(gradients)
+    for shape, indices in _group(gradients).items():
+        alike = [gradients[index] for index in indices]
+        # (A product of matrices is faster than a batch of one.)
+        together = torch.stack(alike) if len(alike) > 1 else alike[0]
+        scale = RMS_OF_ADAMW * math.sqrt(max(shape[:2]))
+        scaled = orthogonalize(together.to(dtype), ns_steps).to(together.dtype) * scale
+        for index, direction in zip(indices, scaled if len(alike) > 1 else [scaled], strict=True):
             directions[index] = direction
     return directions
+
+
+def _group(matrices: Sequence[Tensor]) -> dict[tuple[int, ...], list[int]]:
+    """Indices of matrices to work on at once: small ones by shape, and each large one alone, as it fills the cache."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, matrix in enumerate(matrices):
+        alone = (index,) if matrix.numel() > LARGE else ()
+        groups.setdefault((*matrix.shape, *alone), []).append(index)
+    return groups
 
 
 def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
@@ -171,7 +182,9 @@ def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        factor = b * gram + c * gram @ gram
+        factor.diagonal(dim1=-2, dim2=-1).add_(a)  # instead of a X, which is larger
+        x = factor @ x
     return x.mT if is_tall else x
 
 

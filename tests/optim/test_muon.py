@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cifar_lightning import DeepMLP, MuonAdamW
-from cifar_lightning.optim.muon import orthogonalize
+from cifar_lightning.optim import muon
+from cifar_lightning.optim.muon import find_directions, orthogonalize
 
 
 def _network() -> DeepMLP:
@@ -51,6 +52,14 @@ def test_it_equals_the_muon_and_the_adamw_of_torch() -> None:
     for (name, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         # (torch works on one matrix at a time, which rounds to bfloat16 at other places.)
         assert torch.allclose(mine, other, atol=1e-3 if mine.ndim == 2 else 1e-4), name
+
+
+def test_large_matrices_are_updated_as_small_ones_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    gradients = [torch.randn(shape, generator=torch.Generator().manual_seed(5)) for shape in ((8, 9), (8, 9), (9, 4))]
+    expected = find_directions(gradients, 5, "float32")
+    monkeypatch.setattr(muon, "LARGE", 10)
+    for ours, theirs in zip(find_directions(gradients, 5, "float32"), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_an_update_has_the_size_of_one_of_adamw() -> None:
