@@ -18,8 +18,9 @@ from cifar_lightning.training.stacked_classifier import StackedClassifier
 class Distillation(Callback):
     """Train an `MLPClassifier`, or each one in a stack, on trained networks' predictions as well as on the labels.
 
-    The teachers see the same images as the network, after augmentation and mixup. Their mean probabilities replace a
-    share of the targets (Hinton et al. 2015, https://arxiv.org/abs/1503.02531, at temperature 1). They are not trained.
+    The teachers see the same images as the network, after augmentation, mixup and CutMix. Their mean probabilities
+    replace a share of the targets (Hinton et al. 2015, https://arxiv.org/abs/1503.02531, at temperature 1). They are
+    not trained.
 
     Args:
         teachers: Checkpoints, or patterns such as runs/bottleneck/*/checkpoints/last.ckpt, which stand for all

@@ -194,8 +194,8 @@ class CIFAR10DataModule(LightningDataModule):
         """
         images = self._loaded
         executor: Any = getattr(self._module, "executor", None)
-        size = images.train_images.nbytes * (1 + self._augmentation.flip)
-        device = executor.device_for(size) if isinstance(executor, Executor) else None
+        stored = images.train_images.nbytes * (1 + self._augmentation.flip)
+        device = executor.device_for(stored) if isinstance(executor, Executor) else None
         split = InMemoryImages(images.train_images, images.train_labels, self._train, device)
         size = self.device_batch_size
         order = self._order(split, size, shuffle=True)
