@@ -68,7 +68,7 @@ def test_an_update_has_the_size_of_one_of_adamw() -> None:
     weight.grad = torch.randn(64, 256, generator=torch.Generator().manual_seed(4))
     optimizer.step()
     # 64 singular values near 1 in 64 x 256 elements, times 0.2 sqrt(256).
-    assert weight.square().mean().sqrt().item() == pytest.approx(0.2, rel=0.15)
+    assert weight.square().mean().sqrt().item() == pytest.approx(0.2, rel=0.2)
 
 
 def test_hidden_matrices_are_made_orthogonal_and_vectors_do_not_decay() -> None:
