@@ -4,7 +4,9 @@ The `bash` and `python` blocks of a page run in one directory, in order, on smal
 long, such as a study that results came from, so they are only parsed.
 """
 
+import csv
 import re
+import runpy
 import shlex
 import tomllib
 from importlib import import_module
@@ -231,3 +233,15 @@ def test_the_website_has_every_page_and_every_public_name():
         assert f"'{page.relative_to(DOCS if page.is_relative_to(DOCS) else ROOT)}'" in nav, page.name
     named = set(re.findall(r"^::: cifar_lightning\.(\w+)$", reference, re.MULTILINE))
     assert named == set(cifar_lightning.__all__)
+
+
+def test_the_picture_of_accuracies_shows_what_the_pages_say(tmp_path):
+    module = runpy.run_path(str(DOCS / "accuracy.py"))
+    module["draw"](tmp_path / "accuracy.png")
+    assert (tmp_path / "accuracy.png").stat().st_size > 10_000
+    page, readme = (DOCS / "accuracy.md").read_text(), (ROOT / "README.md").read_text()
+    with (DOCS / "accuracy.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            text = page if row["kind"] == "best" else readme
+            accuracy = f"{float(row['test_accuracy']):.2f}" + (f" ± {row['deviation']}" if row["deviation"] else "")
+            assert re.search(rf"\| (\[)?{row['config']}\b.*\| {re.escape(accuracy)} %", text), row
