@@ -18,6 +18,8 @@ from cifar_lightning.export.checkpoint_files import read_checkpoint
 Options = Mapping[str, Mapping[str, Any]]
 Checkpoint = Mapping[str, Any]
 
+#: Options of the model that checkpoints of version 0.1.0 lack, with the values that they had.
+NEWER = {"cutmix": 0.0}
 #: Data options that say where the data is, rather than what a network was trained on.
 PLACE_OPTIONS = {"data_dir", "download"}
 #: Data options that a checkpoint's network depends on even in an evaluation.
@@ -211,7 +213,7 @@ def refuse_contradictions(given: Options, used: Options, checkpoint: Checkpoint,
         ValueError: If there are any.
     """
     stored = {
-        "model": checkpoint.get("hyper_parameters", {}),
+        "model": NEWER | checkpoint.get("hyper_parameters", {}),
         "data": checkpoint.get("datamodule_hyper_parameters", {}),
         "pretrained": checkpoint.get("callbacks", {}).get("Pretrained", {}) if subcommand == "fit" else {},
     }

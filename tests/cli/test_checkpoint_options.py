@@ -43,6 +43,8 @@ def test_what_is_not_given_is_taken_from_the_checkpoint():
         ({"model": {"lr": 0.2}}, "fit", "model.lr"),
         ({"model": {"lr": 0.2}}, "test", "model.lr"),
         ({"model": {"lr": 0.1, "hidden_sizes": (4, 4)}}, "fit", None),
+        ({"model": {"cutmix": 1.0}}, "fit", "model.cutmix"),  # which is newer than the checkpoint
+        ({"model": {"cutmix": 0.0}}, "fit", None),
         ({"data": {"batch_size": 8}}, "fit", "data.batch_size"),
         ({"data": {"batch_size": 8}}, "test", None),  # an evaluation may use other batches
         ({"data": {"scaling": "unit"}}, "test", "data.scaling"),
