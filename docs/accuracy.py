@@ -35,7 +35,7 @@ def draw(path: Path) -> None:
             side, right, up = PLACES.get(row["config"], ("left", 7, -3))
             axes.annotate(row["config"], (x, y), (right, up), textcoords="offset points", ha=side, fontsize=8.5)
     axes.set_xscale("log")
-    axes.set_xlim(0.4, 130)
+    axes.set_xlim(0.45, 130)
     log_ticks(axes.xaxis)
     axes.set_xlabel("minutes on one core of an AMD EPYC (Zen 5)", color=GREY)
     axes.set_ylabel("test accuracy, %", color=GREY)
