@@ -115,9 +115,10 @@ STOPS = [
            {"max_epochs": 5, "check_val_every_n_epoch": 2}) for steps in (5, 7, 10)),
     *(Stop(f"accumulation, stopped at {steps}", {"max_steps": steps} | HALF,
            {"max_epochs": 3} | HALF) for steps in (3, 4, 5)),
+    Stop("MuonAdamW and 1cycle", {"max_epochs": 3}, {"max_epochs": 3}, "step=7", [every(7)],
+         model={"optimizer": "MuonAdamW", "schedule": OneCycle(cycle_momentum=True)}),
     *(Stop(f"{name} within an epoch", {"max_steps": 7}, {"max_epochs": 3}, model=options) for name, options in (
         ("MuonAdamW", {"optimizer": "MuonAdamW"}),
-        ("MuonAdamW and 1cycle", {"optimizer": "MuonAdamW", "schedule": OneCycle(cycle_momentum=True)}),
         ("CutMix", {"mixup": 0.0, "cutmix": 1.0}),
         ("CutMix or mixup", {"cutmix": 1.0}),
     )),
@@ -144,8 +145,8 @@ def train(folder, stop, callbacks, flags, compiled, checkpoint=None, hook=None):
     )
     for seed in (torch.manual_seed, random.seed, np.random.seed):
         seed(3)
-    module = MLPClassifier(hidden_sizes=[8, 8], dropout="alpha", dropout_p=0.2, lr=0.01, mixup=0.3,
-                           **{"schedule": "Power"} | stop.model)  # fmt: skip
+    module = MLPClassifier(hidden_sizes=[8, 8], dropout="alpha", dropout_p=0.2, lr=0.01,
+                           **{"schedule": "Power", "mixup": 0.3} | stop.model)  # fmt: skip
     if hook:
         module.network.input.append(Signal(hook))
     module.executor = Executor("always" if compiled else "never", steps=3)
