@@ -14,8 +14,7 @@ from cifar_lightning.errors import unknown_name
 NEWTON_SCHULZ = 3.4445, -4.7750, 2.0315
 #: Root mean square of AdamW's typical update, in units of the learning rate (Liu et al. 2025, section 2.2).
 RMS_OF_ADAMW = 0.2
-
-#: More elements than this are a large matrix.
+#: Matrices of more elements than this are made orthogonal one at a time.
 LARGE = 2**17
 
 #: Precision of the Newton-Schulz steps.
@@ -36,8 +35,8 @@ class MuonAdamW(Optimizer):
     share a learning rate (Liu et al. 2025, https://arxiv.org/abs/2502.16982, equation 4). AdamW updates the last
     matrix, which is that of the output layer, with the same weight decay, and everything else without any.
 
-    It updates matrices as `torch.optim.Muon` does with `adjust_lr_fn="match_rms_adamw"`, but small ones
-    of one shape all at once.
+    It updates matrices as `torch.optim.Muon` does with `adjust_lr_fn="match_rms_adamw"`, but small
+    ones of one shape all at once.
 
     Args:
         params: The parameters in the network's order, named or not, or groups of them. A group may say with
