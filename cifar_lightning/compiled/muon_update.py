@@ -85,16 +85,15 @@ class MuonUpdate:
         of_p, of_direction, of_m, of_v = factors.unbind()
         sizes = [prod(shape) for shape in c.shapes]
         hidden, decaying = sum(sizes), sum(sizes) + c.decaying
+        # All parameters at once wherever possible: each pass over a large network's memory takes milliseconds.
+        index = torch.arange(len(p), device=p.device)
+        m.lerp_(g, torch.where(index < hidden, 1 - c.momentum, 1 - c.beta1))
         # Muon
-        mean = m[:hidden].lerp(g[:hidden], 1 - c.momentum)
-        parts = g[:hidden].lerp(mean, c.momentum).split(sizes)
+        parts = g[:hidden].lerp(m[:hidden], c.momentum).split(sizes)
         matrices = [part.view(shape) for part, shape in zip(parts, c.shapes, strict=True)]
         directions = find_directions(matrices, c.ns_steps, c.precision)
         # AdamW
-        mean_of_others = m[hidden:].lerp(g[hidden:], 1 - c.beta1)
         v.mul_(c.beta2).addcmul_(g[hidden:], g[hidden:], value=1 - c.beta2)
-        step = of_m * mean_of_others / ((of_v * v).sqrt() + c.eps)
+        step = of_m * m[hidden:] / ((of_v * v).sqrt() + c.eps)
         steps = torch.cat([*(of_direction * direction.reshape(-1) for direction in directions), step])
-        decays = torch.cat([of_p * p[:decaying], torch.zeros_like(p[decaying:])])
-        p.sub_(decays + steps)
-        m.copy_(torch.cat([mean, mean_of_others]))
+        p.sub_(torch.where(index < decaying, of_p * p, 0.0) + steps)

@@ -41,6 +41,31 @@ def test_orthogonalize_brings_singular_values_near_one_and_keeps_singular_vector
     assert torch.allclose(ours, torch.diag_embed(ours.diagonal(dim1=-2, dim2=-1)), atol=1e-9)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 7])
+@pytest.mark.parametrize("shape", [(6, 12), (30, 4), (2, 5, 20)], ids=str)
+def test_steps_on_gram_matrices_are_newton_schulz_steps(shape: tuple[int, ...], steps: int) -> None:
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    a, b, c = muon.NEWTON_SCHULZ
+    expected = matrices / matrices.norm(dim=(-2, -1), keepdim=True)
+    for _ in range(steps):
+        gram = expected @ expected.mT
+        expected = a * expected + b * gram @ expected + c * gram @ gram @ expected
+    torch.testing.assert_close(orthogonalize(matrices, steps), expected)
+
+
+def test_in_bfloat16_steps_on_gram_matrices_are_as_exact_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(7)
+    u, v = (torch.linalg.qr(torch.randn(size, 128, generator=generator))[0] for size in (128, 512))
+    matrix = u * torch.logspace(0, -4, 128) @ v.mT  # ill-conditioned, as gradients are
+
+    def error() -> float:
+        return (orthogonalize(matrix.bfloat16(), 5).float() - orthogonalize(matrix.double(), 5)).norm().item()
+
+    on_gram_matrices = error()
+    monkeypatch.setattr(muon, "STEPS_ON_GRAM", 1)
+    assert on_gram_matrices < 1.2 * error()
+
+
 def test_it_equals_the_muon_and_the_adamw_of_torch() -> None:
     ours, theirs = _network(), _network()
     _train(ours, MuonAdamW(ours.parameters(), lr=0.01, weight_decay=0.3))
