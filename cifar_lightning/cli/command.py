@@ -1,6 +1,8 @@
 """Sets up the process of every command that trains, and reports errors in one message."""
 
+import ctypes
 import logging
+import os
 import sys
 import threading
 import warnings
@@ -19,6 +21,10 @@ from cifar_lightning.training.ranks import lost_rank
 
 #: Exit statuses after Ctrl-C and SIGTERM: 128 plus the signal's number.
 CTRL_C, TERMINATED = 130, 143
+
+#: glibc's names for two parameters of malloc, from malloc.h, and the value for both, in bytes.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEPT_MEMORY = 2**30
 
 
 def _silence_what_does_not_concern_the_user() -> None:
@@ -60,6 +66,19 @@ def _quiet_threads() -> Iterator[None]:
         threading.excepthook = before
 
 
+def _keep_freed_memory() -> None:
+    """Reuse the memory of large tensors. glibc would return it to the system, and each step fetch it page by page.
+
+    That takes an eighth of a step of configs/best/bottleneck.yaml. Other C libraries have no such parameters, and what
+    the user sets in the environment counts.
+    """
+    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(M_TRIM_THRESHOLD, KEPT_MEMORY)
+        mallopt(M_MMAP_THRESHOLD, KEPT_MEMORY)
+
+
 @contextmanager
 def command() -> Iterator[None]:
     """Set up the process for a command, and report errors in one message.
@@ -72,6 +91,7 @@ def command() -> Iterator[None]:
     # The running means of dead units' gradients shrink forever, and denormal numbers are a hundred times as slow. It is
     # set here because threads inherit it from the thread that starts them.
     torch.set_flush_denormal(True)
+    _keep_freed_memory()
     with one_message(MisconfigurationException), _quiet_threads():
         try:
             yield
