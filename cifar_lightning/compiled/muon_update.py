@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from cifar_lightning.compiled.hooks import has_step_hooks
 from cifar_lightning.compiled.torch_internals import mark_stepped
-from cifar_lightning.compiled.updates import Gradients, join_
+from cifar_lightning.compiled.updates import Gradients, broadcast, follow_, join_
 from cifar_lightning.optim.muon import MuonAdamW, Precision, add_state, find_directions
 
 
@@ -97,3 +97,44 @@ class MuonUpdate:
         step = of_m * m[hidden:] / ((of_v * v).sqrt() + c.eps)
         steps = torch.cat([*(of_direction * direction.reshape(-1) for direction in directions), step])
         p.sub_(torch.where(index < decaying, of_p * p, 0.0) + steps)
+
+
+class StackedMuonUpdate(MuonUpdate):
+    """The same for a stack of M networks, on a stacked tensor (M, ...) for each parameter.
+
+    Args:
+        optimizer: One network's optimizer.
+        parameters: All of the network's parameters, in its order.
+    """
+
+    def __init__(self, optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
+        super().__init__(optimizer)
+        hidden = set(optimizer.param_groups[0]["params"])
+        kinds = ["hidden" if p in hidden else "output" if p.ndim == 2 else "vector" for p in parameters]
+        states = [optimizer.state[parameter] for parameter in parameters]
+        #: Parameters p, running means m, and running mean squares v, which are empty where Muon has none.
+        self.tensors = [
+            list(parameters),
+            [state["exp_avg"] for state in states],
+            [state.get("exp_avg_sq", state["exp_avg"].new_empty(0)) for state in states],
+        ]
+        self.constants = (tuple(kinds), self.constants)
+
+    @staticmethod
+    def apply(constants: tuple[Any, ...], factors: Tensor, gradients: Gradients, *tensors: Sequence[Tensor]) -> None:
+        """Apply the step in place; factors are (4, M)."""
+        kinds, c = constants[0], Constants(*constants[1])
+        parts = list(zip(kinds, gradients, *tensors, strict=True))
+        hidden = [(g, p, m) for kind, g, p, m, _ in parts if kind == "hidden"]
+        for g, _, m in hidden:
+            m.lerp_(g, 1 - c.momentum)
+        directions = find_directions([g.lerp(m, c.momentum) for g, _, m in hidden], c.ns_steps, c.precision)
+        for (_, p, _), direction in zip(hidden, directions, strict=True):
+            of_p, of_direction, *_ = broadcast(factors, p)
+            p.sub_(of_p * p + of_direction * direction)
+        for kind, g, p, m, v in parts:
+            if kind != "hidden":
+                of_p, _, of_m, of_v = broadcast(factors, p)
+                follow_(g, m, v, c.beta1, c.beta2)
+                decay = of_p * p if kind == "output" else 0.0
+                p.sub_(decay + of_m * m / ((of_v * v).sqrt() + c.eps))

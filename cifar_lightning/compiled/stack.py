@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from cifar_lightning.compiled.code_cache import Code, CompileError, compile_once
 from cifar_lightning.compiled.flat import separate_
+from cifar_lightning.compiled.muon_update import MuonUpdate, StackedMuonUpdate
 from cifar_lightning.compiled.stack_template import PenaltyOfEach, make_template
 from cifar_lightning.compiled.step import Clip
 from cifar_lightning.compiled.torch_internals import Step
@@ -28,8 +29,8 @@ class Stack:
     Args:
         networks: At least one, in training mode; alike except for the values of parameters and buffers and the dropout
             probabilities.
-        optimizers: One per network, of its parameters in order, with its state restored. NAdam, Adam, AdamW or plain
-            SGD optimizers that differ only in the learning rate step all at once.
+        optimizers: One per network, of its parameters in order, with its state restored. NAdam, Adam, AdamW, plain
+            SGD or `MuonAdamW` optimizers that differ only in learning rate and weight decay step all at once.
         compiled: Whether to compile the step, for the shape of the first batch.
         clip: Maps the gradients of one network to clipped gradients; None for no clipping.
         penalties: The factors l1 and l2 of `weight_penalty` for each network; None for none.
@@ -63,9 +64,10 @@ class Stack:
                 parameter.data = self._parameters[name].data[index]
             for name, buffer in network.named_buffers():
                 buffer.data = self._buffers[name][index]
-        updates = [update for update in map(make_update, self._optimizers) if update is not None]
+        made = map(_make_update, self._networks, self._optimizers)
+        updates = [update for update in made if update is not None]
         alike = len(updates) == len(networks) and len({(type(update), update.constants) for update in updates}) == 1
-        self._updates = updates if alike else []
+        self._updates: list[Any] = updates if alike else []
         self._released: set[int] = set()
         buffers = self._buffers | of_each
         if penalties is not None and any(map(any, penalties)):
@@ -210,3 +212,10 @@ class Stack:
         if self._updates:
             for tensors in self._updates[index].tensors[1:]:
                 separate_(tensors)
+
+
+def _make_update(network: nn.Module, optimizer: Optimizer) -> Any:
+    """The update of a network's stacked tensors, or None if its optimizer must step itself."""
+    if MuonUpdate.supports(optimizer):
+        return StackedMuonUpdate(optimizer, list(network.parameters()))
+    return make_update(optimizer)

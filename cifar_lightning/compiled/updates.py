@@ -60,8 +60,8 @@ class NAdamUpdate:
         """Apply the step in place; factors are (3,), or (3, M) for stacked tensors of M networks."""
         beta1, beta2, eps = constants
         for g, p, m, v in zip(gradients, *tensors, strict=True):
-            of_g, of_m, of_v = _broadcast(factors, p)
-            _follow_(g, m, v, beta1, beta2)
+            of_g, of_m, of_v = broadcast(factors, p)
+            follow_(g, m, v, beta1, beta2)
             p.sub_((of_g * g + of_m * m) / ((of_v * v).sqrt() + eps))
 
 
@@ -102,8 +102,8 @@ class AdamUpdate:
         """Apply the step in place; factors are (3,), or (3, M) for stacked tensors of M networks."""
         beta1, beta2, eps = constants
         for g, p, m, v in zip(gradients, *tensors, strict=True):
-            of_p, of_m, of_v = _broadcast(factors, p)
-            _follow_(g, m, v, beta1, beta2)
+            of_p, of_m, of_v = broadcast(factors, p)
+            follow_(g, m, v, beta1, beta2)
             p.sub_(of_p * p + of_m * m / ((of_v * v).sqrt() + eps))
 
 
@@ -130,7 +130,7 @@ class SGDUpdate:
     def apply(constants: tuple[Any, ...], factors: Tensor, gradients: Gradients, *tensors: Sequence[Tensor]) -> None:
         """Apply the step in place; factors are (1,), or (1, M) for stacked tensors of M networks."""
         for g, p in zip(gradients, *tensors, strict=True):
-            (of_g,) = _broadcast(factors, p)
+            (of_g,) = broadcast(factors, p)
             p.sub_(of_g * g)
 
 
@@ -183,13 +183,13 @@ def join_(states: Sequence[State], name: str) -> Tensor:
     return joined
 
 
-def _follow_(g: Tensor, m: Tensor, v: Tensor, beta1: float, beta2: float) -> None:
+def follow_(g: Tensor, m: Tensor, v: Tensor, beta1: float, beta2: float) -> None:
     """Update the running mean m and mean square v with a gradient g."""
     m.lerp_(g, 1 - beta1)
     v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
 
 
-def _broadcast(factors: Tensor, parameter: Tensor) -> tuple[Tensor, ...]:
+def broadcast(factors: Tensor, parameter: Tensor) -> tuple[Tensor, ...]:
     """Reshape each factor, () or (M,), to broadcast with the parameter, (...) or (M, ...)."""
     return factors.reshape(factors.shape + (1,) * (parameter.ndim + 1 - factors.ndim)).unbind()
 

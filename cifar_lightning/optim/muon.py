@@ -150,26 +150,26 @@ def add_state(state: dict[str, Any], parameter: Tensor, orthogonalize: bool) -> 
 
 
 def find_directions(gradients: Sequence[Tensor], ns_steps: int, precision: Precision) -> list[Tensor]:
-    """Muon's directions 0.2 sqrt(max(m, n)) O for smoothed gradients (m, n)."""
+    """Muon's directions 0.2 sqrt(max(m, n)) O for smoothed gradients (..., m, n)."""
     dtype, directions = getattr(torch, precision), list(gradients)
-    for shape, indices in _group(gradients).items():
+    for indices in _group(gradients):
         alike = [gradients[index] for index in indices]
         # (A product of matrices is faster than a batch of one.)
         together = torch.stack(alike) if len(alike) > 1 else alike[0]
-        scale = RMS_OF_ADAMW * math.sqrt(max(shape[:2]))
+        scale = RMS_OF_ADAMW * math.sqrt(max(together.shape[-2:]))
         scaled = orthogonalize(together.to(dtype), ns_steps).to(together.dtype) * scale
         for index, direction in zip(indices, scaled if len(alike) > 1 else [scaled], strict=True):
             directions[index] = direction
     return directions
 
 
-def _group(matrices: Sequence[Tensor]) -> dict[tuple[int, ...], list[int]]:
+def _group(matrices: Sequence[Tensor]) -> list[list[int]]:
     """Indices of matrices to work on at once: small ones by shape, and each large one alone, as it fills the cache."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, matrix in enumerate(matrices):
         alone = (index,) if matrix.numel() > LARGE else ()
         groups.setdefault((*matrix.shape, *alone), []).append(index)
-    return groups
+    return list(groups.values())
 
 
 def orthogonalize(matrices: Tensor, steps: int) -> Tensor:

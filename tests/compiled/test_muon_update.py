@@ -8,6 +8,7 @@ from torch import nn
 
 from cifar_lightning import CompiledStep, DeepMLP, MuonAdamW
 from cifar_lightning.compiled.muon_update import MuonUpdate
+from cifar_lightning.compiled.stack import Stack
 
 
 def make(**options):
@@ -31,7 +32,7 @@ def train(network, optimizer, step=None, count=8):
             optimizer.step()
         else:
             loss, _ = step(inputs, targets)
-        losses.append(loss.item())
+        losses.append(loss.tolist())
     return losses
 
 
@@ -73,6 +74,33 @@ def test_compiled_code_does_the_same(precision):
     losses, expected = train(ours, optimizer, step), train(theirs, their_optimizer)
     assert step.is_compiled
     assert losses == pytest.approx(expected, rel=1e-4 if precision == "float32" else 0.02)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "compiled"])
+def test_a_stack_does_what_each_optimizer_does(compiled):
+    options = [{"lr": 0.02}, {"lr": 0.01, "weight_decay": 0.0}, {"lr": 0.03}]
+    ours, theirs = [make(**each) for each in options], [make(**each) for each in options]
+    for each in (ours, theirs):
+        train(*each[2], count=2)  # so that their steps differ
+    networks, optimizers = zip(*ours, strict=True)
+    stack = Stack(networks, optimizers, compiled)
+    assert stack.updates_itself
+    losses = torch.tensor(train(networks, optimizers, stack.step))
+    stack.close()
+    for index, (network, optimizer) in enumerate(theirs):
+        assert losses[:, index].tolist() == pytest.approx(train(network, optimizer), rel=1e-4)
+        for name, value in network.state_dict().items():
+            torch.testing.assert_close(networks[index].state_dict()[name], value, rtol=1e-3, atol=1e-5)
+        for parameter, its in zip(networks[index].parameters(), network.parameters(), strict=True):
+            torch.testing.assert_close(
+                dict(optimizers[index].state[parameter]), dict(optimizer.state[its]), rtol=1e-3, atol=1e-5
+            )
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_stack_of_optimizers_with_other_momentum_lets_each_step_itself():
+    networks, optimizers = zip(*(make(momentum=momentum) for momentum in (0.9, 0.95)), strict=True)
+    assert not Stack(networks, optimizers).updates_itself
 
 
 def _with_groups_of_his_own(network):
