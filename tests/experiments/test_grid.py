@@ -108,12 +108,23 @@ def test_probes_reach_both_ends_and_every_choice():
     assert {probe["o"] for probe in probes} == {"a", "b"}
 
 
-@pytest.mark.parametrize(("name", "count"), [("activations", 10), ("optimizers", 8)])
-def test_the_shipped_grids_can_be_trained(name, count):
+@pytest.mark.parametrize(
+    ("name", "config", "count"),
+    [("activations", "chapter_11", 10), ("optimizers", "chapter_11", 8), ("ablation", "best/deep", 17)],
+)
+def test_the_shipped_grids_can_be_trained(name, config, count):
     grid = read_grid(str(ROOT / "configs" / "grids" / f"{name}.yaml"))
     assert len(grid.points()) == count
     assert [point.name for point in grid.points() if not point.name.isidentifier()] == []
-    check([f"--config={ROOT}/configs/chapter_11.yaml"], grid, "chapter_11.yaml")
+    check([f"--config={ROOT}/configs/{config}.yaml"], grid, config)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [("tuner", "tuner"), ("regularization", "best/deep"), ("regularization", "best/bottleneck")],
+)
+def test_the_shipped_spaces_can_be_searched(name, config):
+    check([f"--config={ROOT}/configs/{config}.yaml"], read_grid(f"{ROOT}/configs/search/{name}.yaml"), config)
 
 
 KNOWN = ["model.lr", "model.optimizer.class_path", "model.activation", "data.batch_size", "seed_everything"]
