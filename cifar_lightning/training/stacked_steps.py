@@ -157,6 +157,8 @@ class StackedSteps:
         if labels.ndim == 1:
             return inputs, targets
         orders = [self._orders[index] for index in active]
+        if orders == list(range(len(inputs))):  # copying them would take a fifth of a step of eight best/deep
+            return inputs, targets
         return inputs[orders], targets[orders]
 
     def labels_of(self, labels: Tensor, index: int) -> Tensor:
