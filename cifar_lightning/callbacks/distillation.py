@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cifar_lightning.export.checkpoint_files import read_checkpoint
 from cifar_lightning.training.classifier import MLPClassifier
+from cifar_lightning.training.messages import say
 from cifar_lightning.training.stacked_classifier import StackedClassifier
 
 
@@ -53,7 +54,12 @@ class Distillation(Callback):
         if not students:
             raise ValueError(f"distillation teaches an MLPClassifier, got {type(pl_module).__name__}")
         paths = [path for pattern in self.teachers for path in sorted(glob(pattern)) or [pattern]]
-        networks = [_read_teacher(path, students[0]).to(pl_module.device) for path in paths]
+        networks = []
+        for path in paths:
+            network, steps = _read_teacher(path, students[0])
+            networks.append(network.to(pl_module.device))
+            if trainer.is_global_zero:  # a pattern may match a run that was interrupted early
+                say(f"Teacher after {steps:,} steps: {path}", wrap=False)
         teacher = Teacher(networks, self.precision)
         for student in students:
             student.soft_labels = replace(student.soft_labels, teacher=teacher, teacher_weight=self.weight)
@@ -90,8 +96,9 @@ def _students(module: LightningModule) -> list[MLPClassifier]:
     return [student for student in each if isinstance(student, MLPClassifier)]
 
 
-def _read_teacher(path: str, student: MLPClassifier) -> MLPClassifier:
-    read_checkpoint(Path(path))  # raises a clear error if it is not a checkpoint
+def _read_teacher(path: str, student: MLPClassifier) -> tuple[MLPClassifier, int]:
+    """A teacher, and the number of steps that it has taken."""
+    checkpoint = read_checkpoint(Path(path))  # raises a clear error if it is not one
     teacher = MLPClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
     for name, expected, received in (
         ("classes", student.classes, teacher.classes),
@@ -99,4 +106,4 @@ def _read_teacher(path: str, student: MLPClassifier) -> MLPClassifier:
     ):
         if expected != received:
             raise ValueError(f"the teacher {path} must have the network's {name}, {expected}; it has {received}")
-    return teacher
+    return teacher, int(checkpoint["global_step"])

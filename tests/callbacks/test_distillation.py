@@ -57,6 +57,14 @@ class FirstStep(Callback):
         self.received = outputs["loss"] if self.received is None else self.received
 
 
+def test_it_says_who_teaches(teachers, capsys):
+    trainer(callbacks=[Distillation([teachers[0].replace("teacher5", "teacher?")])]).fit(classifier(), datamodule=data())
+    said = capsys.readouterr().out
+    assert [line for line in said.splitlines() if "Teacher" in line] == [
+        f"Teacher after 24 steps: {path}" for path in teachers
+    ]
+
+
 @pytest.mark.parametrize("weight", [0.3, 1.0])
 def test_the_loss_is_the_weighted_sum_of_hintons(teachers, weight):
     first = FirstStep(teachers, weight)
