@@ -87,7 +87,7 @@ class MuonUpdate:
         hidden, decaying = sum(sizes), sum(sizes) + c.decaying
         # All parameters at once wherever possible: each pass over a large network's memory takes milliseconds.
         index = torch.arange(len(p), device=p.device)
-        m.lerp_(g, torch.where(index < hidden, 1 - c.momentum, 1 - c.beta1))
+        m.lerp_(g, torch.where(index < hidden, m.new_full((), 1 - c.momentum), m.new_full((), 1 - c.beta1)))
         # Muon
         parts = g[:hidden].lerp(m[:hidden], c.momentum).split(sizes)
         matrices = [part.view(shape) for part, shape in zip(parts, c.shapes, strict=True)]

@@ -17,7 +17,7 @@ from cifar_lightning.compiled.muon_update import MuonUpdate, StackedMuonUpdate
 from cifar_lightning.compiled.stack_template import PenaltyOfEach, make_template
 from cifar_lightning.compiled.step import Clip
 from cifar_lightning.compiled.torch_internals import Step
-from cifar_lightning.compiled.updates import Gradients, make_update
+from cifar_lightning.compiled.updates import Gradients, Update, make_update
 
 
 class Stack:
@@ -67,7 +67,7 @@ class Stack:
         made = map(_make_update, self._networks, self._optimizers)
         updates = [update for update in made if update is not None]
         alike = len(updates) == len(networks) and len({(type(update), update.constants) for update in updates}) == 1
-        self._updates: list[Any] = updates if alike else []
+        self._updates = updates if alike else []
         self._released: set[int] = set()
         buffers = self._buffers | of_each
         if penalties is not None and any(map(any, penalties)):
@@ -214,7 +214,7 @@ class Stack:
                 separate_(tensors)
 
 
-def _make_update(network: nn.Module, optimizer: Optimizer) -> Any:
+def _make_update(network: nn.Module, optimizer: Optimizer) -> StackedMuonUpdate | Update | None:
     """The update of a network's stacked tensors, or None if its optimizer must step itself."""
     if MuonUpdate.supports(optimizer):
         return StackedMuonUpdate(optimizer, list(network.parameters()))

@@ -134,7 +134,10 @@ class SGDUpdate:
             p.sub_(of_g * g)
 
 
-def make_update(optimizer: Optimizer) -> NAdamUpdate | AdamUpdate | SGDUpdate | None:
+Update = NAdamUpdate | AdamUpdate | SGDUpdate
+
+
+def make_update(optimizer: Optimizer) -> Update | None:
     """One of the updates above, or None if the optimizer must step itself, then with fused or foreach kernels."""
     for update in (NAdamUpdate, AdamUpdate, SGDUpdate):
         if update.supports(optimizer):

@@ -182,21 +182,27 @@ def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
     taken on Gram matrices alone, which are smaller than X: they turn into P (X X^T) P, and the product of all P is
     applied to X at the end (Dao et al. 2026, https://tridao.me/blog/2026/gram-newton-schulz).
     """
-    a, b, c = NEWTON_SCHULZ
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     x: Tensor = matrices.mT if is_tall else matrices  # the smaller products
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     at_once = STEPS_ON_GRAM if x.shape[-1] >= 2 * x.shape[-2] else 1
     for begin in range(0, steps, at_once):
-        gram, factors = x @ x.mT, None
-        for step in range(begin, end := min(begin + at_once, steps)):
-            factor = b * gram + c * gram @ gram
-            factor.diagonal(dim1=-2, dim2=-1).add_(a)  # instead of a X, which is larger
-            factors = factor if factors is None else factor @ factors
-            if step + 1 < end:
-                gram = factor @ gram @ factor
-        x = factors @ x
+        gram = x @ x.mT
+        product = p = _polynomial(gram)
+        for _ in range(begin + 1, min(begin + at_once, steps)):
+            gram = p @ gram @ p
+            p = _polynomial(gram)
+            product = p @ product
+        x = product @ x
     return x.mT if is_tall else x
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    """P = a I + b G + c G^2 of Gram matrices G (..., m, m)."""
+    a, b, c = NEWTON_SCHULZ
+    p = b * gram + c * gram @ gram
+    p.diagonal(dim1=-2, dim2=-1).add_(a)  # instead of a X, which is larger
+    return p
 
 
 def _split(params: Sequence[Any]) -> list[Group]:

@@ -58,7 +58,9 @@ class FirstStep(Callback):
 
 
 def test_it_says_who_teaches(teachers, capsys):
-    trainer(callbacks=[Distillation([teachers[0].replace("teacher5", "teacher?")])]).fit(classifier(), datamodule=data())
+    trainer(callbacks=[Distillation([teachers[0].replace("teacher5", "teacher?")])]).fit(
+        classifier(), datamodule=data()
+    )
     said = capsys.readouterr().out
     assert [line for line in said.splitlines() if "Teacher" in line] == [
         f"Teacher after 24 steps: {path}" for path in teachers

@@ -67,6 +67,22 @@ def test_it_continues_from_the_optimizers_state_and_the_optimizer_from_its():
     assert losses == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.usefixtures("uncompiled")
+def test_in_float64_it_does_what_the_optimizer_does():
+    (ours, optimizer), (theirs, their_optimizer) = make(), make()
+    for network in (ours, theirs):
+        network.double()
+    inputs, targets = torch.randn(16, 12, dtype=torch.float64, device=DEVICE), (torch.arange(16) % 3).to(DEVICE)
+    step = CompiledStep(ours, optimizer)
+    for _ in range(3):
+        step(inputs, targets)
+        their_optimizer.zero_grad()
+        F.cross_entropy(theirs(inputs), targets).backward()
+        their_optimizer.step()
+    for (name, value), expected in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-7, msg=name)
+
+
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_compiled_code_does_the_same(precision):
     (ours, optimizer), (theirs, their_optimizer) = make(precision=precision), make(precision=precision)
