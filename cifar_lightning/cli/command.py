@@ -72,7 +72,8 @@ def _keep_freed_memory() -> None:
     That takes an eighth of a step of configs/best/bottleneck.yaml. Other C libraries have no such parameters, and what
     the user sets in the environment counts.
     """
-    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+    of_user = [name for name in os.environ if name.startswith("MALLOC_")]
+    if sys.platform != "linux" or of_user or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(M_TRIM_THRESHOLD, KEPT_MEMORY)

@@ -23,7 +23,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such parameters")
-@pytest.mark.parametrize("variables", [{}, {"MALLOC_MMAP_THRESHOLD_": "100000"}], ids=["ours", "the_users"])
+@pytest.mark.parametrize(
+    "variables",
+    [{}, {"MALLOC_MMAP_THRESHOLD_": "100000"}, {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=100000"}],
+    ids=["ours", "a variable", "a tunable"],
+)
 def test_large_tensors_take_the_memory_of_those_before_unless_the_user_says_otherwise(variables):
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=os.environ | variables, check=True, capture_output=True, text=True
