@@ -4,7 +4,6 @@ jsonargparse keeps arguments that the new class also takes: with `--model.optimi
 eps 1e-7, AdamW would get that eps.
 """
 
-import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch.optim import Optimizer
 
 from cifar_lightning.cli.arguments import CommandLine
 from cifar_lightning.optim import schedules
-from cifar_lightning.optim.class_paths import find_class
+from cifar_lightning.optim.class_paths import default_arguments, find_class
 from cifar_lightning.optim.schedule import Schedule
 
 #: Options that name a class, each with the base of its classes and the module of their short names.
@@ -34,10 +33,10 @@ def drop_arguments_of_other_classes(config: Namespace, line: CommandLine) -> Non
             continue
         replaced, stale, given = _sort_arguments(_statements(option, line))
         dropped = {name: arguments.pop(name) for name in sorted(stale) if name in arguments}
-        parameters = inspect.signature(find_class(value["class_path"], base, namespace)).parameters
+        defaults = default_arguments(find_class(value["class_path"], base, namespace))
         for name in set(vars(arguments)) - given:
-            if name in parameters and parameters[name].default is not inspect.Parameter.empty:
-                arguments[name] = parameters[name].default
+            if name in defaults:
+                arguments[name] = defaults[name]
             else:
                 arguments.pop(name)
         if dropped:

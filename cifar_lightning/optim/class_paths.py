@@ -7,7 +7,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import Any, TypedDict
 
 import torch
@@ -60,17 +60,25 @@ def as_component(value: Any, base: type, namespace: str, set_elsewhere: Mapping[
     for name, place in set_elsewhere.items():
         if name in init_args:
             raise ValueError(f"{name} must be set as {place} only, got {cls.__name__}({name}=...) too")
-    parameters = inspect.signature(cls).parameters
-    known = set(parameters) - {"params", *set_elsewhere}
+    known = set(inspect.signature(cls).parameters) - {"params", *set_elsewhere}
     for name in init_args:
         if name not in known:
             raise unknown_name(f"argument of {cls.__name__}", name, sorted(known))
     # Defaults are stored too, so a checkpoint keeps its values if they change.
-    defaults = {name: parameters[name].default for name in parameters if name in known}
+    defaults = {name: value for name, value in default_arguments(cls).items() if name in known}
     init_args = {name: value for name, value in defaults.items() if isinstance(value, PRIMITIVES)} | init_args
     # YAML has no tuples.
     init_args = {name: list(arg) if isinstance(arg, tuple) else arg for name, arg in init_args.items()}
     return {"class_path": public_path(cls), "init_args": init_args}
+
+
+def default_arguments(cls: type) -> dict[str, Any]:
+    """The arguments of a class that have a default, each with its own copy of it."""
+    parameters = inspect.signature(cls).parameters
+    defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    # The signature of a dataclass shows a placeholder for a list.
+    made = [each for each in fields(cls) if each.default_factory is not MISSING] if is_dataclass(cls) else []
+    return defaults | {each.name: each.default_factory() for each in made if each.name in defaults}
 
 
 def find_class(path: Any, base: type, namespace: str) -> type:

@@ -93,6 +93,9 @@ def components(*flags):
         [SELU, "--model.optimizer=AdamW"],
         [SELU, "--model.optimizer=MuonAdamW", "--model.schedule=Exponential"],
         [SELU, "--model.schedule=OneCycle", "--model.schedule.pct_start=0.2"],
+        ["--model.schedule=PiecewiseConstant"],
+        ["--model.schedule=PiecewiseConstant", "--model.schedule.epochs=[2, 3]"],
+        ["--config={model: {schedule: {class_path: PiecewiseConstant}}}"],
         ["--config={model: {schedule: {class_path: Performance, init_args: {factor: 0.3}}}}", "--model.schedule=Power"],
     ],
 )

@@ -1,9 +1,11 @@
 import functools
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from cifar_lightning import OneCycle
+from cifar_lightning.optim import schedules
 from cifar_lightning.optim.class_paths import (
     build_optimizer,
     build_schedule,
@@ -77,6 +79,12 @@ def test_schedules():
     assert build_schedule(component) == OneCycle(div_factor=5)
     assert build_schedule(schedule_component("OneCycle")) == OneCycle()
     assert schedule_component("cifar_lightning.optim.schedules.OneCycle") == schedule_component("OneCycle")
+
+
+@pytest.mark.parametrize("cls", schedules.Schedule.__subclasses__())
+def test_every_default_of_a_schedule_is_stored(cls):
+    assert schedule_component(cls.__name__)["init_args"] == asdict(cls())
+    assert schedule_component(cls)["init_args"] == asdict(cls())
 
 
 def test_the_error_for_an_unknown_schedule_lists_all():
