@@ -9,7 +9,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "cifar_lightning"
 #: From below to above: a folder imports those before it.
 FLOORS = [
-    {"errors", "files", "extras"},
+    {"errors", "files", "extras", "primitives"},
     {"style"},
     {"nn", "optim", "data"},
     {"compiled"},

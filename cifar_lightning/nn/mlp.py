@@ -24,6 +24,7 @@ from cifar_lightning.nn.layers import (
     make_dropout,
     make_normalization,
 )
+from cifar_lightning.primitives import as_primitives
 
 DropoutPosition = Literal["last", "all", "input_and_all"]
 
@@ -127,9 +128,9 @@ class DeepMLP(HubMethods, nn.Module):
         l1: float = 0.0,
         l2: float = 0.0,
     ) -> None:
-        given = locals()
+        given = as_primitives(locals())
         super().__init__()
-        self.hidden_sizes = sizes = parse_hidden_sizes(hidden_sizes)
+        self.hidden_sizes = sizes = parse_hidden_sizes(given["hidden_sizes"])
         self.options = {name: given[name] for name in signature(DeepMLP).parameters} | {"hidden_sizes": sizes}
         _check_choices(in_features, num_classes, normalization, norm_position, norm_input, dropout_position, max_norm)
         _check_block(block, expansion, norm_position)

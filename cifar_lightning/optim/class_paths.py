@@ -18,6 +18,7 @@ from cifar_lightning.errors import unknown_name
 from cifar_lightning.optim import schedules
 from cifar_lightning.optim.muon import MuonAdamW
 from cifar_lightning.optim.schedule import Schedule
+from cifar_lightning.primitives import PRIMITIVES, as_primitives
 
 #: Optimizers that can't train this network, each with the reason.
 UNSUITABLE_OPTIMIZERS = {
@@ -26,7 +27,6 @@ UNSUITABLE_OPTIMIZERS = {
 }
 #: Our own optimizers, by name.
 OWN_OPTIMIZERS = {"MuonAdamW": MuonAdamW}
-PRIMITIVES = (str, int, float, bool, list, tuple, type(None))
 
 
 class Component(TypedDict):
@@ -66,7 +66,8 @@ def as_component(value: Any, base: type, namespace: str, set_elsewhere: Mapping[
             raise unknown_name(f"argument of {cls.__name__}", name, sorted(known))
     # Defaults are stored too, so a checkpoint keeps its values if they change.
     defaults = {name: value for name, value in default_arguments(cls).items() if name in known}
-    init_args = {name: value for name, value in defaults.items() if isinstance(value, PRIMITIVES)} | init_args
+    defaults = {name: value for name, value in defaults.items() if isinstance(value, PRIMITIVES)}
+    init_args = as_primitives(defaults | init_args)
     # YAML has no tuples.
     init_args = {name: list(arg) if isinstance(arg, tuple) else arg for name, arg in init_args.items()}
     return {"class_path": public_path(cls), "init_args": init_args}
@@ -77,8 +78,8 @@ def default_arguments(cls: type) -> dict[str, Any]:
     parameters = inspect.signature(cls).parameters
     defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
     # The signature of a dataclass shows a placeholder for a list.
-    made = [each for each in fields(cls) if each.default_factory is not MISSING] if is_dataclass(cls) else []
-    return defaults | {each.name: each.default_factory() for each in made if each.name in defaults}
+    factories = {f.name: f.default_factory for f in fields(cls) if f.init} if is_dataclass(cls) else {}
+    return defaults | {name: make() for name, make in factories.items() if make is not MISSING}
 
 
 def find_class(path: Any, base: type, namespace: str) -> type:

@@ -1,7 +1,6 @@
 """The deep MLP as a LightningModule: standardization, network, loss, metrics, optimizer and schedule."""
 
 import copy
-import inspect
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -21,6 +20,7 @@ from cifar_lightning.nn.temperature import Temperature
 from cifar_lightning.optim.class_paths import build_optimizer, build_schedule, optimizer_component, schedule_component
 from cifar_lightning.optim.schedule import Schedule
 from cifar_lightning.optim.schedules import Constant
+from cifar_lightning.primitives import as_primitives
 from cifar_lightning.training import checks
 from cifar_lightning.training.adopt_data import adopt_data
 from cifar_lightning.training.cycle import Cycle
@@ -36,8 +36,6 @@ Batch = tuple[Tensor, Tensor]
 
 #: The parameters and the learning rate are given by the classifier, so no option can give a second rate.
 OptimizerFactory = Callable[[Iterable[Tensor], float], Optimizer]
-
-NETWORK_DEFAULTS = {name: p.default for name, p in inspect.signature(DeepMLP).parameters.items()}
 
 
 class MLPClassifier(LightningModule):
@@ -84,12 +82,12 @@ class MLPClassifier(LightningModule):
         super().__init__()
         if not 0 < lr < float("inf"):
             raise ValueError(f"lr must be a positive number, got {lr}")
+        network = as_primitives(network)  # Lightning compares these with the hyperparameters, and arrays can't be
         self.network = DeepMLP(**network)
         # All of the network's options are stored, so a checkpoint still loads if defaults change.
-        hparams = NETWORK_DEFAULTS | network | {"hidden_sizes": self.network.hidden_sizes}
-        hparams |= {"lr": lr, "mixup": mixup, "cutmix": cutmix, "label_smoothing": label_smoothing}
+        hparams: dict[str, Any] = {"lr": lr, "mixup": mixup, "cutmix": cutmix, "label_smoothing": label_smoothing}
         hparams |= {"optimizer": optimizer_component(optimizer), "schedule": schedule_component(schedule)}
-        self.save_hyperparameters(hparams)
+        self.save_hyperparameters(self.network.options | as_primitives(hparams))
         self.executor, self.cycle = Executor(), Cycle()
         self.classes: list[str] = []
         self.standardize, self.temperature = Standardize(), Temperature()

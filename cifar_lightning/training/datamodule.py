@@ -25,6 +25,7 @@ from cifar_lightning.data.image_files import SHAPE, FileBatch, ImageFiles, find_
 from cifar_lightning.data.sources import ImageSet, Source, select_classes
 from cifar_lightning.errors import unknown_name
 from cifar_lightning.nn.standardize import Scaling, Standardize, Statistics, compute_statistics
+from cifar_lightning.primitives import as_primitives
 from cifar_lightning.training.byte_images import standardizer, takes_bytes
 from cifar_lightning.training.execution import Executor
 from cifar_lightning.training.lightning_internals import global_seed
@@ -100,10 +101,11 @@ class CIFAR10DataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["images"])  # images to predict do not describe the training
+        self.save_hyperparameters(as_primitives(dict(self.hparams)))
         for name in ("batch_size", "eval_batch_size", "synthetic_size"):
             if self.hparams[name] < 1:
                 raise ValueError(f"{name} must be at least 1, got {self.hparams[name]}")
-        self._augmentation = Augmentation(flip, shift)
+        self._augmentation = Augmentation(self.hparams["flip"], self.hparams["shift"])
         if batch_per not in get_args(BatchPer):
             raise unknown_name("batch_per", batch_per, get_args(BatchPer))
         self.files = find_images(images) if images else []
