@@ -1,7 +1,7 @@
 """The report of a training run: one line per epoch, learning curves, and a table."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
@@ -12,25 +12,29 @@ from matplotlib.figure import Figure
 from rich import get_console
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
 from cifar_lightning.analysis.curve_plots import best_epoch
 from cifar_lightning.analysis.plots import draw_learning_curves
 from cifar_lightning.callbacks.progress_bar import epoch_label
 from cifar_lightning.callbacks.run_folder import data_set_name, is_writer, run_folder, say_next
 from cifar_lightning.training.classifier import MLPClassifier
+from cifar_lightning.training.epoch_metrics import Row, better
 from cifar_lightning.training.lightning_internals import finished_epochs, resumes_within_epoch
 from cifar_lightning.training.messages import say
 from cifar_lightning.training.run_events import RunEvents, log_best
 
-Row = dict[str, float]
 SPLITS = ("train", "val")
+#: The beginning of the names of validation metrics.
+VALIDATION = "val_"
 
 
 class RunReport(Callback):
     """Collects each epoch's metrics, prints a line per epoch, and at the end plots `learning_curves.png`.
 
     It uses the metrics that the module logs: train_loss, train_accuracy, val_loss, val_accuracy. They are stored in
-    checkpoints, so a resumed run reports all epochs.
+    checkpoints, so a resumed run reports all epochs. Of several validations in an epoch, it uses the one with the
+    lowest loss, as `best.ckpt` does.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -40,9 +44,10 @@ class RunReport(Callback):
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
+        #: The metrics of this epoch's best validation; {} if there was none.
+        self.validated: Row = {}
         self._epoch = 0  # the current epoch, from 1, while it has no row yet; otherwise 0
         self._epoch_start = 0.0
-        self._is_validated = False  # whether this epoch has been validated
         self._resumed: Row = {}  # metrics so far of the epoch in which the checkpoint was written
         self._trainer: Trainer | None = None
 
@@ -50,6 +55,11 @@ class RunReport(Callback):
         best = best_epoch(self.rows)
         found = f", lowest validation loss {best['val_loss']:.4g} in epoch {best['epoch']:.0f}" if best else ""
         return f"RunReport({len(self.rows)} epoch{'s' * (len(self.rows) != 1)}{found})"
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> "RunReport":
+        """The report of a trainer that has one."""
+        return next(callback for callback in trainer.callbacks if isinstance(callback, cls))  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the rows of finished epochs, and continue the epoch in which the checkpoint was written."""
@@ -68,8 +78,9 @@ class RunReport(Callback):
         self._begin_epoch(trainer, {})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record that the validation metrics belong to this epoch."""
-        self._is_validated = not trainer.sanity_checking
+        """Record the validation if it is this epoch's best."""
+        if not trainer.sanity_checking:
+            self.validated = better(_validation(trainer.callback_metrics), self.validated)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the last epoch, and print why training stopped early, if it did."""
@@ -126,7 +137,7 @@ class RunReport(Callback):
         """Begin an epoch; `before` has its metrics from a checkpoint that was written during it."""
         self._trainer, self._epoch = trainer, finished_epochs(trainer) + 1
         self._epoch_start = time.perf_counter() - before.get("seconds", 0.0)
-        self._is_validated = "val_loss" in before
+        self.validated = _validation(before)
 
     def _close_epoch(self, trainer: Trainer) -> None:
         # Not in on_train_epoch_end, which comes before the module has logged the epoch's metrics.
@@ -149,15 +160,22 @@ class RunReport(Callback):
         console.print(line, no_wrap=True)
 
     def _row(self, trainer: Trainer) -> Row:
-        # Lightning keeps the metrics of the last validation, even from an earlier epoch.
-        old = () if self._is_validated else ("val_",)
         # (If a module configures no optimizer, Lightning adds one without parameters.)
         rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
         return {
             "epoch": float(self._epoch),
             "seconds": time.perf_counter() - self._epoch_start,
             "lr": next(iter(rates), nan),
-        } | {name: float(value) for name, value in trainer.callback_metrics.items() if not name.startswith(old)}
+        } | {
+            name: self.validated.get(name, float(value))
+            for name, value in trainer.callback_metrics.items()
+            if name in self.validated or not name.startswith(VALIDATION)  # may be from an earlier epoch
+        }
+
+
+def _validation(metrics: Mapping[str, Tensor | float]) -> Row:
+    """The metrics of the last validation among others."""
+    return {name: float(value) for name, value in metrics.items() if name.startswith(VALIDATION)}
 
 
 def _epoch_line(row: Row) -> str:

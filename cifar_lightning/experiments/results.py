@@ -29,7 +29,7 @@ class Result:
         data_set: Name of the data set.
         parameters: Number of trainable parameters.
         folder: The run's folder, relative to that of all runs.
-        rows: The metrics of each epoch; at least one has a validation.
+        rows: The metrics of each epoch; at least one has a validation. Of several in an epoch, it is the best.
         values: The values that a grid varied, by option.
         test_loss: Test loss of the weights with the lowest validation loss; NaN if it was not measured.
         test_accuracy: Test accuracy of these weights; NaN if it was not measured.
@@ -188,7 +188,8 @@ COLUMNS = {
     "last_accuracy": Column(
         "last epoch's validation accuracy",
         ".2%",
-        "Accuracy on the validation set in the last epoch: what a 1cycle schedule is judged by.",
+        "Accuracy on the validation set in the last epoch: what a 1cycle schedule is judged by. Of several validations "
+        "in an epoch, the one with the lowest loss counts.",
     ),
     "best_epoch": Column("best epoch", ".0f", "The epoch of the lowest validation loss, counted from 1."),
     "epochs_to_first": Column(

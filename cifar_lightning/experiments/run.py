@@ -157,7 +157,7 @@ class Run:
         self._keep_logs()
         cli = CLI(self.command(), callbacks, self.folder)
         trainer: Any = cli.trainer
-        rows = next(callback.rows for callback in trainer.callbacks if isinstance(callback, RunReport))
+        rows = RunReport.of(trainer).rows
         if not any("val_loss" in row for row in rows):
             raise ValueError(
                 f"the run has no result: expected epochs with a validation loss, got {len(rows)} epochs without one"

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from cifar_lightning.files import is_no_room, replacing
-from cifar_lightning.training.lightning_internals import is_within_a_step
+from cifar_lightning.training.lightning_internals import is_within_a_step, judge_every_validation
 from cifar_lightning.training.messages import say
 
 
@@ -28,6 +28,8 @@ class BestCheckpoint(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the folder."""
         super().setup(trainer, pl_module, stage)
+        if isinstance(trainer.val_check_interval, int) and trainer.enable_validation:
+            judge_every_validation(self)
         self._is_first_rank = trainer.is_global_zero
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

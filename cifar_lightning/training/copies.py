@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from cifar_lightning.optim.class_paths import build_optimizer, build_schedule
 from cifar_lightning.optim.schedule import Schedule
 from cifar_lightning.training.classifier import MLPClassifier
+from cifar_lightning.training.epoch_metrics import Row, better
 from cifar_lightning.training.lightning_internals import judge
 
-Row = dict[str, float]
 #: Metrics that are logged per step.
 STEP_METRICS = ("train_step_loss", "lr")
 #: Attributes of a copy that a checkpoint stores unchanged.
@@ -48,7 +48,7 @@ class Copy:
     best: Row = field(default_factory=dict)
     #: Whether the last validation was the best.
     is_new_best: bool = False
-    #: The metrics of this epoch's validation, if there was one.
+    #: The metrics of this epoch's best validation; {} if there was none.
     validated: Row = field(default_factory=dict)
     #: Whether it stops as soon as the trainer's minimum number of epochs and steps allows.
     is_to_stop: bool = False
@@ -75,7 +75,7 @@ class Copy:
         values = _numbers(self.classifier.val_metrics.compute_and_reset())
         if epoch is not None:
             self.metrics |= values
-            self.validated, loss = values, values["val_loss"]
+            self.validated, loss = better(values, self.validated), values["val_loss"]
             self.is_new_best = not isnan(loss) and loss < self.best.get("val_loss", inf)
             if self.is_new_best:
                 self.best = {"epoch": float(epoch), **values}

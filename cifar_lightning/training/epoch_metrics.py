@@ -1,5 +1,6 @@
 """Metrics of an epoch that a checkpoint can store halfway."""
 
+from math import isfinite, nan
 from typing import Any
 
 import torch
@@ -11,7 +12,23 @@ from cifar_lightning.analysis.metrics import classification_metrics
 #: Batches that are measured together: at batch 32, measuring a single one costs as much as the network.
 BATCHES_AT_ONCE = 64
 
+Row = dict[str, float]
 Saved = dict[str, Any]
+
+
+def better(new: Row, best: Row) -> Row:
+    """The better of two validations, by the rule of `best.ckpt`: a later one needs a lower loss that is finite.
+
+    It stands for an epoch with several, so that reports name the weights that `best.ckpt` has.
+
+    Args:
+        new: The metrics of the later validation.
+        best: Those of the best one before; {} for none.
+    """
+    if "val_loss" not in best:
+        return new
+    loss = new.get("val_loss", nan)
+    return new if isfinite(loss) and not loss >= best["val_loss"] else best  # (The best may be NaN.)
 
 
 class EpochMetrics(nn.Module):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from torch.utils.data import DistributedSampler
 
@@ -177,6 +177,14 @@ def validation_is_due(trainer: Trainer) -> bool:
         return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
     finally:
         trainer.should_stop = stopping
+
+
+def judge_every_validation(checkpoint: ModelCheckpoint) -> None:
+    """Make a checkpoint callback judge each validation rather than each epoch's last one.
+
+    Lightning takes `val_check_interval=1`, a validation after each batch, for 1.0, one per epoch.
+    """
+    checkpoint._save_on_train_epoch_end = False
 
 
 def pause_early_stopping(trainer: Trainer, pause: bool) -> None:

@@ -1,3 +1,4 @@
+import csv
 from math import isnan, nan
 from pathlib import Path
 
@@ -38,6 +39,22 @@ def test_an_epoch_that_is_both_the_best_and_the_last_is_shown_once(losses, title
     shown = [line.split("│")[2].strip() for line in capsys.readouterr().out.splitlines() if "epoch" in line]
     assert shown[: len(titles)] == titles
     assert len([line for line in shown if line.isdigit()]) == len(titles)
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("interval", ["0.25", "1"])  # the second is a number of batches
+def test_a_run_reports_the_validation_that_best_ckpt_is_of(run, interval):
+    flags = [*FLAGS, "--model.optimizer=SGD", "--model.lr=0.3", "--trainer.max_epochs=4"]
+    said = run("fit", *flags, f"--trainer.val_check_interval={interval}")
+    with next(Path("runs").rglob("metrics.csv")).open() as file:
+        losses = [float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]]
+    each = len(losses) // 4
+    assert min(losses) < min(losses[each - 1 :: each])  # or the last ones of each epoch would do
+    best = torch.load(next(Path("runs").rglob("best.ckpt")), weights_only=True)
+    (kept,) = (state for name, state in best["callbacks"].items() if name.startswith("BestCheckpoint"))
+    assert float(kept["best_model_score"]) == pytest.approx(min(losses))
+    shown = [f"best epoch, by validation loss │ {best['epoch'] + 1}", f"validation loss │ {min(losses):.4f}"]
+    assert " │ │ ".join(shown) in " ".join(said.split())
 
 
 def test_a_training_that_stops_early_says_why(run):

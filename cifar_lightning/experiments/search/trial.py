@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from optuna.trial import Trial
 
+from cifar_lightning.callbacks.report import RunReport
 from cifar_lightning.cli.mistakes import DEBUG_VARIABLE
 from cifar_lightning.errors import DivergenceError
 from cifar_lightning.experiments.run import Run
@@ -30,7 +31,6 @@ class TrialReport(Callback):
     def __init__(self, trial: Trial, metric: str) -> None:
         self.trial, self.metric = trial, metric
         self.pruned = False
-        self._is_validated = False  # whether this epoch has been validated
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop a resumed trial that had already been pruned before its study was told."""
@@ -38,16 +38,12 @@ class TrialReport(Callback):
         if trainer.current_epoch and max(reported, default=-1) == trainer.current_epoch - 1:
             self._judge(trainer, reported[trainer.current_epoch - 1])
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record that there are metrics."""
-        self._is_validated = not trainer.sanity_checking
-
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report, and ask whether to continue."""
-        if not self._is_validated:
+        validated = RunReport.of(trainer).validated
+        if not validated:
             return
-        self._is_validated = False
-        loss, value = (float(trainer.callback_metrics[name]) for name in ("val_loss", self.metric))
+        loss, value = validated["val_loss"], validated[self.metric]
         value = value if math.isfinite(loss) else math.nan
         self.trial.report(value, trainer.current_epoch)
         self._judge(trainer, value)

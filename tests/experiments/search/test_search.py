@@ -131,6 +131,19 @@ def test_a_search(search, run):
     assert len({row["model.lr"] for row in rows()}) == 3
 
 
+@pytest.mark.parametrize("metric", ["val_loss", "val_accuracy"])
+def test_a_trials_value_is_of_the_weights_that_it_keeps(search, metric):
+    flags = ["--model.optimizer=SGD", "--model.hidden_sizes=1x8", "--trainer.val_check_interval=0.25"]
+    search("--trials=1", f"--metric={metric}", "--vary={model.lr: [0.3]}", *flags, "--out=out")  # the loss grows
+    (trial,) = load("sqlite:///out/study.db").trials
+    with Path("out/trial_000/metrics.csv").open() as file:
+        found = [row for row in csv.DictReader(file) if row["val_loss"]]
+    best = min(found, key=lambda row: float(row["val_loss"]))
+    assert best not in found[3::4]  # or the last ones of each epoch would do
+    assert trial.value == pytest.approx(float(best[metric]))
+    assert trial.value in trial.intermediate_values.values()
+
+
 def test_a_study_does_not_go_on_with_another_config(search, fail):
     search("--trials=1")
     message = fail("--trials=2", "--model.activation=relu")

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from cifar_lightning import RunReport
 from cifar_lightning.experiments.search.trial import TrialReport
 
 
@@ -22,13 +23,13 @@ class Trial:
 
 
 def trainer(epoch, loss=1.0, accuracy=0.5):
-    metrics = {"val_loss": loss, "val_accuracy": accuracy}
-    return SimpleNamespace(current_epoch=epoch, sanity_checking=False, callback_metrics=metrics, should_stop=False)
+    run = RunReport()
+    run.validated = {"val_loss": loss, "val_accuracy": accuracy}
+    return SimpleNamespace(current_epoch=epoch, callbacks=[run], should_stop=False)
 
 
 def run_epoch(report, *args):
     of_epoch = trainer(*args)
-    report.on_validation_end(of_epoch, None)
     report.on_train_epoch_end(of_epoch, None)
     return of_epoch.should_stop
 
@@ -37,7 +38,9 @@ def test_each_validated_epoch_is_reported_once():
     trial = Trial()
     report = TrialReport(trial, "val_accuracy")
     assert not run_epoch(report, 0, 3.0, 0.1)
-    report.on_train_epoch_end(trainer(1), None)  # an epoch without a validation
+    unvalidated = trainer(1)
+    unvalidated.callbacks[0].validated = {}
+    report.on_train_epoch_end(unvalidated, None)
     assert not run_epoch(report, 2, 2.0, 0.2)
     assert trial.reported == {0: 0.1, 2: 0.2}
     assert not report.pruned

@@ -302,6 +302,18 @@ def test_weights_are_averaged_as_in_a_copys_own_run(sweep, run, tmp_path, undraw
     assert (len(lengths) == 2) == ("--trainer.callbacks+=EarlyStopping" in flags)
 
 
+def test_of_several_validations_in_an_epoch_the_best_counts(sweep, undrawn):
+    flags = ["--model.optimizer=SGD", "--model.schedule=Constant", "--model.hidden_sizes=1x8"]
+    said, folder = sweep("{model.lr: [0.2, 0.3]}", *flags, "--trainer.val_check_interval=3")  # the loss grows
+    losses = [column(folder / row["folder"], "val_loss") for row in table(folder)]
+    assert [min(each) < min(each[3::4]) for each in losses] == [True, True]  # or the last ones of each epoch would do
+    assert [float(row["best_val_loss"]) for row in table(folder)] == pytest.approx([min(each) for each in losses])
+    best = min(table(folder), key=lambda row: float(row["best_val_loss"]))
+    assert f"next: cifar-lightning test --ckpt_path {folder / best['folder']}/" in said
+    saved = torch.load(folder / best["folder"] / "checkpoints/best.ckpt", weights_only=True)
+    assert saved["epoch"] + 1 == float(best["best_epoch"])
+
+
 def test_a_copy_that_diverges_is_not_the_best_and_disturbs_no_other(sweep, tmp_path, undrawn):
     flags = ["--model.schedule=Constant"]
     said, folder = sweep("{model.lr: [1e30, 0.01]}", *flags)
