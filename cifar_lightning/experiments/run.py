@@ -19,9 +19,9 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from cifar_lightning.callbacks.report import RunReport
 from cifar_lightning.callbacks.run_folder import data_set_name
-from cifar_lightning.cli.arguments import CommandLine
+from cifar_lightning.cli.arguments import CommandLine, gather_lists, pair_flags
 from cifar_lightning.cli.command import CTRL_C, TERMINATED
-from cifar_lightning.cli.config_files import load_config
+from cifar_lightning.cli.config_files import load_config, load_value
 from cifar_lightning.cli.find_run import SAVED_CONFIG
 from cifar_lightning.cli.main import CLI
 from cifar_lightning.experiments.results import Result
@@ -85,28 +85,39 @@ class Run:
 
     # ------------------------------------------------------------------------------------------------- begun before
 
+    def check(self) -> None:
+        """Check the options against those that the folder's run was begun with.
+
+        Raises:
+            ValueError: If they differ.
+        """
+        noted, recipe = self._noted(), self._recipe()
+        if not noted:
+            return
+        before, now = _by_option(noted.get("flags", [])), _by_option(recipe["flags"])
+        changed = [
+            f"{now.get(option, f'no --{option}')} instead of {before.get(option, 'none')}"
+            for option in sorted(before.keys() | now.keys())
+            if before.get(option) != now.get(option)
+        ]
+        changed += ["another config"] * (recipe["configs"] != noted.get("configs"))
+        if changed:
+            raise ValueError(
+                f"the options of {self.title} have changed since it was run: expected those in {self._note}, or "
+                f"another --out; got {', '.join(changed)}"
+            )
+
     def prepare(self) -> None:
         """Create the folder, record the run's options in it, and discard unreadable files.
 
         Raises:
             ValueError: If the folder belongs to a run with other options.
         """
-        note, recipe = self.folder / "recipe.json", self._recipe()
-        if note.exists():
-            try:
-                noted = json.loads(note.read_text())
-            except ValueError:  # incomplete, so the run's options are unknown
-                self._set_aside(note)
-            else:
-                if noted != recipe:
-                    changed = sorted(set(recipe["flags"]) ^ set(noted.get("flags", [])))
-                    changed += ["another config"] * (recipe["configs"] != noted.get("configs"))
-                    raise ValueError(
-                        f"the options of {self.title} have changed since it was run: expected those in {note}, or "
-                        f"another --out; got a difference in {', '.join(changed)}"
-                    )
+        self.check()
+        if self._noted() == {}:
+            self._set_aside()
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(note, json.dumps(recipe, indent=1).encode())
+        write_whole(self._note, json.dumps(self._recipe(), indent=1).encode())
         try:
             self.result()
         except ValueError as broken:
@@ -120,6 +131,20 @@ class Run:
             ValueError: If the result file is broken.
         """
         return Result.load(self.result_file) if self.result_file.exists() else None
+
+    @property
+    def _note(self) -> Path:
+        return self.folder / "recipe.json"
+
+    def _noted(self) -> dict[str, Any] | None:
+        """The recipe of what was trained here, {} if it can't be read; None if nothing was trained."""
+        is_begun = any(path.exists() for path in (self.log, self.folder / "checkpoints", self.result_file))
+        if not is_begun or not self._note.exists():
+            return None
+        try:
+            return dict(json.loads(self._note.read_text()))
+        except (ValueError, TypeError):  # incomplete
+            return {}
 
     def _recipe(self) -> dict[str, Any]:
         """What must stay the same for the run to be resumed, as JSON values."""
@@ -140,11 +165,13 @@ class Run:
                 rest.append(word)
         return places, rest
 
-    def _set_aside(self, note: Path) -> None:
+    def _set_aside(self) -> None:
         names = (self.folder.with_name(f"{self.folder.name}.broken_{number}") for number in itertools.count(1))
         aside = next(name for name in names if not name.exists())
         self.folder.rename(aside)
-        print(f"{note} is broken. The run does not count as finished and starts again; its old files are in {aside}")
+        print(
+            f"{self._note} is broken. The run does not count as finished and starts again; its old files are in {aside}"
+        )
 
     # ----------------------------------------------------------------------------------------------------- training
 
@@ -199,6 +226,17 @@ class Run:
         if table.exists():
             before = len(list(self.folder.glob("metrics_*.csv")))
             table.rename(table.with_name(f"metrics_{before + 1}.csv"))
+
+
+def _by_option(words: Sequence[str]) -> dict[str, str]:
+    """Flags by option, in one spelling. Their order only counts within a class or a list, such as the callbacks."""
+    options: dict[str, list[str]] = {}
+    for name, text in pair_flags(gather_lists(list(words))):
+        option = ".".join(name.removeprefix("--").split(".")[:2]).removesuffix("+")
+        value = load_value(text)
+        value = value if isinstance(value, str) else json.dumps(value, default=str)
+        options.setdefault(option, []).append(f"{name}={value}")
+    return {option: " ".join(flags) for option, flags in options.items()}
 
 
 @contextmanager

@@ -19,6 +19,13 @@ def make(*arguments, out="out"):
     return Run("a", "a, seed 1", Path(out), "a/seed_1", ("--config=a.yaml", *arguments))
 
 
+def begin(*arguments, out="out"):
+    """Prepare a run, and leave what a training leaves."""
+    run = make(*arguments, out=out)
+    run.prepare()
+    run.log.touch()
+
+
 @pytest.fixture(autouse=True)
 def _config():
     Path("a.yaml").write_text("model: {lr: 0.01}")
@@ -40,7 +47,7 @@ def test_a_run_is_alive_while_its_lock_is_held():
 
 
 def test_a_run_goes_on_with_the_same_recipe_only():
-    make("--model.lr=1").prepare()
+    begin("--model.lr=1")
     make("--model.lr=1").prepare()
     Path("a.yaml").write_text("model:\n  lr: 0.01  # the same")
     make("--model.lr=1").prepare()
@@ -51,8 +58,41 @@ def test_a_run_goes_on_with_the_same_recipe_only():
         make("--model.lr=1").prepare()
 
 
+FLAGS = ("--model.lr=1e-3", "--data.classes", "cat", "dog", "--trainer.callbacks+=A", "--trainer.callbacks.at=2")
+SAME = ("--data.classes=[cat, dog]", "--trainer.callbacks+=A", "--model.lr", "0.001", "--trainer.callbacks.at", "2")
+
+
+def test_the_order_and_the_spelling_of_options_do_not_matter():
+    begin(*FLAGS)
+    make(*SAME).prepare()
+    begun = [word for name in "AB" for word in (f"--trainer.callbacks+={name}", f"--trainer.callbacks.at={name}")]
+    begin(*begun, out="lists")
+    with pytest.raises(ValueError, match="have changed since it was run"):
+        make(*sorted(begun), out="lists").prepare()  # the second value would be that of another callback
+
+
+def test_a_run_says_which_options_have_changed():
+    begin(*FLAGS)
+    Path("a.yaml").write_text("model: {lr: 0.02}")
+    with pytest.raises(ValueError, match=r"; got no --data.classes instead of .*, another config$") as error:
+        make("--model.lr", "0.01", "--model.l2", "1", *FLAGS[4:]).prepare()
+    assert "--model.lr=0.01 instead of --model.lr=0.001, another" in str(error.value)
+    assert "--model.l2=1 instead of none, " in str(error.value)
+    assert "callbacks" not in str(error.value)
+
+
+@pytest.mark.parametrize("left", ["log.txt", "checkpoints", "result.json"])
+def test_the_options_of_a_run_that_never_began_do_not_bind(left):
+    make("--model.lr=1").prepare()
+    make("--model.lr=2").prepare()
+    result().save(make().folder / left)
+    make("--model.lr=2").check()
+    with pytest.raises(ValueError, match="got --model.lr=3 instead of --model.lr=2$"):
+        make("--model.lr=3").check()
+
+
 def test_a_run_may_be_moved():
-    make("--data.data_dir=x", "--trainer.devices", "1", "--model.lr", "1").prepare()
+    begin("--data.data_dir=x", "--trainer.devices", "1", "--model.lr", "1")
     make("--data.data_dir", "1", "--model.lr", "1").prepare()
     with pytest.raises(ValueError, match="have changed since it was run"):
         make("--data.data_dir=x", "--model.lr", "2").prepare()

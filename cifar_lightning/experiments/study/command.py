@@ -64,6 +64,8 @@ def main(args: list[str]) -> None:
         grid = None if given.vary is None else read_grid(given.vary)
         configs = [find_config(config) for config in given.configs]
         runs = make_runs(configs, grid, given.seeds, out, fit)
+        for run in runs:  # all of them before anything is written
+            run.check()
         for run in runs:
             run.prepare()
         share_cores(given.jobs)

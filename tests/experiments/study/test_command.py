@@ -102,6 +102,16 @@ def test_runs_are_configs_by_points_by_seeds():
     assert (plain.name, plain.place, plain.values) == ("a", "a/seed_3", {})
 
 
+def test_a_study_that_is_refused_writes_nothing(fail):
+    Path("c.yaml").write_text("model: {lr: 0.02}")
+    (begun,) = make_runs(["a.yaml"], None, [1], Path("out"), [])
+    begun.prepare()
+    begun.log.touch()
+    message = fail("c.yaml", "a.yaml", "--seeds", "1", "--model.l2", "1", "--out", "out")
+    assert "got --model.l2=1 instead of none" in message
+    assert [path.name for path in Path("out").iterdir()] == ["a"]
+
+
 def test_help(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
