@@ -1,5 +1,6 @@
 """The report of a sweep: one line per epoch, each network's learning curves, and tables of all networks."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from cifar_lightning.training.stacked_classifier import StackedClassifier
 
 #: Files that a sweep writes next to its networks' folders; the tables only if something was validated.
 WRITTEN = ("results.csv", "results.md", "sweep.png")
+#: The option that networks of one name differ in.
+SEED = "seed_everything"
 
 
 class SweepReport(Callback):
@@ -92,7 +95,7 @@ def write_tables(copies: Sequence[Copy], data_set: str, folder: Path, command: s
         folder: Output folder.
         command: The command that made them.
     """
-    results = [make_result(each, data_set) for each in copies if any("val_loss" in row for row in each.rows)]
+    results = make_results([each for each in copies if any("val_loss" in row for row in each.rows)], data_set)
     console = get_console()
     if results:
         write_csv([result.line() for result in results], folder / "results.csv")
@@ -101,12 +104,19 @@ def write_tables(copies: Sequence[Copy], data_set: str, folder: Path, command: s
         console.print(make_table(results, results[0].name))
 
 
-def make_result(each: Copy, data_set: str) -> Result:
-    """The result of a network; networks that differ only in the seed have the same name."""
-    parts = [part for part in each.name.split(",") if not part.startswith("seed_everything=")]
-    parameters = sum(parameter.numel() for parameter in each.classifier.network.parameters())
-    name = ",".join(parts) or "all"
-    return Result(name, each.seed, data_set, parameters, each.name, each.rows, each.values)
+def make_results(copies: Sequence[Copy], data_set: str) -> list[Result]:
+    """The results of the networks; those that differ only in the seed have the same name."""
+    names: dict[str, str] = {}  # by the other values: a long name is cut, and a hash in it includes the seed
+    results = []
+    for each in copies:
+        others = {option: value for option, value in each.values.items() if option != SEED}
+        key = json.dumps(others, sort_keys=True, default=str) if SEED in each.values else each.name
+        if key not in names:
+            short = ",".join(part for part in each.name.split(",") if not part.startswith(f"{SEED}=")) or "all"
+            names[key] = each.name if short in names.values() else short
+        parameters = sum(parameter.numel() for parameter in each.classifier.network.parameters())
+        results.append(Result(names[key], each.seed, data_set, parameters, each.name, each.rows, each.values))
+    return results
 
 
 def _stack(module: LightningModule) -> StackedClassifier:

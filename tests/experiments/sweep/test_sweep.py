@@ -10,8 +10,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cifar_lightning import MLPClassifier
 from cifar_lightning.callbacks.progress_line import ProgressLine
+from cifar_lightning.experiments.grid import read_grid
+from cifar_lightning.experiments.results import by_name
 from cifar_lightning.experiments.sweep.check import refuse_what_has_no_meaning
 from cifar_lightning.experiments.sweep.command import main
+from cifar_lightning.experiments.sweep.report import make_results
+from cifar_lightning.training.copies import Copy
 
 FLAGS = [
     f"--config={ROOT}/configs/one_cycle.yaml",
@@ -312,6 +316,31 @@ def test_of_several_validations_in_an_epoch_the_best_counts(sweep, undrawn):
     assert f"next: cifar-lightning test --ckpt_path {folder / best['folder']}/" in said
     saved = torch.load(folder / best["folder"] / "checkpoints/best.ckpt", weights_only=True)
     assert saved["epoch"] + 1 == float(best["best_epoch"])
+
+
+LONG = "{class_path: MuonAdamW, init_args: {weight_decay: 0.1, momentum: 0.95, ns_steps: 5, precision: float32}}"
+
+
+@pytest.mark.parametrize(
+    ("vary", "rows"),
+    [
+        ("{model.lr: [0.1, 0.2], seed_everything: [1, 2]}", ["lr=0.1", "lr=0.2"]),
+        ("{seed_everything: [1, 2]}", ["all"]),
+        (f"{{model.optimizer: [{LONG}, SGD], model.lr: [0.1, 0.2], seed_everything: [1, 2]}}", 4),  # a cut name
+        (f"{{model.optimizer: [{LONG}, SGD], seed_everything: [1, 2], model.lr: [0.1, 0.2]}}", 4),
+        ("{model.init: [a b, a_b], seed_everything: [1, 2]}", 2),  # whose names are the same
+        ("{o: {a: {model.lr: 0.1}, b: {model.lr: 0.1}}}", ["a", "b"]),  # the same values, but no seeds
+    ],
+)
+def test_networks_that_differ_only_in_the_seed_are_one_row(vary, rows):
+    classifier = MLPClassifier(hidden_sizes=[4])
+    points = read_grid(vary).points()
+    copies = [Copy(point.name, classifier, point.values.get("seed_everything", 1), point.values) for point in points]
+    groups = by_name(make_results(copies, "synthetic"))
+    assert list(groups) == rows or len(groups) == rows
+    for group in groups.values():
+        assert [each.seed for each in group] == ([1, 2] if "seed" in vary else [1])
+        assert len({str(each.values | {"seed_everything": 0}) for each in group}) == 1
 
 
 def test_a_copy_that_diverges_is_not_the_best_and_disturbs_no_other(sweep, tmp_path, undrawn):
