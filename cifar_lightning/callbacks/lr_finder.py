@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from rich import get_console
 from rich.box import SIMPLE
 from rich.table import Table
@@ -126,9 +127,7 @@ class LRFinder(Callback):
             stop_before_training(trainer)
         if self.apply and not self.stop:
             self.found = {"attribute": self.attribute, "given": given, "found": suggestion}
-            for holder in holders:
-                holder[name] = suggestion
-            set_initial_hparam(pl_module, self.attribute.split("."), suggestion)
+            self._give(pl_module, holders, name, suggestion)
             before = _rates(trainer.optimizers[0])
             trainer.strategy.setup_optimizers(trainer)
             _check_reached(before, _rates(trainer.optimizers[0]), self.attribute, given, suggestion)
@@ -153,6 +152,19 @@ class LRFinder(Callback):
         say(f"LRFinder: up to {len(self.lrs):,} steps at learning rates from {self.lrs[0]:.3g} to {self.lrs[-1]:.3g}")
         with line:
             return run_sweep(make_step, self.lrs)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Give the module of a resumed run the rate that was found, if it still has the one that was given."""
+        state = checkpoint.get("callbacks", {}).get(self.state_key)
+        if state and state["attribute"] == self.attribute and trainer.state.fn == TrainerFn.FITTING:
+            holders, name = _find_holders(pl_module, self.attribute)
+            if holders[0][name] == state["given"]:
+                self._give(pl_module, holders, name, state["found"])
+
+    def _give(self, module: LightningModule, holders: list[Any], name: str, rate: float) -> None:
+        for holder in holders:
+            holder[name] = rate
+        set_initial_hparam(module, self.attribute.split("."), rate)
 
     def state_dict(self) -> dict[str, Any]:
         """The given and the found rate."""

@@ -174,7 +174,9 @@ def _states_of(optimizer: Optimizer, *products: str) -> list[State]:
     if not states[0]:
         for parameter, state in zip(parameters, states, strict=True):
             state |= {name: torch.zeros_like(parameter) for name in MOMENTS}
-            state |= {"step": torch.zeros(())} | {name: torch.ones(()) for name in products}
+            wide = torch.promote_types(torch.get_default_dtype(), torch.float32)  # as in torch's own
+            state["step"] = torch.zeros((), dtype=wide)
+            state |= {name: torch.ones((), dtype=wide) for name in products}
     return states
 
 

@@ -144,7 +144,8 @@ class MuonAdamW(Optimizer):
 def add_state(state: dict[str, Any], parameter: Tensor, orthogonalize: bool) -> None:
     """Create a parameter's state, if it has none: steps, running mean, and for AdamW the running mean square."""
     if not state:
-        state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(parameter)}
+        wide = torch.promote_types(torch.get_default_dtype(), torch.float32)  # bfloat16 can't count beyond 256
+        state |= {"step": torch.zeros((), dtype=wide), "exp_avg": torch.zeros_like(parameter)}
         if not orthogonalize:
             state["exp_avg_sq"] = torch.zeros_like(parameter)
 

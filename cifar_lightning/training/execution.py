@@ -66,7 +66,7 @@ class Executor:
         self._device_of_images: torch.device | None = None
         self._watch: StepWatch | None = None
         self._last_batch: tuple[Tensor, Tensor] | None = None
-        self._pace = Pace()
+        self._pace, self._is_on = Pace(), False
         self._recipe, self._seconds = "", 0.0  # estimated time of the first step, if it is compiled
         self._process = ProcessSettings()
 
@@ -95,7 +95,7 @@ class Executor:
 
     def start(self, trainer: Trainer, execution: Execution) -> None:
         """Execute steps this way from now on, and say so."""
-        self.execution = execution
+        self.execution, self._is_on = execution, True
         self._device_of_images = trainer.strategy.root_device if execution.graphs else None
         self._process.change(execution.threads, execution.matmul_precision)
         leave_out_backward(trainer, execution.compiled)  # a compiled step includes the gradients
@@ -211,7 +211,7 @@ class Executor:
 
     def batches_at_once(self, trainer: Trainer) -> Callable[[], int] | None:
         """Tells the loader how many batches to yield next; None for one at a time."""
-        if self.execution is None or not self.execution.compiled:
+        if not self._is_on or self.execution is None or not self.execution.compiled:
             return None
 
         def count() -> int:
@@ -225,7 +225,7 @@ class Executor:
     def stop(self, trainer: Trainer) -> None:
         """Execute steps plainly from now on, as before `start`."""
         self._process.restore()
-        self._device_of_images = None
+        self._device_of_images, self._is_on = None, False
         self._close(trainer)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from cifar_lightning.training.interrupt import HeldInterrupt
 from cifar_lightning.training.lightning_internals import (
     is_accumulating,
     is_within_a_step,
-    pause_early_stopping,
+    pause_epoch_end,
     start_from_position,
     train_loader,
     validation_is_due,
@@ -111,13 +111,13 @@ class ExactResume(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore everything."""
-        pause_early_stopping(trainer, False)
+        pause_epoch_end(trainer, False)
         self._interrupt.act()
         self._interrupt.release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Restore everything."""
-        pause_early_stopping(trainer, False)
+        pause_epoch_end(trainer, False)
         self._interrupt.release()
 
     # ------------------------------------------------------------------------------------ epochs that are cut short
@@ -125,12 +125,12 @@ class ExactResume(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep early stopping from judging a validation that only runs because training stops."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and not validation_is_due(trainer):
-            pause_early_stopping(trainer, True)
+            pause_epoch_end(trainer, True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep early stopping from judging an epoch that is cut short."""
+        """Keep early stopping from judging an epoch that is cut short, and averages of weights from counting it."""
         if not trainer.is_last_batch:
-            pause_early_stopping(trainer, True)
+            pause_epoch_end(trainer, True)
 
 
 def _check_same_steps(trainer: Trainer, checkpoint: dict[str, Any], devices: int) -> None:

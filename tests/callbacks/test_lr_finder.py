@@ -485,6 +485,19 @@ def test_a_resume_is_not_swept_and_is_bit_exact(run):
     assert received["hyper_parameters"] == expected["hyper_parameters"]
 
 
+@pytest.mark.parametrize("given", [1e-3, 2e-3])
+def test_a_module_that_resumes_has_the_rate_that_was_found(given):
+    first, kept = model(lr=1e-3, schedule="Exponential"), trainer(LRFinder(num_steps=160), max_epochs=1)
+    kept.fit(first, data())
+    kept.save_checkpoint("first.ckpt")
+    resumed, then = model(lr=given, schedule="Exponential"), trainer(LRFinder(num_steps=160))
+    then.fit(resumed, data(), ckpt_path="first.ckpt")
+    found = first.hparams.lr if given == 1e-3 else given  # a rate that was changed since is the user's
+    assert resumed.hparams.lr == resumed.hparams_initial.lr == found != 1e-3
+    then.save_checkpoint("then.ckpt")
+    assert torch.load("then.ckpt", weights_only=True)["hyper_parameters"]["lr"] == found
+
+
 def test_it_can_stop_after_the_sweep(run):
     printed = run("fit", *ONE_CYCLE, *FLAGS, "--trainer.callbacks.stop=true")
     for rule in ("valley (taken)", "steep", "minimum", "slide", "climb"):

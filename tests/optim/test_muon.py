@@ -195,6 +195,21 @@ def test_a_gradient_of_zero_gives_a_finite_update() -> None:
     assert torch.allclose(weight, torch.full((3, 4), 0.95))
 
 
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float32, torch.float64])
+def test_steps_are_counted_as_by_torch_whatever_the_default_dtype(default: torch.dtype) -> None:
+    torch.set_default_dtype(default)
+    try:
+        parameters = [nn.Parameter(torch.ones(2, 2)) for _ in range(2)]
+        ours, theirs = MuonAdamW(parameters), torch.optim.AdamW(parameters)
+        for parameter in parameters:
+            parameter.grad = torch.ones(2, 2)
+        ours.step()
+        theirs.step()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {state["step"].dtype for state in ours.state.values()} == {theirs.state[parameters[0]]["step"].dtype}
+
+
 def test_step_returns_the_loss_of_a_closure() -> None:
     weight = nn.Parameter(torch.ones(3))
 

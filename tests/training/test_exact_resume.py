@@ -16,7 +16,13 @@ import pytest
 import torch
 from conftest import ACCELERATOR
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint, Timer
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    OnExceptionCheckpoint,
+    Timer,
+)
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
@@ -66,6 +72,10 @@ def stopping(**options):
     return partial(EarlyStopping, "val_loss", **{"patience": 100} | options)
 
 
+def averaging(**options):
+    return partial(EMAWeightAveraging, decay=0.9, **options)
+
+
 WITHIN = {"val_check_interval": 2}
 NO_EPOCHS = {"val_check_interval": 7, "check_val_every_n_epoch": None}
 HALF = {"accumulate_grad_batches": 2}  # three steps an epoch
@@ -81,6 +91,8 @@ STOPS = [
     Stop("max_steps within an epoch, then both", {"max_steps": 7}, {"max_epochs": 3, "max_steps": 12}),
     Stop("max_steps, early stopping", {"max_steps": 7}, {"max_epochs": 3}, "last", [stopping()], [stopping()]),
     Stop("max_steps, early stopping, 1st", {"max_steps": 3}, {"max_epochs": 3}, "last", [stopping()], [stopping()]),
+    *(Stop(f"max_steps, averages with {options}", {"max_steps": 7}, {"max_epochs": 3}, "last", [averaging(**options)],
+           [averaging(**options)]) for options in ({}, {"update_every_n_steps": 4, "update_starting_at_epoch": 1})),
     Stop("max_epochs", {"max_epochs": 1}, {"max_epochs": 3}),
     Stop("max_epochs, then max_steps", {"max_epochs": 1}, {"max_steps": 13}),
     Stop("max_time", {"max_epochs": 3}, {"max_epochs": 3}, "last", [partial(StepTimer, 7)]),

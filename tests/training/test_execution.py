@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import (
     OnExceptionCheckpoint,
 )
 
-from cifar_lightning import CIFAR10DataModule, MLPClassifier
+from cifar_lightning import CIFAR10DataModule, LRFinder, MLPClassifier
 from cifar_lightning.compiled.code_cache import CompileError
 from cifar_lightning.compiled.step import CompiledStep
 from cifar_lightning.training import choice, execution
@@ -217,6 +217,19 @@ def test_a_second_fit_begins_anew():
         images, _ = next(iter(data.train_dataloader()))  # a batch, and no list of them
         assert len(images) == 10
     copy.deepcopy(module)
+
+
+def test_after_a_fit_whose_steps_were_compiled_loaders_and_sweeps_get_single_batches():
+    data = CIFAR10DataModule(source="synthetic", synthetic_size=400, val_size=20, batch_size=10)
+    module = MLPClassifier(hidden_sizes=[4], optimizer="SGD")
+    module.executor = Executor("always")
+    options = {"max_steps": 5, "accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    Trainer(**options).fit(module, data)
+    images, labels = next(iter(data.train_dataloader()))
+    assert (len(images), len(labels)) == (10, 10)
+    Trainer(**options, callbacks=[finder := LRFinder(num_steps=30, apply=False)]).fit(module, data)
+    assert finder.sweep is not None
+    assert module.executor.execution.compiled
 
 
 @pytest.mark.filterwarnings("ignore")
