@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from glob import glob
-from pathlib import Path
 from typing import Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from cifar_lightning.export.checkpoint_files import read_checkpoint
+from cifar_lightning.callbacks.trained_networks import check_alike, load_trained
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.messages import say
 from cifar_lightning.training.stacked_classifier import StackedClassifier
@@ -56,10 +55,11 @@ class Distillation(Callback):
         paths = [path for pattern in self.teachers for path in sorted(glob(pattern)) or [pattern]]
         networks = []
         for path in paths:
-            network, steps = _read_teacher(path, students[0])
+            network, checkpoint = load_trained(path, type(students[0]))
+            check_alike(path, network, students[0])
             networks.append(network.to(pl_module.device))
             if trainer.is_global_zero:  # a pattern may match a run that was interrupted early
-                say(f"Teacher after {steps:,} steps: {path}", wrap=False)
+                say(f"Teacher after {checkpoint['global_step']:,} steps: {path}", wrap=False)
         teacher = Teacher(networks, self.precision)
         for student in students:
             student.soft_labels = replace(student.soft_labels, teacher=teacher, teacher_weight=self.weight)
@@ -94,16 +94,3 @@ class Teacher:
 def _students(module: LightningModule) -> list[MLPClassifier]:
     each = module.classifiers if isinstance(module, StackedClassifier) else [module]
     return [student for student in each if isinstance(student, MLPClassifier)]
-
-
-def _read_teacher(path: str, student: MLPClassifier) -> tuple[MLPClassifier, int]:
-    """A teacher, and the number of steps that it has taken."""
-    checkpoint = read_checkpoint(Path(path))  # raises a clear error if it is not one
-    teacher = MLPClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
-    for name, expected, received in (
-        ("classes", student.classes, teacher.classes),
-        ("number of inputs", student.network.in_features, teacher.network.in_features),
-    ):
-        if expected != received:
-            raise ValueError(f"the teacher {path} must have the network's {name}, {expected}; it has {received}")
-    return teacher, int(checkpoint["global_step"])
