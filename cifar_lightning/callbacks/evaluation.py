@@ -74,6 +74,19 @@ class EvaluationReport(Callback):
         self._uncertain: dict[str, Tensor] = {}
         self._calibration = Calibration()
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the ensemble, unless this is a validation during training."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self.ways.check_members(pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the ensemble."""
+        self.ways.check_members(pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the ensemble."""
+        self.ways.check_members(pl_module)
+
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:

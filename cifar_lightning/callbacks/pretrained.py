@@ -1,12 +1,11 @@
 """Starts training from another network's layers."""
 
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from cifar_lightning.export.checkpoint_files import read_checkpoint
+from cifar_lightning.callbacks.trained_networks import load_trained
 from cifar_lightning.nn.transfer import copy_hidden_layers
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.stacked_classifier import StackedClassifier
@@ -43,11 +42,10 @@ class Pretrained(Callback):
         self._reused = 0
         if self.checkpoint is None:
             return
-        read_checkpoint(Path(self.checkpoint))  # raises if it is not one
         for each in pl_module.classifiers if isinstance(pl_module, StackedClassifier) else [pl_module]:
             if not isinstance(each, MLPClassifier):
                 raise ValueError(f"only an MLPClassifier can reuse layers, got {type(each).__name__}")
-            source = type(each).load_from_checkpoint(self.checkpoint, map_location="cpu", weights_only=True)
+            source, _ = load_trained(self.checkpoint, type(each))
             self._reused = copy_hidden_layers(source.network, each.network, self.layers)
             each.standardize.load_state_dict(source.standardize.state_dict())  # the layers expect these inputs
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cifar_lightning.analysis.mc_dropout import MCPrediction, dropout_modules, mc_predict
 from cifar_lightning.analysis.views import count_views, predict_by_views
+from cifar_lightning.callbacks.trained_networks import check_alike, load_trained
 from cifar_lightning.training.classifier import MLPClassifier
 
 Prediction = Tensor | MCPrediction
@@ -71,7 +72,7 @@ class WaysToPredict:
         """Load the other members.
 
         Raises:
-            ValueError: If the module has no dropout to sample, or a file is not a checkpoint.
+            ValueError: If the module has no dropout to sample, or a member can't be loaded.
         """
         if self.mc_samples and not dropout_modules(module):
             raise ValueError(
@@ -79,9 +80,17 @@ class WaysToPredict:
                 f"{self.mc_samples} samples, got one without"
             )
         kind = type(module) if isinstance(module, MLPClassifier) else MLPClassifier
-        self._members = [
-            kind.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval() for path in self.ensemble
-        ]
+        self._members = [load_trained(path, kind)[0] for path in self.ensemble]
+
+    def check_members(self, module: LightningModule) -> None:
+        """Check that the other members suit the module, whose own checkpoint must have been loaded.
+
+        Raises:
+            ValueError: If one has other classes, or the same in another order, or takes other images.
+        """
+        if isinstance(module, MLPClassifier):
+            for path, member in zip(self.ensemble, self._members, strict=True):
+                check_alike(path, member, module)
 
     def predict_every_way(
         self, module: LightningModule, images: Tensor, probabilities: Tensor

@@ -229,18 +229,6 @@ def refuse_contradictions(given: Options, used: Options, checkpoint: Checkpoint,
                 )
 
 
-def check_members(members: Iterable[str], checkpoint: Checkpoint) -> None:
-    """Check that the members of an ensemble have the same classes as the checkpoint.
-
-    Raises:
-        ValueError: If one does not.
-    """
-    for path in members:
-        expected, received = checkpoint.get("classes"), read_checkpoint(Path(path)).get("classes")
-        if expected != received:
-            raise ValueError(f"{path} has other classes: expected {expected}, got {received}")
-
-
 def _plain(value: Any) -> Any:
     """Convert tuples in a value to lists, as in YAML and JSON."""
     return json.loads(json.dumps(value, default=str))

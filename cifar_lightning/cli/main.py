@@ -229,7 +229,6 @@ class CLI(LightningCLI):
             options.forget_what_other_devices_replace(self._given, self.checkpoint, self.trainer.world_size)
             options.refuse_contradictions(self._given, used, self.checkpoint, str(self.subcommand))
             built.pretrained.checkpoint = None  # the checkpoint includes its layers; the file may be gone
-            options.check_members(self.subconfig.evaluation.ensemble or [], self.checkpoint)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with the callbacks and loggers of every run, in a new folder."""

@@ -27,14 +27,13 @@ from cifar_lightning.cli.config_files import load_config, load_value, names_a_fi
 from cifar_lightning.optim.class_paths import public_path
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.datamodule import CIFAR10DataModule
+from cifar_lightning.training.network_class import CHECKPOINT_KEY
 
 #: Option groups that belong to a class: our class, and the base class that any other must have.
 GROUPS: dict[str, tuple[type, type]] = {
     "model": (MLPClassifier, LightningModule),
     "data": (CIFAR10DataModule, LightningDataModule),
 }
-#: The checkpoint's key for the class paths, by group.
-CHECKPOINT_KEY = "class_paths"
 
 
 def import_class(path: str, kind: type, option: str) -> type:

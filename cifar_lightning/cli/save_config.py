@@ -10,9 +10,9 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
 from cifar_lightning.callbacks.run_folder import run_folder
 from cifar_lightning.cli.find_run import MARK, SAVED_CONFIG
-from cifar_lightning.cli.own_classes import CHECKPOINT_KEY
 from cifar_lightning.cli.run_record import RECORD, make_record
 from cifar_lightning.files import write_whole
+from cifar_lightning.training.network_class import CHECKPOINT_KEY
 
 
 class SaveRunConfig(SaveConfigCallback):

@@ -1,4 +1,4 @@
-"""Passes classes and statistics from a data module to a classifier."""
+"""Passes classes and statistics from a data module to a classifier, and to its checkpoints."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -30,3 +30,10 @@ def adopt_data(module: Any, data: Any, trained: Sequence[str] = (), averages: It
         for each in (module, *averages):
             each.standardize.set_statistics(statistics)
         checks.warn_of_raw_input(module.network, statistics)
+
+
+def save_adopted(module: Any, checkpoint: dict[str, Any]) -> None:
+    """Store an `MLPClassifier`'s classes and statistics in a checkpoint."""
+    checkpoint["classes"] = module.classes
+    # WeightAveraging put its copy of the module here, made before the data was known.
+    checkpoint["state_dict"] |= module.standardize.state_dict(prefix="standardize.")

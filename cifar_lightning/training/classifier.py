@@ -22,12 +22,13 @@ from cifar_lightning.optim.schedule import Schedule
 from cifar_lightning.optim.schedules import Constant
 from cifar_lightning.primitives import as_primitives
 from cifar_lightning.training import checks
-from cifar_lightning.training.adopt_data import adopt_data
+from cifar_lightning.training.adopt_data import adopt_data, save_adopted
 from cifar_lightning.training.cycle import Cycle
 from cifar_lightning.training.divergence import check_loss
 from cifar_lightning.training.epoch_metrics import EpochMetrics
 from cifar_lightning.training.execution import Executor, StopAtException
 from cifar_lightning.training.lightning_internals import averaged_modules, is_fitting
+from cifar_lightning.training.network_class import save_class
 from cifar_lightning.training.obstacles import find_own_steps, has_own_forward
 from cifar_lightning.training.plateau import plateau_configs, step_plateau_schedulers
 from cifar_lightning.training.position import position_of
@@ -288,10 +289,9 @@ class MLPClassifier(LightningModule):
     # --------------------------------------------------------------------------------------------------- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the class names and the current epoch's metrics, so that a resumed epoch reports all of it."""
-        checkpoint["classes"] = self.classes
-        # WeightAveraging put its copy of the module here, made before the data was known.
-        checkpoint["state_dict"] |= self.standardize.state_dict(prefix="standardize.")
+        """Save what it is, and the current epoch's metrics, so that a resumed epoch reports all of it."""
+        save_class(self, checkpoint)
+        save_adopted(self, checkpoint)
         checkpoint["train_metrics"] = self.train_metrics.save(self.trainer)
         self.cycle.save(checkpoint)
         self.executor.save(checkpoint)

@@ -1,5 +1,7 @@
 """A network that learns from a trained one's predictions, by plain, compiled and stacked steps."""
 
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from cifar_lightning import CIFAR10DataModule, Distillation, MLPClassifier
 from cifar_lightning.training.copies import Copy
 from cifar_lightning.training.execution import Executor
+from cifar_lightning.training.resume import ExactResume
 from cifar_lightning.training.stacked_classifier import StackedClassifier
 
 
@@ -120,6 +123,67 @@ def test_the_recipe_takes_the_newest_teachers(run):
     run("fit", f"--config={ROOT}/configs/best/bottleneck.yaml", *small)
     said = run("fit", f"--config={ROOT}/configs/best/distilled.yaml", *small)
     assert "epoch   1" in said
+
+
+@pytest.fixture
+def interrupted(teachers, tmp_path):
+    """A pattern of the teachers, the checkpoint of a first epoch with them, and the weights after a second one."""
+    pattern = str(tmp_path / "teacher*.ckpt")
+    whole = weights_after(classifier(), ExactResume(), Distillation([pattern]))
+    run = trainer(callbacks=[ExactResume(), Distillation([pattern])], max_epochs=1)
+    run.fit(classifier(), datamodule=data(order_seed=1, flip=True, shift=2))
+    run.save_checkpoint(tmp_path / "student.ckpt")
+    return pattern, tmp_path / "student.ckpt", whole
+
+
+def resume(checkpoint, patterns):
+    module = classifier()
+    run = trainer(callbacks=[ExactResume(), Distillation(patterns)])
+    run.fit(module, datamodule=data(order_seed=1, flip=True, shift=2), ckpt_path=checkpoint, weights_only=True)
+    return module.network.output.weight
+
+
+def test_a_resumed_run_keeps_its_teachers(interrupted, teachers, tmp_path):
+    pattern, checkpoint, whole = interrupted
+    shutil.copy(teachers[0], tmp_path / "teacher0.ckpt")  # which the pattern matches too
+    assert torch.equal(resume(checkpoint, [pattern]), whole)
+    moved = [str(shutil.move(path, tmp_path / f"moved{n}.ckpt")) for n, path in enumerate(teachers)]
+    assert torch.equal(resume(checkpoint, moved), whole)  # files that are moved must be named anew
+
+
+def test_a_new_run_of_the_same_callback_looks_for_its_teachers_again(interrupted, teachers, tmp_path):
+    pattern, checkpoint, _ = interrupted
+    callback = Distillation([pattern])
+    run = trainer(callbacks=[callback])
+    run.fit(classifier(), datamodule=data(), ckpt_path=checkpoint, weights_only=True)
+    (tmp_path / "teacher6.ckpt").unlink()
+    trainer(callbacks=[callback], max_epochs=1).fit(classifier(), datamodule=data())
+    assert callback.state_dict()["paths"] == teachers[:1]
+
+
+def test_a_checkpoint_of_version_0_1_0_resumes_with_what_the_patterns_match(interrupted):
+    pattern, checkpoint, whole = interrupted
+    content = torch.load(checkpoint, weights_only=True)
+    assert content["callbacks"].pop("Distillation")
+    torch.save(content, checkpoint)
+    assert torch.equal(resume(checkpoint, [pattern]), whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "others", "message"),
+    [
+        (lambda path: path.unlink(), [], r"no such checkpoint: .*teacher6\.ckpt"),
+        (lambda path: shutil.copy(path.with_name("teacher5.ckpt"), path), [], r"expected .*teacher6\.ckpt to have the"),
+        (lambda path: None, ["teacher6.ckpt", "teacher5.ckpt"], r"expected .*teacher6\.ckpt to have the weights"),
+        (lambda path: None, ["teacher5.ckpt"], r"other teachers: expected the 2 that .*; got 1, .*teacher5\.ckpt$"),
+    ],
+)
+def test_a_resume_with_other_teachers_is_refused(interrupted, tmp_path, change, others, message):
+    pattern, checkpoint, _ = interrupted
+    change(tmp_path / "teacher6.ckpt")
+    with pytest.raises(ValueError, match=message) as caught:
+        resume(checkpoint, [str(tmp_path / name) for name in others] or [pattern])
+    assert "\n" not in str(caught.value)
 
 
 class Other(LightningModule):

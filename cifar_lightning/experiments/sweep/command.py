@@ -19,7 +19,7 @@ from cifar_lightning.cli.command import command
 from cifar_lightning.cli.find_run import SWEEP
 from cifar_lightning.cli.follow_data import FOLLOWED
 from cifar_lightning.cli.main import CLI
-from cifar_lightning.cli.own_classes import CHECKPOINT_KEY, class_paths
+from cifar_lightning.cli.own_classes import class_paths
 from cifar_lightning.cli.own_parser import OwnParser
 from cifar_lightning.cli.run_folder import make_loggers
 from cifar_lightning.experiments.check import one_device, options_by_name, refuse_given
@@ -31,6 +31,7 @@ from cifar_lightning.export.checkpoint_files import read_checkpoint
 from cifar_lightning.training.checkpoints import BestCheckpoint, LastCheckpoint
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.copy_logger import CopyLogger
+from cifar_lightning.training.network_class import CHECKPOINT_KEY
 from cifar_lightning.training.stacked_classifier import StackedClassifier
 
 
