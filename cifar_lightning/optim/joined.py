@@ -88,6 +88,12 @@ class JoinedScheduler:
             self.schedulers[index].load_state_dict(state)
 
 
+def without_schedulers(states: Sequence[Mapping[str, Any]], indices: Sequence[int]) -> list[dict[str, Any]]:
+    """States of `JoinedScheduler`s, less the members for these optimizers, which loading them leaves unchanged."""
+    members: list[Mapping[int, Any]] = [state["schedulers"] for state in states]
+    return [{"schedulers": {i: own for i, own in each.items() if i not in indices}} for each in members]
+
+
 def join(
     optimizers: Sequence[Optimizer], schedules: Sequence[Schedule], lengths: Sequence[int | None]
 ) -> tuple[JoinedOptimizer, dict[str, JoinedScheduler]]:

@@ -301,7 +301,7 @@ class MLPClassifier(LightningModule):
         self.classes = checkpoint.get("classes", [])
         if is_fitting(self):
             checks.check_resumable(checkpoint)
-            self.cycle.restore(self.trainer, checkpoint, self._schedule)
+            self.cycle.restore(self.trainer, checkpoint, [self._schedule])
             self.executor.restore(checkpoint)
             if position_of(checkpoint).batch:  # metrics of a finished epoch are not needed
                 self.train_metrics.restore(self.trainer, checkpoint["train_metrics"])

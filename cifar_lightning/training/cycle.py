@@ -1,10 +1,12 @@
 """The length of a run that its schedule is made for, and what happens if a resumed run has another length."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 from lightning.pytorch import Trainer
 
 from cifar_lightning.errors import unknown_name
+from cifar_lightning.optim.joined import without_schedulers
 from cifar_lightning.optim.schedule import Schedule
 from cifar_lightning.optim.schedules import Cosine, OneCycle
 from cifar_lightning.training.length import count_optimizer_steps
@@ -72,8 +74,15 @@ class Cycle:
         checkpoint["total_steps"], checkpoint["first_step"] = self._total, self._first
         checkpoint["learning_rates"] = self.rates.save()
 
-    def restore(self, trainer: Trainer, checkpoint: dict[str, Any], schedule: Schedule) -> None:
-        """Check that a resumed run has the length that its schedule was made for.
+    def restore(self, trainer: Trainer, checkpoint: dict[str, Any], schedules: Sequence[Schedule]) -> None:
+        """Check that a resumed run has the length that its schedules were made for.
+
+        Schedules that begin a new cycle lose their state in the checkpoint; others, which have no length, go on.
+
+        Args:
+            trainer: The trainer.
+            checkpoint: The checkpoint.
+            schedules: The schedule of each network.
 
         Raises:
             ValueError: If the length differs and `resume` does not say what to do.
@@ -81,17 +90,20 @@ class Cycle:
         old, new = checkpoint.get("total_steps"), count_optimizer_steps(trainer)
         self._first = checkpoint.get("first_step", 0)
         self.rates.restore(checkpoint.get("learning_rates"))
-        if not isinstance(schedule, OneCycle | Cosine) or old is None or old == new:
+        cycles = [index for index, schedule in enumerate(schedules) if isinstance(schedule, OneCycle | Cosine)]
+        if not cycles or old is None or old == new:
             return
         match self.resume:
             case "finish":
                 stop_at(trainer, old)
             case "new" if new is None or new > checkpoint["global_step"]:
                 self._first, self._is_new = checkpoint["global_step"], True
-                checkpoint["lr_schedulers"] = []
+                states, is_every = checkpoint["lr_schedulers"], len(cycles) == len(schedules)
+                checkpoint["lr_schedulers"] = [] if is_every else without_schedulers(states, cycles)
             case _:
+                name = type(schedules[cycles[0]]).__name__
                 raise ValueError(
-                    f"the run's length does not match its {type(schedule).__name__} schedule: expected {old} "
-                    f"optimizer steps, as when the checkpoint was written, got {new}. Pass --cycle.resume finish to "
-                    "finish the old cycle, or --cycle.resume new to start a new one from these weights"
+                    f"the run's length does not match its {name} schedule: expected {old} optimizer steps, as when the "
+                    f"checkpoint was written, got {new}. Pass --cycle.resume finish to finish the old cycle, or "
+                    "--cycle.resume new to start a new one from these weights"
                 )

@@ -289,8 +289,7 @@ class StackedClassifier(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what `on_save_checkpoint` saved."""
         checks.check_resumable(checkpoint)
-        for each in self.copies:
-            self.cycle.restore(self.trainer, checkpoint, each.schedule)
+        self.cycle.restore(self.trainer, checkpoint, [each.schedule for each in self.copies])
         self.executor.restore(checkpoint)
         is_within = position_of(checkpoint).batch > 0
         self._epoch_start = time.perf_counter() - checkpoint["seconds"]

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from cifar_lightning import CIFAR10DataModule, MLPClassifier
 from cifar_lightning.training.copies import Copy
+from cifar_lightning.training.cycle import Cycle
 from cifar_lightning.training.execution import Executor
 from cifar_lightning.training.stacked_classifier import StackedClassifier
 
@@ -39,6 +40,37 @@ def test_two_rates_in_a_program():
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     assert [len(each.rows) for each in copies] == [2, 2]
     assert copies[1].best["val_loss"] == pytest.approx(min(row["val_loss"] for row in copies[1].rows))
+
+
+class Rates(Callback):
+    """The learning rates of all networks in each step."""
+
+    def on_train_start(self, trainer, pl_module):
+        self.steps = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.steps.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+
+
+def rates_of_a_longer_run(module):
+    """The rates of a run of one epoch, then resumed for two more."""
+    module.cycle, rates = Cycle("new"), Rates()
+    first = trainer(max_epochs=1, callbacks=[rates])
+    first.fit(module, datamodule=data())
+    steps = rates.steps
+    first.save_checkpoint("first.ckpt")
+    trainer(max_epochs=3, callbacks=[rates]).fit(module, datamodule=data(), ckpt_path="first.ckpt")
+    return steps + rates.steps
+
+
+@pytest.mark.parametrize("names", [["Cosine", "Power", "OneCycle", "Exponential"], ["Power", "Performance", "Cosine"]])
+def test_each_network_of_a_resumed_run_has_the_rates_of_its_own(names):
+    networks = [MLPClassifier(lr=0.1, optimizer="SGD", hidden_sizes=[4], schedule=name) for name in names]
+    copies = [Copy(name, each, 1) for name, each in zip(names, networks, strict=True)]
+    stacked = rates_of_a_longer_run(StackedClassifier(classifier(0.1), copies))
+    for index, name in enumerate(names):
+        alone = MLPClassifier(lr=0.1, optimizer="SGD", hidden_sizes=[4], schedule=name)
+        assert [step[index] for step in stacked] == [rate for (rate,) in rates_of_a_longer_run(alone)]
 
 
 def test_the_training_ends_with_the_last_that_stops():
