@@ -11,7 +11,7 @@ from math import ceil
 from typing import Any, TypeVar
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from torch.utils.data import DistributedSampler
@@ -185,23 +185,6 @@ def judge_every_validation(checkpoint: ModelCheckpoint) -> None:
     Lightning takes `val_check_interval=1`, a validation after each batch, for 1.0, one per epoch.
     """
     checkpoint._save_on_train_epoch_end = False
-
-
-def pause_epoch_end(trainer: Trainer, pause: bool) -> None:
-    """Set whether early stopping skips its checks, and averages of weights leave out an epoch's end.
-
-    Lightning ends an epoch that is cut short like any other. Early stopping would then fail because a metric is
-    missing, or count an old value again; `strict=False` would only prevent the former. Weights that are averaged at the
-    end of each epoch would be counted here too.
-    """
-    replaced: list[tuple[Callback, str, bool]]
-    replaced = [(callback, "_should_skip_check", True) for callback in trainer.early_stopping_callbacks]
-    replaced += [(averaging, "should_update", False) for averaging in _averagings(trainer)]
-    for callback, name, answer in replaced:
-        if pause:
-            vars(callback)[name] = lambda *_, answer=answer, **__: answer
-        else:
-            vars(callback).pop(name, None)
 
 
 def judge(stopper: EarlyStopping, metrics: Mapping[str, float], at_epoch_end: bool) -> bool:

@@ -1,10 +1,12 @@
 """Exact resuming: a resumed run continues exactly as it would have without the interruption."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, OnExceptionCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, OnExceptionCheckpoint, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -12,7 +14,6 @@ from cifar_lightning.training.interrupt import HeldInterrupt
 from cifar_lightning.training.lightning_internals import (
     is_accumulating,
     is_within_a_step,
-    pause_epoch_end,
     start_from_position,
     train_loader,
     validation_is_due,
@@ -22,6 +23,12 @@ from cifar_lightning.training.position import rewrite_position
 from cifar_lightning.training.random_state import collect_generators, restore_generators
 from cifar_lightning.training.ranks import draw_apart, gather_objects
 
+#: Hooks that Lightning also calls because training stops, each with whether it would have been called anyway.
+HOOKS: dict[str, Callable[[Trainer], bool]] = {
+    "on_train_epoch_end": lambda trainer: trainer.is_last_batch,
+    "on_validation_end": validation_is_due,
+}
+
 
 class ExactResume(Callback):
     """Resumes training as if it had never stopped.
@@ -30,7 +37,7 @@ class ExactResume(Callback):
       first batch, since creating the loader's iterator and the sanity check draw random numbers. Each rank keeps its
       own generators; if there are more devices than before, the new ones get new generators.
     - Training continues after the last batch that was trained on. An epoch that was cut short, by `max_steps` or a
-      time limit, is continued, and early stopping does not judge it before its end.
+      time limit, is continued; early stopping and averages of weights take note of it only at its end.
     - Unlike in stock Lightning, a run that stopped early stays stopped, unless the limit that stopped it has changed.
     - On one device, Ctrl-C waits for the end of the step. (A second Ctrl-C does not.)
     """
@@ -93,6 +100,7 @@ class ExactResume(Callback):
             trainer.callback_metrics.update(self._metrics)
             self._metrics = None
         self._before, self._keeps_before = None, any(map(_writes_within_steps, trainer.checkpoint_callbacks))
+        _skip_epochs_cut_short(trainer)
         if trainer.world_size == 1:  # other ranks would wait for this one in vain
             self._interrupt.hold()
 
@@ -111,26 +119,47 @@ class ExactResume(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore everything."""
-        pause_epoch_end(trainer, False)
+        _skip_none(trainer)
         self._interrupt.act()
         self._interrupt.release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Restore everything."""
-        pause_epoch_end(trainer, False)
+        _skip_none(trainer)
         self._interrupt.release()
 
-    # ------------------------------------------------------------------------------------ epochs that are cut short
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep early stopping from judging a validation that only runs because training stops."""
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and not validation_is_due(trainer):
-            pause_epoch_end(trainer, True)
+def _skip_epochs_cut_short(trainer: Trainer) -> None:
+    """Keep callbacks from acting at the end of an epoch that is cut short, or after a validation for that reason.
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep early stopping from judging an epoch that is cut short, and averages of weights from counting it."""
-        if not trainer.is_last_batch:
-            pause_epoch_end(trainer, True)
+    Lightning ends such an epoch like any other, but here it will be continued. Early stopping would fail because a
+    metric is missing, or count an old value again (`strict=False` would only prevent the former), and an average of
+    weights would include those at the stop. The callbacks' own hooks are replaced: those of `ExactResume` may come
+    after them.
+    """
+    for callback in _followers(trainer):
+        for name, is_due in HOOKS.items():
+            vars(callback)[name] = partial(_call_if, is_due, getattr(callback, name))
+
+
+def _call_if(
+    is_due: Callable[[Trainer], bool], hook: Callable[..., None], trainer: Trainer, module: LightningModule
+) -> None:
+    if is_due(trainer):
+        hook(trainer, module)
+
+
+def _skip_none(trainer: Trainer) -> None:
+    """Undo `_skip_epochs_cut_short`."""
+    for callback in _followers(trainer):
+        for name in HOOKS:
+            vars(callback).pop(name, None)
+
+
+def _followers(trainer: Trainer) -> list[Callback]:
+    """The callbacks whose state depends on which epochs have ended."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, EarlyStopping | WeightAveraging)]
 
 
 def _check_same_steps(trainer: Trainer, checkpoint: dict[str, Any], devices: int) -> None:

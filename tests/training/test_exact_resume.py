@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     OnExceptionCheckpoint,
     Timer,
+    WeightAveraging,
 )
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
@@ -70,6 +71,13 @@ def every(steps):
 
 def stopping(**options):
     return partial(EarlyStopping, "val_loss", **{"patience": 100} | options)
+
+
+class EpochAveraging(WeightAveraging):
+    """The mean of the weights at the end of each epoch."""
+
+    def should_update(self, step_idx=None, epoch_idx=None):
+        return epoch_idx is not None
 
 
 def averaging(**options):
@@ -283,6 +291,18 @@ def test_a_resume_after_an_error_in_a_step_is_exact(tmp_path, whole, call, by):
         "OnExceptionCheckpoint": partial(OnExceptionCheckpoint, tmp_path / "first", "failed"),
     }
     check_interrupted(tmp_path, whole, RuntimeError, fail, [callbacks[by]], "failed*", False)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["resume first", "average first"])
+def test_an_average_leaves_out_an_epoch_that_is_cut_short_wherever_its_callback_is(first):
+    average = EpochAveraging()
+    callbacks = [ExactResume(), average] if first else [average, ExactResume()]
+    data = CIFAR10DataModule(source="synthetic", synthetic_size=60, val_size=20, batch_size=8)
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    fit = Trainer(**ACCELERATOR, **options, max_steps=EPOCH + 2, callbacks=callbacks)
+    fit.fit(MLPClassifier(hidden_sizes=[4]), data)
+    assert int(average._average_model.n_averaged) == 1
+    assert "on_train_epoch_end" not in vars(average)
 
 
 def test_an_epoch_that_was_cut_short_is_drawn_once(tmp_path):
