@@ -174,9 +174,8 @@ class MLPClassifier(LightningModule):
     def _batch_size(self) -> Any:
         return getattr(self.trainer.datamodule, "hparams", {}).get("batch_size")  # type: ignore[attr-defined]
 
-    @property
-    def batches_at_once(self) -> Callable[[], int] | None:
-        """Tells a loader how many batches to yield at once; None for one at a time."""
+    def batches_at_once(self) -> int:
+        """Number of batches that the loader should yield next, at once."""
         return self.executor.batches_at_once(self.trainer)
 
     def on_train_start(self) -> None:

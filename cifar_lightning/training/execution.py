@@ -209,18 +209,12 @@ class Executor:
             self.execution = replace(self.execution, threads=1, reason="other processes need the cores")
             _say(trainer, f"From step {trainer.global_step:,} on: {self.execution}")
 
-    def batches_at_once(self, trainer: Trainer) -> Callable[[], int] | None:
-        """Tells the loader how many batches to yield next; None for one at a time."""
-        if not self._is_on or self.execution is None or not self.execution.compiled:
-            return None
-
-        def count() -> int:
-            if self.execution is None or self.execution.steps == 1:
-                return 1
-            self.look_again(trainer)  # otherwise a plain step might get several batches
-            return batches_until_an_event(trainer, self.execution.steps)
-
-        return count
+    def batches_at_once(self, trainer: Trainer) -> int:
+        """Number of batches that the loader should yield next."""
+        if not self._is_on or self.execution is None or self.execution.steps == 1:
+            return 1
+        self.look_again(trainer)  # otherwise a plain step might get several batches
+        return batches_until_an_event(trainer, self.execution.steps)
 
     def stop(self, trainer: Trainer) -> None:
         """Execute steps plainly from now on, as before `start`."""
@@ -230,7 +224,8 @@ class Executor:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the step out of a copy or a pickle: it belongs to these parameters and this trainer."""
-        return vars(self) | {"step": None, "_watch": None, "_last_batch": None, "_process": ProcessSettings()}
+        nothing = dict.fromkeys(("step", "_watch", "_last_batch"))
+        return vars(self) | nothing | {"_is_on": False, "_process": ProcessSettings()}
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Save how steps are executed in a checkpoint."""

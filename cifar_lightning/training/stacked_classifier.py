@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -134,9 +134,8 @@ class StackedClassifier(LightningModule):
         batch_size = getattr(self.trainer.datamodule, "hparams", {}).get("batch_size")  # type: ignore[attr-defined]
         self.steps.choose(self.trainer, self, batch_size or 32)
 
-    @property
-    def batches_at_once(self) -> Callable[[], int] | None:
-        """Tells a loader how many batches to yield at once; None for one at a time."""
+    def batches_at_once(self) -> int:
+        """Number of batches that the loader should yield next, at once."""
         return self.steps.batches_at_once(self.trainer)
 
     def on_train_start(self) -> None:

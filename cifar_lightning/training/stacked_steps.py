@@ -1,7 +1,7 @@
 """The steps of several classifiers at once: in one compiled stack, or by torch and Lightning."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -57,10 +57,9 @@ class StackedSteps:
         say(f"{count} networks trained as one")
         self._executor.start(trainer, execution)
 
-    def batches_at_once(self, trainer: Trainer) -> Callable[[], int] | None:
-        """Tells a loader how many batches to yield next; None for one at a time."""
-        count = self._executor.batches_at_once(trainer)
-        return count and partial(_share, count, len(set(self._orders)))
+    def batches_at_once(self, trainer: Trainer) -> int:
+        """Number of batches that the loader should yield next: several orders get no more images than one."""
+        return max(1, self._executor.batches_at_once(trainer) // len(set(self._orders)))
 
     def prepare(self, trainer: Trainer, module: LightningModule, optimizers: Sequence[Optimizer]) -> None:
         """Create the stack, if steps are compiled, for the optimizers in their current state.
@@ -182,8 +181,3 @@ class StackedSteps:
     def __getstate__(self) -> dict[str, Any]:
         """Leave the stack out of a copy: it belongs to these parameters."""
         return vars(self) | {"_stack": None, "_graphs": None, "_forward": None, "_watches": {}}
-
-
-def _share(count: Callable[[], int], orders: int) -> int:
-    """As many batches as `count` allows, but with several orders no more images in memory than with one."""
-    return max(1, count() // orders)

@@ -224,9 +224,11 @@ def test_after_a_fit_whose_steps_were_compiled_loaders_and_sweeps_get_single_bat
     module = MLPClassifier(hidden_sizes=[4], optimizer="SGD")
     module.executor = Executor("always")
     options = {"max_steps": 5, "accelerator": "cpu", "logger": False, "enable_checkpointing": False}
-    Trainer(**options).fit(module, data)
-    images, labels = next(iter(data.train_dataloader()))
-    assert (len(images), len(labels)) == (10, 10)
+    first = Trainer(**options)
+    first.fit(module, data)
+    for loader in (data.train_dataloader(), first.train_dataloader):
+        images, labels = next(iter(loader))
+        assert (len(images), len(labels)) == (10, 10)
     Trainer(**options, callbacks=[finder := LRFinder(num_steps=30, apply=False)]).fit(module, data)
     assert finder.sweep is not None
     assert module.executor.execution.compiled
