@@ -6,14 +6,22 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, OnExceptionCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import (
+    Checkpoint,
+    EarlyStopping,
+    OnExceptionCheckpoint,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from cifar_lightning.optim.restored import set_rates
 from cifar_lightning.training.interrupt import HeldInterrupt
 from cifar_lightning.training.lightning_internals import (
     is_accumulating,
     is_within_a_step,
+    resumes_within_epoch,
     start_from_position,
     train_loader,
     validation_is_due,
@@ -97,6 +105,8 @@ class ExactResume(Callback):
             draw_apart(trainer.global_rank)
         else:
             start_from_position(trainer)
+            if resumes_within_epoch(trainer):
+                _take_back_schedules(trainer)
             trainer.callback_metrics.update(self._metrics)
             self._metrics = None
         self._before, self._keeps_before = None, any(map(_writes_within_steps, trainer.checkpoint_callbacks))
@@ -127,6 +137,16 @@ class ExactResume(Callback):
         """Restore everything."""
         _skip_none(trainer)
         self._interrupt.release()
+
+
+def _take_back_schedules(trainer: Trainer) -> None:
+    """Let `StochasticWeightAveraging` replace the schedule again, which it does as an epoch starts: too late here."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, StochasticWeightAveraging):
+            (optimizer,) = trainer.optimizers
+            rates = [group["lr"] for group in optimizer.param_groups]
+            callback.on_train_epoch_start(trainer, trainer.lightning_module)
+            set_rates(optimizer, rates)  # a new schedule sets its first rates, and then takes its old state
 
 
 def _skip_epochs_cut_short(trainer: Trainer) -> None:
