@@ -20,7 +20,12 @@ from cifar_lightning.callbacks.progress_bar import epoch_label
 from cifar_lightning.callbacks.run_folder import data_set_name, is_writer, run_folder, say_next
 from cifar_lightning.training.classifier import MLPClassifier
 from cifar_lightning.training.epoch_metrics import Row, better
-from cifar_lightning.training.lightning_internals import finished_epochs, resumes_within_epoch
+from cifar_lightning.training.lightning_internals import (
+    finished_epochs,
+    is_fitting,
+    resumes_within_epoch,
+    validation_is_due,
+)
 from cifar_lightning.training.messages import say
 from cifar_lightning.training.run_events import RunEvents, log_best
 
@@ -46,6 +51,7 @@ class RunReport(Callback):
         self.rows: list[Row] = []
         #: The metrics of this epoch's best validation; {} if there was none.
         self.validated: Row = {}
+        self._due: Row = {}  # the same without a validation that only runs because training stops
         self._epoch = 0  # the current epoch, from 1, while it has no row yet; otherwise 0
         self._epoch_start = 0.0
         self._resumed: Row = {}  # metrics so far of the epoch in which the checkpoint was written
@@ -79,8 +85,12 @@ class RunReport(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the validation if it is this epoch's best."""
-        if not trainer.sanity_checking:
-            self.validated = better(_validation(trainer.callback_metrics), self.validated)
+        if trainer.sanity_checking or not is_fitting(pl_module):
+            return
+        found = _validation(trainer.callback_metrics)
+        self.validated = better(found, self.validated)
+        if validation_is_due(trainer):
+            self._due = better(found, self._due)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the last epoch, and print why training stopped early, if it did."""
@@ -124,7 +134,7 @@ class RunReport(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far, and the metrics of the current epoch."""
-        present = self._row(self._trainer) if self._epoch and self._trainer else {}
+        present = self._row(self._trainer, self._due) if self._epoch and self._trainer else {}
         # If its end has been processed, it has all of its metrics.
         whole = [present] if present and self._trainer and finished_epochs(self._trainer) >= self._epoch else []
         return {"rows": self.rows + whole, "present": present}
@@ -137,13 +147,13 @@ class RunReport(Callback):
         """Begin an epoch; `before` has its metrics from a checkpoint that was written during it."""
         self._trainer, self._epoch = trainer, finished_epochs(trainer) + 1
         self._epoch_start = time.perf_counter() - before.get("seconds", 0.0)
-        self.validated = _validation(before)
+        self.validated = self._due = _validation(before)
 
     def _close_epoch(self, trainer: Trainer) -> None:
         # Not in on_train_epoch_end, which comes before the module has logged the epoch's metrics.
         if not self._epoch or "train_loss" not in trainer.callback_metrics:
             return
-        self.rows.append(self._row(trainer))
+        self.rows.append(self._row(trainer, self.validated))
         self._epoch = 0
         if trainer.is_global_zero:
             self._print_epoch(trainer)
@@ -159,7 +169,7 @@ class RunReport(Callback):
             line.append(mark, "green")
         console.print(line, no_wrap=True)
 
-    def _row(self, trainer: Trainer) -> Row:
+    def _row(self, trainer: Trainer, validated: Row) -> Row:
         # (If a module configures no optimizer, Lightning adds one without parameters.)
         rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
         return {
@@ -167,9 +177,9 @@ class RunReport(Callback):
             "seconds": time.perf_counter() - self._epoch_start,
             "lr": next(iter(rates), nan),
         } | {
-            name: self.validated.get(name, float(value))
+            name: validated.get(name, float(value))
             for name, value in trainer.callback_metrics.items()
-            if name in self.validated or not name.startswith(VALIDATION)  # may be from an earlier epoch
+            if name in validated or not name.startswith(VALIDATION)  # may be from an earlier epoch
         }
 
 

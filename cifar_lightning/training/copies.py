@@ -50,6 +50,8 @@ class Copy:
     is_new_best: bool = False
     #: The metrics of this epoch's best validation; {} if there was none.
     validated: Row = field(default_factory=dict)
+    #: Those of a validation that only ran because training stopped; a resumed run has none.
+    at_stop: Row = field(default_factory=dict)
     #: Whether it stops as soon as the trainer's minimum number of epochs and steps allows.
     is_to_stop: bool = False
     #: The epoch in which it stopped, from 1; None if it has not.
@@ -70,12 +72,21 @@ class Copy:
         hparams = self.classifier.hparams
         return build_optimizer(hparams["optimizer"], self.classifier.network.parameters(), hparams["lr"])
 
-    def end_validation(self, epoch: int | None) -> Row:
-        """Return the metrics of a validation in an epoch, counted from 1; None for the sanity check."""
+    def end_validation(self, epoch: int | None, is_due: bool) -> Row:
+        """Return the metrics of a validation.
+
+        Args:
+            epoch: The epoch, counted from 1; None for the sanity check.
+            is_due: Whether it would also run if training did not stop.
+        """
         values = _numbers(self.classifier.val_metrics.compute_and_reset())
         if epoch is not None:
             self.metrics |= values
-            self.validated, loss = better(values, self.validated), values["val_loss"]
+            if is_due:
+                self.validated = better(values, self.validated)
+            else:
+                self.at_stop = values
+            loss = values["val_loss"]
             self.is_new_best = not isnan(loss) and loss < self.best.get("val_loss", inf)
             if self.is_new_best:
                 self.best = {"epoch": float(epoch), **values}
@@ -92,7 +103,7 @@ class Copy:
         metrics = self.classifier.train_metrics
         values = _numbers((metrics if is_whole else copy.deepcopy(metrics)).compute_and_reset())
         self.metrics |= values
-        self.rows.append({**known, **values, **self.validated})
+        self.rows.append({**known, **values, **better(self.at_stop, self.validated)})
         if is_whole:
             self.validated = {}
         return values

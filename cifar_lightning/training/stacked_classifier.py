@@ -252,7 +252,7 @@ class StackedClassifier(LightningModule):
         is_due = epoch is not None and validation_is_due(self.trainer)
         for index in self.copies.active:
             each = self.copies[index]
-            values = each.end_validation(epoch)
+            values = each.end_validation(epoch, is_due)
             self._log(each, values)
             if is_due and (monitor := each.schedule.monitor) is not None:
                 self._schedulers[index].step(values[monitor])  # type: ignore[arg-type]  # a ReduceLROnPlateau

@@ -108,6 +108,9 @@ STOPS = [
     Stop("max_epochs", {"max_epochs": 1}, {"max_epochs": 3}),
     Stop("max_epochs, then max_steps", {"max_epochs": 1}, {"max_steps": 13}),
     Stop("max_time", {"max_epochs": 3}, {"max_epochs": 3}, "last", [partial(StepTimer, 7)]),
+    # (With one of these, the loss grows after the stop, and the validation there is the best of its epoch.)
+    *(Stop(f"max_time, a high rate, {lr}", {"max_epochs": 3}, {"max_epochs": 3}, "last", [partial(StepTimer, 7)],
+           model={"optimizer": "SGD", "lr": lr}) for lr in (0.2, 0.3)),
     Stop("max_time at an epoch's end", {"max_epochs": 3}, {"max_epochs": 3}, "last", [partial(StepTimer, 5)]),
     Stop("max_time, early stopping", {"max_epochs": 3}, {"max_epochs": 3}, "last",
          [partial(StepTimer, 7), stopping(patience=1, min_delta=9)], [stopping(patience=1, min_delta=9)]),
@@ -169,8 +172,8 @@ def train(folder, stop, callbacks, flags, compiled, checkpoint=None, hook=None):
     )
     for seed in (torch.manual_seed, random.seed, np.random.seed):
         seed(3)
-    module = MLPClassifier(hidden_sizes=[8, 8], dropout_p=0.2, lr=0.01,
-                           **{"dropout": "alpha", "schedule": "Power", "mixup": 0.3} | stop.model)  # fmt: skip
+    options = {"dropout": "alpha", "dropout_p": 0.2, "lr": 0.01, "schedule": "Power", "mixup": 0.3}
+    module = MLPClassifier(hidden_sizes=[8, 8], **options | stop.model)
     if hook:
         module.network.input.append(Signal(hook))
     module.executor = Executor("always" if compiled else "never", steps=3)

@@ -73,6 +73,19 @@ def test_each_network_of_a_resumed_run_has_the_rates_of_its_own(names):
         assert [step[index] for step in stacked] == [rate for (rate,) in rates_of_a_longer_run(alone)]
 
 
+def test_a_validation_that_only_runs_because_training_stops_is_reported_but_not_kept():
+    copy = Copy("a", classifier(0.1), 1)
+    losses = []
+    for scale, is_due in ((9.0, True), (0.0, False)):  # logits of 0 have the lower loss
+        copy.classifier.val_metrics.update(scale * torch.eye(10), torch.arange(10).flip(0))
+        losses.append(copy.end_validation(1, is_due)["val_loss"])
+    assert losses[1] < losses[0]
+    copy.classifier.train_metrics.update(torch.eye(10), torch.arange(10))
+    copy.end_epoch(is_whole=False, known={"epoch": 1.0})
+    assert copy.rows[-1]["val_loss"] == copy.best["val_loss"] == losses[1]
+    assert copy.validated["val_loss"] == losses[0]
+
+
 def test_the_training_ends_with_the_last_that_stops():
     copies = [Copy(f"lr={lr}", classifier(lr), 1) for lr in (1e-9, 1e-8, 1e-7)]
     stopper = EarlyStopping("val_loss", min_delta=1.0, patience=1)
