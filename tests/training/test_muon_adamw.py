@@ -116,8 +116,9 @@ def test_a_teacher(run):
     run("fit", *MUON)
     teacher = newest("last.ckpt")
     taught = ["--trainer.callbacks+=Distillation", f"--trainer.callbacks.teachers=[{teacher}]"]
-    run("fit", *MUON, *taught, "--model.cutmix=1.0", "--trainer.max_epochs=6")
-    assert column("train_loss")[-1] < column("train_loss")[0]
+    run("fit", *MUON, *taught, "--model.cutmix=1.0", "--trainer.max_epochs=20")
+    losses = column("train_loss")  # which vary with CutMix's boxes
+    assert sum(losses[10:]) / 10 < 0.9 * sum(losses[:3]) / 3
 
 
 @pytest.mark.parametrize("command", ["find-lr", "signals", "plot-schedule"])
